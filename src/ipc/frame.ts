@@ -1,0 +1,156 @@
+// Frames on the Unix socket between a PostgreSQL backend and the proxy.
+//
+//   offset  size  field
+//        0     4  length   of the payload that follows the header, in bytes
+//        4     1  version  of this protocol, PROTOCOL_VERSION
+//        5     1  type     one of FrameType
+//        6     1  code     UNARY: one of Method; otherwise 0
+//        7     1  flags    0
+//        8     4  channel  a number that the backend chose in OPEN
+//       12     4  id       of the request; its answer carries the same
+//
+// All numbers are big-endian. Backend to proxy: OPEN (payload: OpenPayload as JSON in UTF-8; no answer, whatever
+// fails fails the channel's requests), UNARY (payload: the protobuf request, answered by REPLY or ERROR), CANCEL
+// (the id of a request; its answer may still come and is then dropped by the receiver), CLOSE (the channel is not used any
+// more). Proxy to backend: REPLY (payload: etcd's protobuf answer, untouched), ERROR (see errors.ts).
+//
+// Core writes a frame with channel and id zero; the backend, which owns the socket, fills them in.
+// src/backend/frame.h states the same layout for C.
+
+import { EtcdFdwError } from "./errors.ts";
+import { MAX_FRAME_BYTES } from "./limits.ts";
+
+export const PROTOCOL_VERSION = 1;
+export const HEADER_BYTES = 16;
+
+export const FrameType = {
+  OPEN: 1,
+  UNARY: 2,
+  CANCEL: 3,
+  CLOSE: 4,
+  REPLY: 16,
+  ERROR: 17,
+} as const;
+
+/** etcd's unary calls by number. The proxy maps them to gRPC paths. */
+export const Method = {
+  RANGE: 1,
+  PUT: 2,
+  DELETE_RANGE: 3,
+  TXN: 4,
+  COMPACT: 5,
+} as const;
+
+export interface Frame {
+  type: number;
+  code: number;
+  channel: number;
+  id: number;
+  payload: Uint8Array;
+}
+
+/** Payload of OPEN. Times in milliseconds. */
+export interface OpenPayload {
+  /** host:port each, in the order of preference. */
+  endpoints: string[];
+  connectTimeout: number;
+  requestTimeout: number;
+  username?: string;
+  password?: string;
+}
+
+/** The frame as bytes. Throws EtcdFdwError 54000 when the payload is larger than a frame may be. */
+export function encodeFrame(frame: Frame): Uint8Array<ArrayBuffer> {
+  const { payload } = frame;
+  if (payload.length > MAX_FRAME_BYTES) {
+    throw new EtcdFdwError(
+      "54000",
+      `frame of ${payload.length} bytes is larger than ${MAX_FRAME_BYTES} bytes`,
+    );
+  }
+  const out = new Uint8Array(HEADER_BYTES + payload.length);
+  writeHeader(out, frame, payload.length);
+  out.set(payload, HEADER_BYTES);
+  return out;
+}
+
+/** Writes the 16 bytes of the header to the start of `out`. */
+export function writeHeader(out: Uint8Array, frame: Omit<Frame, "payload">, length: number): void {
+  const view = new DataView(out.buffer, out.byteOffset, HEADER_BYTES);
+  view.setUint32(0, length);
+  view.setUint8(4, PROTOCOL_VERSION);
+  view.setUint8(5, frame.type);
+  view.setUint8(6, frame.code);
+  view.setUint8(7, 0);
+  view.setUint32(8, frame.channel);
+  view.setUint32(12, frame.id);
+}
+
+/**
+ * Cuts a byte stream into frames, whatever the sizes of the chunks it arrives in. A payload is a view of the
+ * chunk where it arrived whole, a copy where it did not.
+ */
+export class FrameDecoder {
+  #chunks: Uint8Array[] = [];
+  #buffered = 0;
+
+  /** Takes the next chunk and yields the frames that are complete. Throws EtcdFdwError 08P01 on a bad header. */
+  *push(chunk: Uint8Array): Generator<Frame> {
+    if (chunk.length > 0) this.#chunks.push(chunk);
+    this.#buffered += chunk.length;
+    while (this.#buffered >= HEADER_BYTES) {
+      const head = this.#peek(HEADER_BYTES);
+      const view = new DataView(head.buffer, head.byteOffset, HEADER_BYTES);
+      const length = view.getUint32(0);
+      if (view.getUint8(4) !== PROTOCOL_VERSION) {
+        throw new EtcdFdwError(
+          "08P01",
+          `frame of protocol version ${view.getUint8(4)}, expected ${PROTOCOL_VERSION}`,
+        );
+      }
+      if (length > MAX_FRAME_BYTES) {
+        throw new EtcdFdwError("08P01", `frame announces ${length} bytes, more than ${MAX_FRAME_BYTES}`);
+      }
+      if (this.#buffered < HEADER_BYTES + length) return;
+      const whole = this.#take(HEADER_BYTES + length);
+      const fields = new DataView(whole.buffer, whole.byteOffset, HEADER_BYTES);
+      yield {
+        type: fields.getUint8(5),
+        code: fields.getUint8(6),
+        channel: fields.getUint32(8),
+        id: fields.getUint32(12),
+        payload: whole.subarray(HEADER_BYTES),
+      };
+    }
+  }
+
+  /** Bytes that wait for the rest of their frame. */
+  get buffered(): number {
+    return this.#buffered;
+  }
+
+  #peek(length: number): Uint8Array {
+    if (this.#chunks[0].length >= length) return this.#chunks[0];
+    this.#join();
+    return this.#chunks[0];
+  }
+
+  #take(length: number): Uint8Array {
+    if (this.#chunks[0].length < length) this.#join();
+    const first = this.#chunks[0];
+    this.#buffered -= length;
+    if (first.length === length) this.#chunks.shift();
+    else this.#chunks[0] = first.subarray(length);
+    return first.subarray(0, length);
+  }
+
+  #join(): void {
+    const out = new Uint8Array(this.#buffered);
+    let at = 0;
+    for (const chunk of this.#chunks) {
+      out.set(chunk, at);
+      at += chunk.length;
+    }
+    this.#chunks = [out];
+  }
+}
