@@ -1,0 +1,98 @@
+/*
+ * compat.h
+ *	  Differences between PostgreSQL 14 and 18, all of them in this file.
+ *
+ * Written against the server headers of each version; the compile suite of
+ * scripts/test builds against those that Debian's releases carry.
+ */
+#ifndef ETCD_FDW_COMPAT_H
+#define ETCD_FDW_COMPAT_H
+
+#include "postgres.h"
+
+#include "commands/explain.h"
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
+#endif
+#include "executor/executor.h"
+#include "nodes/plannodes.h"
+#include "optimizer/pathnode.h"
+#include "storage/latch.h"
+#include "utils/guc.h"
+#include "utils/resowner.h"
+#include "utils/wait_event.h"
+
+#if PG_VERSION_NUM < 140000
+#error etcd_fdw needs PostgreSQL 14 or later
+#endif
+
+/* The reserved GUC prefix got its present name in 15. */
+#if PG_VERSION_NUM < 150000
+#define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
+#endif
+
+/* 17 added fdw_restrictinfo, 18 disabled_nodes. */
+static inline ForeignPath *
+compat_foreignscan_path(PlannerInfo *root, RelOptInfo *rel, double rows,
+						Cost startup_cost, Cost total_cost, List *pathkeys,
+						Relids required_outer)
+{
+#if PG_VERSION_NUM >= 180000
+	return create_foreignscan_path(root, rel, NULL, rows, 0, startup_cost,
+								   total_cost, pathkeys, required_outer, NULL,
+								   NIL, NIL);
+#elif PG_VERSION_NUM >= 170000
+	return create_foreignscan_path(root, rel, NULL, rows, startup_cost,
+								   total_cost, pathkeys, required_outer, NULL,
+								   NIL, NIL);
+#else
+	return create_foreignscan_path(root, rel, NULL, rows, startup_cost,
+								   total_cost, pathkeys, required_outer, NULL,
+								   NIL);
+#endif
+}
+
+/* 17 ties a wait event set to a resource owner instead of a memory context. */
+static inline WaitEventSet *
+compat_create_wait_event_set(int nevents)
+{
+#if PG_VERSION_NUM >= 170000
+	return CreateWaitEventSet(NULL, nevents);
+#else
+	return CreateWaitEventSet(TopMemoryContext, nevents);
+#endif
+}
+
+/* 17 lets an extension name its wait events. */
+static inline uint32
+compat_wait_event(const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	return WaitEventExtensionNew(name);
+#else
+	(void) name;
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
+/* The role whose user mapping a scan uses; 16 moved it into the plan node. */
+static inline Oid
+compat_scan_user(ForeignScan *plan, EState *estate)
+{
+	Oid			userid;
+
+#if PG_VERSION_NUM >= 160000
+	(void) estate;
+	userid = plan->checkAsUser;
+#else
+	int			rtindex = plan->scan.scanrelid;
+
+	if (rtindex == 0)
+		rtindex = bms_next_member(plan->fs_relids, -1);
+	userid = exec_rt_fetch(rtindex, estate)->checkAsUser;
+#endif
+	return OidIsValid(userid) ? userid : GetUserId();
+}
+
+#endif							/* ETCD_FDW_COMPAT_H */

@@ -1,0 +1,35 @@
+/*
+ * etcd_fdw.c
+ *	  The module: load-time set-up and the table of callbacks.
+ */
+#include "postgres.h"
+
+#include "compat.h"
+#include "etcd_fdw.h"
+
+#include "fmgr.h"
+#include "foreign/fdwapi.h"
+
+PG_MODULE_MAGIC;
+
+PG_FUNCTION_INFO_V1(etcd_fdw_handler);
+
+void		_PG_init(void);
+
+void
+_PG_init(void)
+{
+	etcd_worker_init();
+	etcd_connection_init();
+	MarkGUCPrefixReserved("etcd_fdw");
+}
+
+Datum
+etcd_fdw_handler(PG_FUNCTION_ARGS)
+{
+	FdwRoutine *routine = makeNode(FdwRoutine);
+
+	etcd_plan_callbacks(routine);
+	etcd_scan_callbacks(routine);
+	PG_RETURN_POINTER(routine);
+}

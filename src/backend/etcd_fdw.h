@@ -1,0 +1,153 @@
+/*
+ * etcd_fdw.h
+ *	  What the files of the backend part share.
+ *
+ * The backend owns everything that needs PostgreSQL: callbacks, waiting,
+ * memory, errors, forming tuples.  What to ask of etcd is decided by core, the
+ * TypeScript program behind etcd_dispatch(); how etcd is reached is the
+ * proxy's business, behind connection.c.
+ */
+#ifndef ETCD_FDW_H
+#define ETCD_FDW_H
+
+#include "postgres.h"
+
+#include "foreign/foreign.h"
+#include "lib/ilist.h"
+#include "lib/stringinfo.h"
+#include "nodes/pathnodes.h"
+#include "utils/jsonb.h"
+
+/* Where the cluster's proxy listens, relative to the data directory. */
+#define ETCD_RUN_DIR		"pg_etcd_fdw"
+#define ETCD_SOCKET_PATH	ETCD_RUN_DIR "/proxy.sock"
+#define ETCD_START_LOCK		ETCD_RUN_DIR "/start.lock"
+#define ETCD_WORKER_LOCK	ETCD_RUN_DIR "/worker.lock"
+
+/* ---- option.c ---- */
+
+/* Connection options of a server with its user mapping, times in ms. */
+typedef struct EtcdServerOptions
+{
+	List	   *endpoints;		/* of char *, "host:port" */
+	int			connect_timeout;
+	int			request_timeout;
+	char	   *username;		/* NULL: no authentication */
+	char	   *password;
+} EtcdServerOptions;
+
+extern EtcdServerOptions *etcd_server_options(ForeignServer *server, UserMapping *user);
+extern void etcd_options_json(StringInfo buf, List *options);
+
+/* ---- dispatch.c ---- */
+
+/* Core's answer: the control object, and the bytes that go with it. */
+typedef struct EtcdAnswer
+{
+	Jsonb	   *control;
+	char	   *payload;
+	int			payload_len;
+} EtcdAnswer;
+
+extern Oid	etcd_dispatch_function(Oid serverid);
+extern void etcd_dispatch(Oid function, const char *op, StringInfo input, EtcdAnswer *answer);
+extern char *etcd_json_text(Jsonb *object, const char *field);
+extern double etcd_json_number(Jsonb *object, const char *field);
+extern bool etcd_json_is(Jsonb *object, const char *field, const char *text);
+extern List *etcd_json_ints(Jsonb *object, const char *field);
+extern List *etcd_json_pairs(Jsonb *object, const char *field);
+extern void etcd_append_hex(StringInfo buf, const char *data, int len);
+
+/* ---- connection.c ---- */
+
+/*
+ * A request on its way.  It lives in the memory context that its reply will
+ * be put in; when that context is reset or deleted, the request is cancelled.
+ */
+typedef struct EtcdRequest
+{
+	dlist_node	node;
+	MemoryContextCallback release;
+	MemoryContext context;
+	uint32		id;				/* 0 once it is off the list */
+	bool		done;
+	bool		lost;			/* the connection broke before the answer came */
+	uint8		reply_type;
+	char	   *reply;
+	uint32		reply_len;
+	TimestampTz give_up;		/* when even the proxy's own deadline is long over */
+} EtcdRequest;
+
+extern EtcdRequest *etcd_send(Oid userid, Oid serverid, const char *frame, int len, MemoryContext context);
+extern void etcd_wait(EtcdRequest *request);
+extern bool etcd_reply_is_error(EtcdRequest *request, ErrorData *fields);
+extern void etcd_connection_init(void);
+
+/* ---- page.c ---- */
+
+typedef struct EtcdKeyValue
+{
+	const char *key;
+	const char *value;
+	uint32		key_len;
+	uint32		value_len;
+	int64		numbers[4];		/* create_revision, mod_revision, version, lease */
+} EtcdKeyValue;
+
+/* A RangeResponse, walked in place. */
+typedef struct EtcdPage
+{
+	const char *start;
+	const char *end;
+	const char *next;			/* where the next key-value pair is looked for */
+	uint32		kvs;
+	bool		more;
+	int64		count;
+	int64		revision;
+	const char *last_key;
+	uint32		last_key_len;
+} EtcdPage;
+
+extern void etcd_page_open(EtcdPage *page, const char *data, uint32 len);
+extern bool etcd_page_next(EtcdPage *page, EtcdKeyValue *kv);
+extern void etcd_page_rewind(EtcdPage *page);
+
+/* ---- qual.c ---- */
+
+extern void etcd_describe_quals(StringInfo buf, PlannerInfo *root, RelOptInfo *rel, Oid relid, List **params);
+extern void etcd_append_param(StringInfo buf, Datum value, Oid type);
+
+/* ---- worker.c ---- */
+
+extern void etcd_worker_init(void);
+extern void etcd_ensure_worker(void);
+extern void etcd_make_run_dir(void);
+
+/* ---- plan.c, scan.c: the callbacks ---- */
+
+/* Fields of etcd's KeyValue, numbered as FIELDS in src/core/protocol.ts. */
+typedef enum EtcdField
+{
+	ETCD_KEY,
+	ETCD_VALUE,
+	ETCD_CREATE_REVISION,
+	ETCD_MOD_REVISION,
+	ETCD_VERSION,
+	ETCD_LEASE,
+	ETCD_FIELDS
+} EtcdField;
+
+/* Members of ForeignScan.fdw_private. */
+enum EtcdScanPrivate
+{
+	ETCD_SCAN_PLAN,				/* String: core's plan */
+	ETCD_SCAN_COLUMNS,			/* integer List: attnum, field, attnum, field ... */
+	ETCD_SCAN_STRIP,			/* Integer: bytes to cut off each key */
+	ETCD_SCAN_PARAM_TYPES		/* oid List, as fdw_exprs */
+};
+
+struct FdwRoutine;
+extern void etcd_plan_callbacks(struct FdwRoutine *routine);
+extern void etcd_scan_callbacks(struct FdwRoutine *routine);
+
+#endif							/* ETCD_FDW_H */

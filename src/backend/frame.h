@@ -1,0 +1,27 @@
+/*
+ * frame.h
+ *	  Frames between backend and proxy; src/ipc/frame.ts describes them.
+ */
+#ifndef ETCD_FDW_FRAME_H
+#define ETCD_FDW_FRAME_H
+
+#define FRAME_VERSION		1
+#define FRAME_HEADER		16
+#define FRAME_MAX_PAYLOAD	(256 * 1024 * 1024)
+
+#define FRAME_OPEN			1
+#define FRAME_UNARY			2
+#define FRAME_CANCEL		3
+#define FRAME_CLOSE			4
+#define FRAME_REPLY			16
+#define FRAME_ERROR			17
+
+/* Offsets of the fields in the header; all numbers are big-endian. */
+#define FRAME_AT_LENGTH		0
+#define FRAME_AT_VERSION	4
+#define FRAME_AT_TYPE		5
+#define FRAME_AT_CODE		6
+#define FRAME_AT_CHANNEL	8
+#define FRAME_AT_ID			12
+
+#endif							/* ETCD_FDW_FRAME_H */

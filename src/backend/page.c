@@ -1,0 +1,242 @@
+/*
+ * page.c
+ *	  Walks an etcd RangeResponse in place.
+ *
+ * The reply of a scan reaches the backend as etcd sent it.  It is read here
+ * once from end to end before the first row is taken, so that a reply that is
+ * cut off or damaged is an error before it has become a row; after that the
+ * walk needs no checks that could fail, but makes them all the same.
+ *
+ * Field numbers are those of etcd's rpc.proto and kv.proto.  Fields that are
+ * not known are skipped, as protobuf asks.
+ */
+#include "postgres.h"
+
+#include "etcd_fdw.h"
+
+#define WIRE_VARINT		0
+#define WIRE_FIXED64	1
+#define WIRE_BYTES		2
+#define WIRE_FIXED32	5
+
+#define RANGE_HEADER	1
+#define RANGE_KVS		2
+#define RANGE_MORE		3
+#define RANGE_COUNT		4
+#define HEADER_REVISION 3
+#define KV_KEY			1
+#define KV_CREATE		2
+#define KV_MOD			3
+#define KV_VERSION		4
+#define KV_VALUE		5
+#define KV_LEASE		6
+
+/* One field of a message: a number, or the bytes [data, data + number). */
+typedef struct WireField
+{
+	uint32		field;
+	uint32		wire;
+	uint64		number;
+	const char *data;
+} WireField;
+
+static void
+corrupt(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROTOCOL_VIOLATION),
+			 errmsg("invalid reply from etcd"),
+			 errdetail("%s", what)));
+}
+
+static uint64
+read_varint(const char **at, const char *end)
+{
+	uint64		result = 0;
+
+	for (int shift = 0; shift < 64; shift += 7)
+	{
+		unsigned char byte;
+
+		if (*at >= end)
+			corrupt("A number is cut off.");
+		byte = (unsigned char) *(*at)++;
+		result |= (uint64) (byte & 0x7f) << shift;
+		if ((byte & 0x80) == 0)
+			return result;
+	}
+	corrupt("A number is longer than 64 bits.");
+	return 0;					/* not reached */
+}
+
+/*
+ * Reads the next field of the message that ends at `end`; false at its end.
+ */
+static bool
+read_field(const char **at, const char *end, WireField *field)
+{
+	uint64		tag;
+
+	if (*at >= end)
+		return false;
+	tag = read_varint(at, end);
+	if (tag >> 3 == 0 || tag >> 3 > PG_UINT32_MAX)
+		corrupt("A field has an impossible number.");
+	field->field = (uint32) (tag >> 3);
+	field->wire = (uint32) (tag & 7);
+	switch (field->wire)
+	{
+		case WIRE_VARINT:
+			field->number = read_varint(at, end);
+			field->data = NULL;
+			return true;
+		case WIRE_BYTES:
+			field->number = read_varint(at, end);
+			break;
+		case WIRE_FIXED64:
+			field->number = 8;
+			break;
+		case WIRE_FIXED32:
+			field->number = 4;
+			break;
+		default:
+			corrupt("A field has an unknown wire type.");
+	}
+	if (field->number > (uint64) (end - *at))
+		corrupt("A field is longer than what is left of its message.");
+	field->data = *at;
+	*at += field->number;
+	return true;
+}
+
+static void
+expect(const WireField *field, uint32 wire)
+{
+	if (field->wire != wire)
+		corrupt("A field has another wire type than etcd's protocol says.");
+}
+
+static void
+read_key_value(const char *at, const char *end, EtcdKeyValue *kv)
+{
+	WireField	field;
+
+	memset(kv, 0, sizeof(*kv));
+	kv->key = kv->value = at;
+	while (read_field(&at, end, &field))
+	{
+		switch (field.field)
+		{
+			case KV_KEY:
+				expect(&field, WIRE_BYTES);
+				kv->key = field.data;
+				kv->key_len = (uint32) field.number;
+				break;
+			case KV_VALUE:
+				expect(&field, WIRE_BYTES);
+				kv->value = field.data;
+				kv->value_len = (uint32) field.number;
+				break;
+			case KV_CREATE:
+			case KV_MOD:
+			case KV_VERSION:
+				expect(&field, WIRE_VARINT);
+				kv->numbers[field.field - KV_CREATE] = (int64) field.number;
+				break;
+			case KV_LEASE:
+				expect(&field, WIRE_VARINT);
+				kv->numbers[3] = (int64) field.number;
+				break;
+			default:
+				break;
+		}
+	}
+}
+
+static int64
+read_header_revision(const char *at, const char *end)
+{
+	WireField	field;
+	int64		revision = 0;
+
+	while (read_field(&at, end, &field))
+	{
+		if (field.field == HEADER_REVISION)
+		{
+			expect(&field, WIRE_VARINT);
+			revision = (int64) field.number;
+		}
+	}
+	return revision;
+}
+
+/*
+ * Reads the page's own fields and checks the whole of it.  `data` must stay
+ * where it is as long as the page is used.  Raises 08P01 for anything that is
+ * not a RangeResponse.
+ */
+void
+etcd_page_open(EtcdPage *page, const char *data, uint32 len)
+{
+	const char *at = data;
+	WireField	field;
+	EtcdKeyValue kv;
+
+	memset(page, 0, sizeof(*page));
+	page->start = page->next = data;
+	page->end = data + len;
+	while (read_field(&at, page->end, &field))
+	{
+		switch (field.field)
+		{
+			case RANGE_HEADER:
+				expect(&field, WIRE_BYTES);
+				page->revision = read_header_revision(field.data, field.data + field.number);
+				break;
+			case RANGE_KVS:
+				expect(&field, WIRE_BYTES);
+				read_key_value(field.data, field.data + field.number, &kv);
+				if (kv.key_len == 0)
+					corrupt("A key is empty.");
+				page->kvs++;
+				page->last_key = kv.key;
+				page->last_key_len = kv.key_len;
+				break;
+			case RANGE_MORE:
+				expect(&field, WIRE_VARINT);
+				page->more = field.number != 0;
+				break;
+			case RANGE_COUNT:
+				expect(&field, WIRE_VARINT);
+				page->count = (int64) field.number;
+				break;
+			default:
+				break;
+		}
+	}
+}
+
+/*
+ * The next key-value pair, pointing into the page; false after the last.
+ */
+bool
+etcd_page_next(EtcdPage *page, EtcdKeyValue *kv)
+{
+	WireField	field;
+
+	while (read_field(&page->next, page->end, &field))
+	{
+		if (field.field == RANGE_KVS)
+		{
+			read_key_value(field.data, field.data + field.number, kv);
+			return true;
+		}
+	}
+	return false;
+}
+
+void
+etcd_page_rewind(EtcdPage *page)
+{
+	page->next = page->start;
+}

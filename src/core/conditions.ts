@@ -1,0 +1,119 @@
+// From a comparison in the query to a condition on the key, and from conditions to the range that is asked for.
+//
+// A condition is exact when the keys in its range are just those that fulfil the comparison; otherwise the range is a
+// superset and PostgreSQL checks each row again.
+
+import { fromHex, toHex } from "../ipc/bytes.ts";
+import { intersect, type KeyRange, prefixRange, singleKey } from "../ipc/keyrange.ts";
+import { concatBytes } from "../ipc/bytes.ts";
+import type { Comparison, Operand } from "./protocol.ts";
+
+/** `like` keeps its pattern: it is read when the value is known. */
+export type ConditionKind = "equal" | "prefix" | "like";
+
+export interface Condition {
+  kind: ConditionKind;
+  /** Hexadecimal when known at planning time, otherwise the number of the param. */
+  value: string | number;
+}
+
+export interface Recognized {
+  /** Null: the comparison is NULL for every row, so no row fulfils it. */
+  condition: Condition | null;
+  exact: boolean;
+}
+
+const PERCENT = 0x25;
+const UNDERSCORE = 0x5f;
+const BACKSLASH = 0x5c;
+
+/**
+ * Reads a LIKE pattern: the literal bytes before its first wildcard, and whether what follows is nothing ("equal"), one
+ * or more % up to the end ("prefix") or anything else ("other"). `%`, `_` and `\` are ASCII and so never part of a
+ * multi-byte UTF-8 character. A pattern that ends in a lone escape is an error of PostgreSQL's, raised by its recheck:
+ * it reads as "other" with what came before it.
+ */
+export function readLikePattern(
+  pattern: Uint8Array,
+): { literal: Uint8Array; rest: "equal" | "prefix" | "other" } {
+  const literal: number[] = [];
+  for (let i = 0; i < pattern.length; i++) {
+    let byte = pattern[i];
+    if (byte === PERCENT || byte === UNDERSCORE) {
+      const onlyPercent = pattern.subarray(i).every((b) => b === PERCENT);
+      return { literal: Uint8Array.from(literal), rest: onlyPercent ? "prefix" : "other" };
+    }
+    if (byte === BACKSLASH) {
+      if (++i === pattern.length) return { literal: Uint8Array.from(literal), rest: "other" };
+      byte = pattern[i];
+    }
+    literal.push(byte);
+  }
+  return { literal: Uint8Array.from(literal), rest: "equal" };
+}
+
+const isKey = (operand: Operand) => "column" in operand && operand.column === "key";
+const isValue = (operand: Operand) => !("column" in operand);
+
+function valueOf(operand: Operand): string | number | null {
+  if ("hex" in operand) return operand.hex;
+  return "param" in operand ? operand.param : null;
+}
+
+/** The comparison as a condition on the key, or null when it is none that etcd can help with. */
+export function recognize(comparison: Comparison | null): Recognized | null {
+  if (comparison === null || comparison.collation === "nondeterministic") return null;
+  let { left, right } = comparison;
+  const { op } = comparison;
+  if (op === "=" && isKey(right)) [left, right] = [right, left];
+  if (!isKey(left) || !isValue(right)) return null;
+  const value = valueOf(right);
+  switch (op) {
+    case "=":
+      return value === null
+        ? { condition: null, exact: true }
+        : { condition: { kind: "equal", value }, exact: true };
+    case "^@":
+      return value === null
+        ? { condition: null, exact: true }
+        : { condition: { kind: "prefix", value }, exact: true };
+    case "~~":
+      return value === null ? { condition: null, exact: true } : recognizeLike(value);
+    default:
+      return null;
+  }
+}
+
+function recognizeLike(value: string | number): Recognized {
+  // A pattern that is known only later may hold anything: its prefix narrows the range, the rows are checked again.
+  if (typeof value === "number") return { condition: { kind: "like", value }, exact: false };
+  const { literal, rest } = readLikePattern(fromHex(value));
+  const kind = rest === "equal" ? "equal" : "prefix";
+  return { condition: { kind, value: toHex(literal) }, exact: rest !== "other" };
+}
+
+function rangeOf(kind: ConditionKind, value: Uint8Array, strip: Uint8Array): KeyRange {
+  if (kind === "equal") return singleKey(concatBytes(strip, value));
+  if (kind === "prefix") return prefixRange(concatBytes(strip, value));
+  const { literal, rest } = readLikePattern(value);
+  return rangeOf(rest === "equal" ? "equal" : "prefix", literal, strip);
+}
+
+/**
+ * The keys that fulfil all conditions within `range`; null when there are none. `params` are the values of the params in
+ * hexadecimal, null for SQL's NULL; a condition on a param that is not given (`undefined`) is left out.
+ */
+export function applyConditions(
+  range: KeyRange | null,
+  conditions: Condition[],
+  strip: Uint8Array,
+  params: (string | null)[],
+): KeyRange | null {
+  for (const { kind, value } of conditions) {
+    const hex = typeof value === "string" ? value : params[value];
+    if (hex === undefined) continue;
+    if (hex === null || range === null) return null;
+    range = intersect(range, rangeOf(kind, fromHex(hex), strip));
+  }
+  return range;
+}

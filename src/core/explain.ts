@@ -1,0 +1,37 @@
+// What EXPLAIN shows of a scan: the request as it would be sent.
+
+import { fromHex, printable } from "../ipc/bytes.ts";
+import { isSingleKey, type KeyRange } from "../ipc/keyrange.ts";
+import { applyConditions, type Condition } from "./conditions.ts";
+import { decodeRange, type ScanPlan } from "./plan.ts";
+import type { ExplainInput, Outcome } from "./protocol.ts";
+
+const quote = (bytes: Uint8Array) => `"${printable(bytes)}"`;
+
+function rangeLine(range: KeyRange | null): [string, string] {
+  if (range === null) return ["Etcd Request", "none, no key can match"];
+  if (isSingleKey(range)) return ["Etcd Key", quote(range.start)];
+  if (range.start.length === 0 && range.end === null) return ["Etcd Range", "all keys"];
+  return ["Etcd Range", `[${quote(range.start)}, ${range.end === null ? "end" : quote(range.end)})`];
+}
+
+const OPERATORS = { equal: "=", prefix: "^@", like: "~~" } as const;
+
+/** Operation "explain". */
+export function explainScan(input: ExplainInput): Outcome {
+  const plan = JSON.parse(input.plan) as ScanPlan;
+  const strip = fromHex(plan.strip);
+  const range = plan.never ? null : applyConditions(decodeRange(plan), plan.conditions, strip, []);
+  const lines: [string, string][] = [rangeLine(range)];
+  const late = plan.conditions.filter((c): c is Condition & { value: number } => typeof c.value === "number");
+  if (range !== null && late.length > 0) {
+    const text = late.map(({ kind, value }) => `key ${OPERATORS[kind]} ${input.params[value]}`).join(" AND ");
+    lines.push(["Etcd Condition", text]);
+  }
+  if (range !== null) {
+    if (plan.revision !== "0") lines.push(["Etcd Revision", plan.revision]);
+    if (plan.serializable) lines.push(["Etcd Consistency", "serializable"]);
+    if (plan.keysOnly && input.verbose) lines.push(["Etcd Keys Only", "true"]);
+  }
+  return { answer: { do: "explain", lines } };
+}

@@ -1,0 +1,48 @@
+// The table's options as core needs them. The backend has validated each by itself (src/backend/option.c); here they get
+// their meaning.
+
+import { encodeUtf8 } from "../ipc/bytes.ts";
+import { EtcdFdwError } from "../ipc/errors.ts";
+import { ALL_KEYS, intersect, type KeyRange, prefixRange, singleKey } from "../ipc/keyrange.ts";
+
+export interface TableOptions {
+  /** The keys that the table shows; null when the options leave none. */
+  range: KeyRange | null;
+  /** What the key column leaves out, and what a key in a condition gets in front; empty without strip_prefix. */
+  strip: Uint8Array;
+  keysOnly: boolean;
+  /** Decimal; "0" reads the latest. */
+  revision: string;
+  serializable: boolean;
+}
+
+/** In the options `key` and `range_end`, `\0` stands for the byte 0, which SQL text cannot hold. */
+function keyBytes(text: string): Uint8Array {
+  return text === "\\0" ? Uint8Array.of(0) : encodeUtf8(text);
+}
+
+function keyRangeOption(options: Record<string, string>): KeyRange {
+  if (options.key === undefined) return ALL_KEYS;
+  const start = keyBytes(options.key);
+  if (options.range_end === undefined) return singleKey(start);
+  const end = keyBytes(options.range_end);
+  return { start, end: end.length === 1 && end[0] === 0 ? null : end };
+}
+
+/** Throws EtcdFdwError 22023 for a combination that has no meaning. */
+export function readTableOptions(table: string, options: Record<string, string>): TableOptions {
+  const prefix = encodeUtf8(options.prefix ?? "");
+  const byKey = keyRangeOption(options);
+  if (byKey.end !== null && intersect(byKey, ALL_KEYS) === null) {
+    throw new EtcdFdwError("22023", `range_end of foreign table "${table}" does not sort after its key`, {
+      hint: "A range holds the keys from key up to, but not including, range_end.",
+    });
+  }
+  return {
+    range: intersect(prefixRange(prefix), byKey),
+    strip: options.strip_prefix === "true" ? prefix : new Uint8Array(0),
+    keysOnly: options.keys_only === "true",
+    revision: options.revision ?? "0",
+    serializable: options.consistency === "s",
+  };
+}

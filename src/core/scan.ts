@@ -1,0 +1,88 @@
+// The scan's state machine: which page to ask for next. All of its state is in the text that goes to the backend and
+// comes back, so an engine that is reset in the middle of a query loses nothing.
+
+import { fromHex, toHex } from "../ipc/bytes.ts";
+import { EtcdFdwError } from "../ipc/errors.ts";
+import { encodeRangeRequest } from "../ipc/etcd_messages.ts";
+import { encodeFrame, FrameType, Method } from "../ipc/frame.ts";
+import { isSingleKey, type KeyRange, successor, toEtcd } from "../ipc/keyrange.ts";
+import { FIRST_PAGE_KEYS, PAGE_BYTES, PAGE_GROWTH } from "../ipc/limits.ts";
+import { applyConditions } from "./conditions.ts";
+import { decodeRange, type ScanPlan } from "./plan.ts";
+import type { BeginInput, FailedInput, Outcome, PageInput } from "./protocol.ts";
+
+/** The page that was asked for, hexadecimal keys. */
+interface ScanState {
+  start: string;
+  end: string | null;
+  /** Keys at most; 0 without a limit. */
+  limit: number;
+  revision: string;
+  keysOnly?: true;
+  serializable?: true;
+}
+
+function ask(state: ScanState): Outcome {
+  const range: KeyRange = {
+    start: fromHex(state.start),
+    end: state.end === null ? null : fromHex(state.end),
+  };
+  const payload = encodeRangeRequest({
+    ...toEtcd(range),
+    limit: state.limit,
+    revision: state.revision,
+    serializable: state.serializable,
+    keysOnly: state.keysOnly,
+  });
+  return {
+    answer: { do: "send", state: JSON.stringify(state) },
+    payload: encodeFrame({ type: FrameType.UNARY, code: Method.RANGE, channel: 0, id: 0, payload }),
+  };
+}
+
+/** Operation "begin": the first page, or nothing when no key can fulfil the conditions. */
+export function beginScan(input: BeginInput): Outcome {
+  const plan = JSON.parse(input.plan) as ScanPlan;
+  const range = plan.never
+    ? null
+    : applyConditions(decodeRange(plan), plan.conditions, fromHex(plan.strip), input.params);
+  if (range === null) return { answer: { do: "done" } };
+  return ask({
+    start: toHex(range.start),
+    end: range.end === null ? null : toHex(range.end),
+    limit: isSingleKey(range) ? 0 : FIRST_PAGE_KEYS,
+    revision: plan.revision !== "0" ? plan.revision : input.revision,
+    keysOnly: plan.keysOnly,
+    serializable: plan.serializable,
+  });
+}
+
+/**
+ * Operation "page": the request after a page that said `more`. Pages grow with what their keys weigh, since etcd counts the
+ * whole range for each. Throws EtcdFdwError 08P01 when the page makes no progress.
+ */
+export function nextPage(input: PageInput): Outcome {
+  const state = JSON.parse(input.state) as ScanState;
+  if (input.kvs === 0) {
+    throw new EtcdFdwError("08P01", "etcd announced more keys but sent none");
+  }
+  const perKey = Math.max(1, input.bytes / input.kvs);
+  const wanted = Math.floor(Math.min(PAGE_BYTES / perKey, state.limit * PAGE_GROWTH));
+  return ask({
+    ...state,
+    start: toHex(successor(fromHex(input.lastKey))),
+    limit: Math.max(1, wanted),
+    // Every page shows the state that the first one saw.
+    revision: state.revision !== "0" ? state.revision : input.revision,
+  });
+}
+
+/** Operation "failed": a page too large for a frame is asked for again in smaller pieces; other errors are final. */
+export function pageFailed(input: FailedInput): Outcome {
+  const { sqlstate, message, detail, hint } = input;
+  const state = JSON.parse(input.state) as ScanState;
+  if (sqlstate === "54000" && state.limit > 1) {
+    return ask({ ...state, limit: Math.ceil(state.limit / PAGE_GROWTH) });
+  }
+  return { answer: { do: "error", sqlstate, message, detail, hint } };
+}
