@@ -184,7 +184,7 @@ start_proxy(int *pipe_fd)
 	const char *path = getenv("PATH");
 	char	   *argv[] = {
 		deno, "run", "--no-prompt", "--no-config", "--no-remote", "--no-npm", "--quiet",
-		"--allow-net", "--allow-env", "--allow-read", "--allow-write",
+		"--allow-net", "--allow-read=" ETCD_RUN_DIR, "--allow-write=" ETCD_RUN_DIR,
 		bundle, ETCD_SOCKET_PATH, NULL
 	};
 	char	   *envp[] = {path_env, deno_dir, "DENO_NO_UPDATE_CHECK=1", "NO_COLOR=1", NULL};
