@@ -126,7 +126,6 @@ etcd_dispatch(Oid function, const char *op, StringInfo input, EtcdAnswer *answer
 
 	check_engine_stack();
 	MemoryContextSwitchTo(context);
-	etcd_prepare_engine(function);
 	fmgr_info_cxt(function, &flinfo, context);
 	row = FunctionCall3(&flinfo,
 						CStringGetTextDatum(op),

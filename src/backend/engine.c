@@ -8,7 +8,8 @@
  *
  * With plv8 the function is SECURITY DEFINER: plv8 has one isolate per role,
  * and in that of the calling user the user could have replaced core, and with
- * it the rule which keys a foreign table shows.
+ * it the rule which keys a foreign table shows.  The SET clause keeps
+ * plv8.start_proc, which any user may set, from running in the owner's isolate.
  */
 #include "postgres.h"
 
@@ -16,7 +17,6 @@
 #include "etcd_fdw.h"
 
 #include "access/htup_details.h"
-#include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/proclang.h"
@@ -24,8 +24,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
-#include "utils/guc_tables.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
@@ -64,45 +62,6 @@ function_language(Oid function)
 	language = ((Form_pg_proc) GETSTRUCT(tuple))->prolang;
 	ReleaseSysCache(tuple);
 	return language;
-}
-
-/*
- * Makes sure that plv8 is loaded before the function's SET clause takes
- * effect, and that the clause will.
- *
- * When plv8.start_proc was set before plv8 was loaded, plv8 keeps the value of
- * then and no later SET changes it: a function of the user's choice would run
- * as the owner of etcd_fdw.  A superuser gains nothing by that; others are
- * refused.
- */
-void
-etcd_prepare_engine(Oid function)
-{
-	Oid			language = function_language(function);
-	HeapTuple	tuple;
-	Oid			handler;
-	FmgrInfo	flinfo;
-	const char *value;
-
-	if (language == ClanguageId)
-		return;
-	tuple = SearchSysCache1(LANGOID, ObjectIdGetDatum(language));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for language %u", language);
-	handler = ((Form_pg_language) GETSTRUCT(tuple))->lanplcallfoid;
-	ReleaseSysCache(tuple);
-	fmgr_info(handler, &flinfo);
-
-	if (superuser_arg(GetSessionUserId()))
-		return;
-	value = GetConfigOption(START_PROC, true, false);
-	if (value != NULL && *value != '\0' &&
-		(GetConfigOptionFlags(START_PROC, true) & GUC_CUSTOM_PLACEHOLDER) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("%s was set before plv8 was loaded in this session", START_PROC),
-				 errdetail("plv8 would run that function as the owner of extension etcd_fdw."),
-				 errhint("Start a new session without this setting, or let a superuser call etcd_fdw_use_engine('embedded').")));
 }
 
 static Oid

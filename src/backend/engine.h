@@ -6,7 +6,6 @@
 #define ETCD_FDW_ENGINE_H
 
 extern Oid	etcd_dispatch_in_schema(Oid namespace);
-extern void etcd_prepare_engine(Oid function);
 
 /* Made by the build: core as JavaScript, and compiled for the embedded engine. */
 extern const unsigned char etcd_fdw_core_source[];
