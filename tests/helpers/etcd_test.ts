@@ -1,6 +1,7 @@
 // The helper's interface, the same tests on every provider that can run here.
 
 import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
+import { removeOrphans, whyNoDocker } from "./docker.ts";
 import { type EtcdCluster, type EtcdProvider, startEtcd } from "./etcd.ts";
 import { prefixEnd } from "./etcd_client.ts";
 import { freePorts } from "./etcd_members.ts";
@@ -93,12 +94,51 @@ async function checkThreeMembers(provider: EtcdProvider) {
   equal(text((await etcd.get("/a"))?.value), "3");
 }
 
-const providers: [EtcdProvider, boolean][] = [["process", true]];
+/** Kills a process that has started etcd and paused it, and waits for etcd's port to be closed. */
+async function checkNothingOutlives(provider: EtcdProvider) {
+  const script = `
+    import { startEtcd } from ${JSON.stringify(import.meta.resolve("./etcd.ts"))};
+    const etcd = await startEtcd({ provider: "${provider}" });
+    await etcd.pause();
+    console.log(etcd.endpoints[0]);
+    await new Promise((resolve) => setTimeout(resolve, 60_000));`;
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["eval", script],
+    stdout: "piped",
+    stderr: "inherit",
+  }).spawn();
+  const reader = child.stdout.getReader();
+  const port = Number(text((await reader.read()).value).trim().split(":")[1]);
+  child.kill("SIGKILL");
+  await child.status;
+  await reader.cancel();
+  ok(port > 0);
+  // A container without a docker program to remove it goes when the next test process starts one.
+  if (provider === "testcontainers") await removeOrphans();
+  await waitFor("the end of etcd", async () => {
+    try {
+      (await Deno.connect({ port })).close();
+      return false;
+    } catch {
+      return true;
+    }
+  });
+}
 
-for (const [provider, here] of providers) {
-  const options = { ignore: !here };
+const noDocker = await whyNoDocker();
+if (noDocker !== null) console.log(`etcd in containers is not tested: ${noDocker}`);
+
+for (const provider of ["process", "testcontainers"] as const) {
+  const options = { ignore: provider === "testcontainers" && noDocker !== null };
   Deno.test(`etcd, ${provider}: one member`, options, () => checkOneMember(provider));
   Deno.test(`etcd, ${provider}: three members lose a leader`, options, () => checkThreeMembers(provider));
+  Deno.test(`etcd, ${provider}: what cannot start is an error with its log`, options, async () => {
+    const start = startEtcd({ provider, extraArgs: ["--no-such-flag"] });
+    await rejects(start, /did not start.*ended at once[^]*no-such-flag/);
+  });
+  Deno.test(`etcd, ${provider}: it does not outlive a test process that is killed`, options, async () => {
+    await checkNothingOutlives(provider);
+  });
 }
 
 Deno.test("etcd, process: 200,000 keys load in seconds", async () => {
@@ -110,39 +150,6 @@ Deno.test("etcd, process: 200,000 keys load in seconds", async () => {
   const seconds = (performance.now() - start) / 1000;
   equal(await etcd.client.count("/load/"), 200_000);
   console.log(`loaded in ${seconds.toFixed(1)} s`);
-});
-
-Deno.test("a server that cannot start is an error with etcd's log", async () => {
-  await rejects(startEtcd({ extraArgs: ["--no-such-flag"] }), /did not start.*ended at once[^]*no-such-flag/);
-});
-
-Deno.test("nothing outlives a test process that is killed", async () => {
-  const script = `
-    import { startEtcd } from ${JSON.stringify(import.meta.resolve("./etcd.ts"))};
-    const etcd = await startEtcd();
-    console.log(etcd.endpoints[0]);
-    await etcd.pause();
-    await new Promise((resolve) => setTimeout(resolve, 60_000));`;
-  const child = new Deno.Command(Deno.execPath(), {
-    args: ["eval", script],
-    stdout: "piped",
-    stderr: "inherit",
-  }).spawn();
-  const reader = child.stdout.getReader();
-  const endpoint = text((await reader.read()).value).trim();
-  child.kill("SIGKILL");
-  await child.status;
-  await reader.cancel();
-  const port = Number(endpoint.split(":")[1]);
-  ok(port > 0);
-  await waitFor("the end of etcd", async () => {
-    try {
-      (await Deno.connect({ port })).close();
-      return false;
-    } catch {
-      return true;
-    }
-  });
 });
 
 Deno.test("free ports are different and the end of a prefix is right", async () => {
