@@ -105,9 +105,10 @@ Deno.test("nextPage grows pages, but not beyond their bytes", () => {
 });
 
 Deno.test("nextPage refuses a page that makes no progress", () => {
-  assert.throws(() => nextPage(page(begin(plan({})), { kvs: 0 })), (error) => {
-    return error instanceof EtcdFdwError && error.sqlstate === "08P01";
-  });
+  const violation = (error: unknown) => error instanceof EtcdFdwError && error.sqlstate === "08P01";
+  assert.throws(() => nextPage(page(begin(plan({})), { kvs: 0 })), violation);
+  const second = nextPage(page(begin(plan({ prefix: "/a/" }))));
+  assert.throws(() => nextPage(page(second)), violation);
 });
 
 Deno.test("pageFailed asks for smaller pages when one is too large", () => {

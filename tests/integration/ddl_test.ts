@@ -126,8 +126,9 @@ test("only a superuser changes the engine, and nobody else calls core", async ()
   assert.equal((await db.sql(`SELECT etcd_fdw_use_engine('${engine}') AS e`))[0].e, engine);
 });
 
-test("a user of plv8 cannot put code of their own in core's place", async () => {
-  if (engine !== "plv8") return;
+const testOnPlv8 = engine === "plv8" ? test : () => {};
+
+testOnPlv8("a user of plv8 cannot put code of their own in core's place", async () => {
   await db.sql(
     `DO $$ BEGIN CREATE ROLE mallory LOGIN; END $$; GRANT ALL ON SCHEMA public TO mallory; GRANT SELECT ON named TO mallory`,
   );
