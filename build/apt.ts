@@ -94,6 +94,8 @@ export class Release {
       "Dir::Etc::sourceparts=/dev/null",
       `Dir::State::lists=${d}/lists`,
       `Dir::Cache=${d}/cache`,
+      // What is installed here is no candidate there.
+      "Dir::State::status=/dev/null",
       "APT::Sandbox::User=root",
     ].flatMap((option) => ["-o", option]);
     return run(program, [...options, ...args], { cwd, mayFail: true });
