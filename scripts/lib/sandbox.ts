@@ -145,14 +145,18 @@ export class Sandbox {
   /** Runs SQL through psql, stopping at the first error; returns what psql printed. */
   async sql(text: string, database = "etcd_fdw"): Promise<string> {
     const args = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-f", "-"];
-    return (await run(`${this.description.postgres.bindir}/psql`, args, { env: this.env(), stdin: text }))
+    return (await run(this.psqlPath, args, { env: this.env(), stdin: text }))
       .stdout;
+  }
+
+  get psqlPath(): string {
+    return `${this.description.postgres.bindir}/psql`;
   }
 
   /** psql in the foreground; its exit code. */
   async psql(args: string[]): Promise<number> {
     const options = { env: this.env(), inherit: true, mayFail: true };
-    return (await run(`${this.description.postgres.bindir}/psql`, args, options)).code;
+    return (await run(this.psqlPath, args, options)).code;
   }
 
   /** The extension and a server for the sandbox's etcd, unless they are there. */

@@ -123,7 +123,7 @@ async function runSuite(suite: Suite, engine: Engine | null): Promise<Counts> {
   const env: Record<string, string> = engine === null ? {} : { ETCD_FDW_ENGINE: engine };
   switch (suite) {
     case "unit":
-      return await denoTest(["src", "build", "scripts", "tests/helpers"]);
+      return await denoTest(["src", "build", "scripts", "tests/helpers", "tests/bench"]);
     case "compile":
       return await compile();
     case "regress":

@@ -2,7 +2,7 @@
 // ETCD_BIN and ETCDCTL_BIN. Each cluster has one temporary folder (below TMPDIR) with every member's data and log.
 
 import { type MemberConfig, type Members, Watchdog } from "./etcd_members.ts";
-import { TIMED_OUT, withTimeout } from "./wait.ts";
+import { TIMED_OUT, waitFor, withTimeout } from "./wait.ts";
 
 const etcdBinary = () => Deno.env.get("ETCD_BIN") || "etcd";
 const etcdctlBinary = () => Deno.env.get("ETCDCTL_BIN") || "etcdctl";
@@ -91,9 +91,16 @@ export class ProcessMembers implements Members {
     await this.#tellWatchdog();
   }
 
-  pause(member: number): Promise<void> {
+  async pause(member: number): Promise<void> {
     this.#signal(member, "SIGSTOP");
-    return Promise.resolve();
+    // The signal is sent, not yet obeyed: a thread on another processor may still answer.
+    const pid = this.#running[member]?.child.pid;
+    if (pid !== undefined) {
+      await waitFor(`the stop of etcd ${pid}`, () => allThreadsStopped(pid), {
+        timeoutMs: 5000,
+        intervalMs: 1,
+      });
+    }
   }
 
   resume(member: number): Promise<void> {
@@ -164,4 +171,13 @@ export async function runEtcdctl(args: string[]): Promise<string> {
     throw new Error(`etcdctl ${args.join(" ")} failed (${code}): ${stderr.trim() || stdout.trim()}`);
   }
   return stdout;
+}
+
+async function allThreadsStopped(pid: number): Promise<boolean> {
+  for await (const task of Deno.readDir(`/proc/${pid}/task`)) {
+    const stat = await Deno.readTextFile(`/proc/${pid}/task/${task.name}/stat`).catch(() => null);
+    // The state follows the command's name, which stands in parentheses.
+    if (stat !== null && !/\) [TtZX] [^)]*$/.test(stat)) return false;
+  }
+  return true;
 }
