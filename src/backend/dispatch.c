@@ -28,18 +28,21 @@
 
 /*
  * V8 measures its stack from where it was started and crashes when called
- * from much deeper; so the first call's place is remembered.
+ * from much deeper; so the first call's place is remembered.  The embedded
+ * engine measures afresh at each call.
  */
 #define ENGINE_STACK_SLACK	(512 * 1024)
 
 static const char *first_stack = NULL;
 
 static void
-check_engine_stack(void)
+check_engine_stack(const FmgrInfo *dispatch)
 {
 	const char *address = __builtin_frame_address(0);
 
 	check_stack_depth();
+	if (etcd_is_embedded(dispatch))
+		return;
 	if (first_stack == NULL)
 		first_stack = address;
 	else if (first_stack - address > ENGINE_STACK_SLACK)
@@ -124,9 +127,9 @@ etcd_dispatch(Oid function, const char *op, StringInfo input, EtcdAnswer *answer
 	FmgrInfo	flinfo;
 	Datum		row;
 
-	check_engine_stack();
 	MemoryContextSwitchTo(context);
 	fmgr_info_cxt(function, &flinfo, context);
+	check_engine_stack(&flinfo);
 	row = FunctionCall3(&flinfo,
 						CStringGetTextDatum(op),
 						PointerGetDatum(cstring_to_text_with_len(input->data, input->len)),

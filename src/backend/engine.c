@@ -9,7 +9,8 @@
  * With plv8 the function is SECURITY DEFINER: plv8 has one isolate per role,
  * and in that of the calling user the user could have replaced core, and with
  * it the rule which keys a foreign table shows.  The SET clause keeps
- * plv8.start_proc, which any user may set, from running in the owner's isolate.
+ * plv8.start_proc, which any user may set, from running in the owner's isolate;
+ * it names the function itself, which then loads core and does nothing.
  */
 #include "postgres.h"
 
@@ -120,15 +121,13 @@ use_plv8(const char *schema)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("language \"plv8\" does not exist"),
 				 errhint("CREATE EXTENSION plv8 first.")));
-	run_sql(psprintf("CREATE OR REPLACE FUNCTION %s.etcd_fdw_plv8_start() RETURNS void LANGUAGE plv8 AS ''", schema));
-	run_sql(psprintf("REVOKE ALL ON FUNCTION %s.etcd_fdw_plv8_start() FROM PUBLIC", schema));
 	body = psprintf("return (globalThis.__etcd_fdw ||= (\n%s\n)).dispatch(op, input, bytes)",
 					(const char *) etcd_fdw_core_source);
 	run_sql(psprintf("CREATE OR REPLACE FUNCTION %s." DISPATCH_NAME "(op text, input text, bytes bytea)"
 					 " RETURNS %s.etcd_fdw_answer LANGUAGE plv8 STRICT PARALLEL RESTRICTED SECURITY DEFINER"
 					 " SET " START_PROC " = %s AS %s",
 					 schema, schema,
-					 quote_literal_cstr(psprintf("%s.etcd_fdw_plv8_start", schema)),
+					 quote_literal_cstr(psprintf("%s." DISPATCH_NAME, schema)),
 					 quote_literal_cstr(body)));
 }
 

@@ -207,4 +207,18 @@ etcd_fdw_dispatch_embedded(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
+bool
+etcd_is_embedded(const FmgrInfo *dispatch)
+{
+	return dispatch->fn_addr == etcd_fdw_dispatch_embedded;
+}
+
+#else
+
+bool
+etcd_is_embedded(const FmgrInfo *dispatch)
+{
+	return false;
+}
+
 #endif							/* ETCD_FDW_WITH_QUICKJS */

@@ -21,9 +21,14 @@ export class Database {
   constructor(readonly sandbox: Sandbox) {}
 
   /** A further session. The caller ends it. */
-  async connect(user = "postgres"): Promise<pg.Client> {
+  async connect(user = "postgres", database?: string): Promise<pg.Client> {
     const { PGHOST, PGPORT, PGDATABASE } = this.sandbox.env();
-    const client = new pg.Client({ host: PGHOST, port: Number(PGPORT), database: PGDATABASE, user });
+    const client = new pg.Client({
+      host: PGHOST,
+      port: Number(PGPORT),
+      database: database ?? PGDATABASE,
+      user,
+    });
     await client.connect();
     // A server that stops ends idle sessions too; that is not the client's failure.
     client.on("error", () => {});
