@@ -1,0 +1,132 @@
+// From the end of a gRPC call to what SQL is told, and to what may be done about it.
+//
+// The status code alone does not tell who speaks: etcd and the gRPC library use the same codes. etcd's own texts
+// begin with "etcdserver: "; without that prefix a status that stands for the connection is taken as the library's.
+
+import { EtcdFdwError, GrpcStatus, sqlstateOfStatus } from "../../ipc/errors.ts";
+import type { Failure } from "./channel.ts";
+
+const ETCD_PREFIX = "etcdserver: ";
+
+const CONNECTION_CODES: ReadonlySet<number> = new Set([
+  GrpcStatus.UNAVAILABLE,
+  GrpcStatus.INTERNAL,
+  GrpcStatus.CANCELLED,
+]);
+
+/** The library's texts for a call that never reached the wire, or that HTTP/2 says was not processed. */
+const NEVER_SENT = [
+  "No connection established",
+  "Channel closed before call started",
+  "Stream refused by server",
+];
+
+function fromEtcd(failure: Failure): boolean {
+  return failure.text.startsWith(ETCD_PREFIX);
+}
+
+/** The connection broke, or could not be used. */
+export function isConnectionLoss(failure: Failure): boolean {
+  return CONNECTION_CODES.has(failure.code) && !fromEtcd(failure);
+}
+
+/** etcd has certainly not seen the request. */
+export function wasNeverSent(failure: Failure): boolean {
+  return failure.code === GrpcStatus.UNAVAILABLE && NEVER_SENT.some((text) => failure.text.startsWith(text));
+}
+
+/** This program's own deadline ran out, and etcd said nothing. */
+export function isTimeout(failure: Failure): boolean {
+  return failure.code === GrpcStatus.DEADLINE_EXCEEDED && !fromEtcd(failure);
+}
+
+/** This member cannot serve now (no leader, stopping, timed out inside); another one may. */
+export function isMemberFailure(failure: Failure): boolean {
+  return failure.code === GrpcStatus.UNAVAILABLE && fromEtcd(failure);
+}
+
+/** A new token may help. Neither of these has been applied. */
+export function isStaleToken(failure: Failure): boolean {
+  return failure.code === GrpcStatus.UNAUTHENTICATED ||
+    failure.code === GrpcStatus.INVALID_ARGUMENT &&
+      /auth store is old|user name is empty/.test(failure.text);
+}
+
+/** What etcd's texts say better than their status code. */
+const KNOWN_TEXTS: { pattern: RegExp; sqlstate?: string; message?: string; hint?: string }[] = [
+  {
+    pattern: /required revision has been compacted/,
+    message: "required revision has been compacted",
+    hint: "Read a later revision, or run the query again if it read the latest one.",
+  },
+  { pattern: /required revision is a future revision/, message: "required revision is in the future" },
+  {
+    pattern: /database space exceeded/,
+    sqlstate: "53100",
+    hint: "Compact and defragment etcd, then disarm its NOSPACE alarm.",
+  },
+  { pattern: /request is too large/, sqlstate: "54000", hint: "etcd's limit is --max-request-bytes." },
+  { pattern: /message larger than max/, sqlstate: "54000", hint: "etcd's limit is --max-request-bytes." },
+  {
+    pattern: /too many operations in txn request/,
+    sqlstate: "54000",
+    hint: "etcd's limit is --max-txn-ops.",
+  },
+  {
+    pattern: /user name is empty/,
+    sqlstate: "28000",
+    message: "etcd requires authentication",
+    hint: "Create a user mapping with username and password.",
+  },
+];
+
+export interface CallContext {
+  endpoint: string;
+  writes: boolean;
+  /** Milliseconds. */
+  requestTimeout: number;
+}
+
+/** The error for a call that ended so. */
+export function errorOf(failure: Failure, context: CallContext): EtcdFdwError {
+  if (isTimeout(failure)) return timeoutError(context);
+  if (isConnectionLoss(failure)) return lossError(failure, context);
+  return answerError(failure, context);
+}
+
+const UNKNOWN_OUTCOME = "Whether the write took effect is not known.";
+
+/** The error for a call that etcd has not answered in time. */
+export function timeoutError(context: CallContext): EtcdFdwError {
+  const { sqlstate, hint } = sqlstateOfStatus(GrpcStatus.DEADLINE_EXCEEDED);
+  return new EtcdFdwError(
+    context.writes ? "08007" : sqlstate,
+    `etcd did not answer within ${context.requestTimeout} ms`,
+    { detail: `${context.writes ? UNKNOWN_OUTCOME + " " : ""}The endpoint is ${context.endpoint}.`, hint },
+  );
+}
+
+function lossError(failure: Failure, { endpoint, writes }: CallContext): EtcdFdwError {
+  const unknown = writes && !wasNeverSent(failure);
+  return new EtcdFdwError(unknown ? "08007" : "08006", `lost connection to etcd at "${endpoint}"`, {
+    detail: `${unknown ? UNKNOWN_OUTCOME + " " : ""}The cause is: ${failure.text}.`,
+    hint: unknown ? "Read the rows concerned before you write them again." : "",
+  });
+}
+
+function answerError(failure: Failure, { endpoint, writes }: CallContext): EtcdFdwError {
+  const text = failure.text.replace(/^etcdserver: (mvcc: )?/, "");
+  const known = KNOWN_TEXTS.find(({ pattern }) => pattern.test(failure.text));
+  const byCode = sqlstateOfStatus(failure.code);
+  // etcd gave up waiting for its own consensus; the proposal may still be agreed on.
+  const unknown = writes &&
+    (failure.code === GrpcStatus.UNAVAILABLE || failure.code === GrpcStatus.DEADLINE_EXCEEDED);
+  return new EtcdFdwError(
+    unknown ? "08007" : known?.sqlstate ?? byCode.sqlstate,
+    known?.message ?? `etcd: ${text}`,
+    {
+      detail: `${unknown ? UNKNOWN_OUTCOME + " " : ""}${endpoint} answered "${failure.text}".`,
+      hint: known?.hint ?? byCode.hint,
+    },
+  );
+}

@@ -1,0 +1,251 @@
+// One backend's connection: frames in, calls out, answers back.
+//
+// Calls run side by side and are answered in the order in which they end. What a slow backend can make the proxy
+// hold is bounded: while its replies are not taken, no further call is started, and while too much waits to be
+// started, nothing more is read. CANCEL and CLOSE are obeyed even then, up to that point.
+//
+// After CANCEL nothing is sent for the request any more. A lost connection cancels everything.
+
+import type { Socket } from "node:net";
+import { decodeUtf8 } from "../ipc/bytes.ts";
+import { encodeError, EtcdFdwError } from "../ipc/errors.ts";
+import {
+  type Frame,
+  FrameDecoder,
+  FrameType,
+  HEADER_BYTES,
+  type OpenPayload,
+  writeHeader,
+} from "../ipc/frame.ts";
+import { MAX_FRAME_BYTES } from "../ipc/limits.ts";
+
+/** A cluster as a channel uses it. */
+export interface ClusterHandle {
+  /** etcd's answer. Rejects with EtcdFdwError, promptly when the signal is aborted. */
+  call(method: number, payload: Uint8Array, signal: AbortSignal): Promise<Uint8Array>;
+  close(): void;
+}
+
+export interface SessionOptions {
+  /** May throw; then the requests of the channel fail with what it has thrown. */
+  open: (payload: OpenPayload) => ClusterHandle;
+  log: (message: string) => void;
+}
+
+/** Calls of one session that run at a time. */
+const MAX_RUNNING = 128;
+/** Bytes of replies that the backend has not taken, above which no call is started. */
+const MAX_UNSENT_BYTES = 16 * 1024 * 1024;
+/** Bytes of requests that wait to be started, above which nothing is read. */
+const MAX_WAITING_BYTES = 64 * 1024 * 1024;
+/** Up to this size a copy is cheaper than a second buffer in the write. */
+const COPY_BYTES = 16 * 1024;
+/** How long the backend has to take the error that ends its session, in milliseconds. */
+const FAREWELL_MS = 1_000;
+
+interface Channel {
+  handle?: ClusterHandle;
+  /** Why there is none. */
+  error?: EtcdFdwError;
+}
+
+interface Request {
+  frame: Frame;
+  controller: AbortController;
+}
+
+export class Session {
+  readonly #socket: Socket;
+  readonly #options: SessionOptions;
+  readonly #decoder = new FrameDecoder();
+  readonly #channels = new Map<number, Channel>();
+  /** By id, in the order of arrival. */
+  readonly #requests = new Map<number, Request>();
+  readonly #waiting = new Set<Request>();
+  #waitingBytes = 0;
+  #running = 0;
+  #over = false;
+
+  constructor(socket: Socket, options: SessionOptions) {
+    this.#socket = socket;
+    this.#options = options;
+    socket.on("data", (chunk) => this.#receive(chunk));
+    socket.on("drain", () => this.#startWaiting());
+    // "close" follows; a backend that is gone is nothing to report.
+    socket.on("error", () => {});
+    socket.on("close", () => this.#end());
+  }
+
+  #receive(chunk: Uint8Array): void {
+    if (this.#over) return;
+    try {
+      for (const frame of this.#decoder.push(chunk)) this.#handle(frame);
+    } catch (thrown) {
+      this.#fail(EtcdFdwError.from(thrown));
+    }
+    if (this.#waitingBytes > MAX_WAITING_BYTES) this.#socket.pause();
+  }
+
+  #handle(frame: Frame): void {
+    switch (frame.type) {
+      case FrameType.OPEN:
+        return this.#openChannel(frame);
+      case FrameType.UNARY:
+        return this.#accept(frame);
+      case FrameType.CANCEL:
+        return this.#cancel(frame.id);
+      case FrameType.CLOSE:
+        return this.#closeChannel(frame.channel);
+      default:
+        throw new EtcdFdwError("08P01", `unexpected frame type ${frame.type}`);
+    }
+  }
+
+  #openChannel({ channel, payload }: Frame): void {
+    if (this.#channels.has(channel)) {
+      throw new EtcdFdwError("08P01", `channel ${channel} is open already`);
+    }
+    try {
+      this.#channels.set(channel, { handle: this.#options.open(parseOpen(payload)) });
+    } catch (thrown) {
+      this.#channels.set(channel, { error: EtcdFdwError.from(thrown) });
+    }
+  }
+
+  #accept(frame: Frame): void {
+    if (frame.id === 0 || this.#requests.has(frame.id)) {
+      throw new EtcdFdwError("08P01", `request id ${frame.id} is not free`);
+    }
+    const request = { frame, controller: new AbortController() };
+    this.#requests.set(frame.id, request);
+    if (this.#waiting.size === 0 && this.#mayStart()) this.#start(request);
+    else {
+      this.#waiting.add(request);
+      this.#waitingBytes += frame.payload.length;
+    }
+  }
+
+  #mayStart(): boolean {
+    return this.#running < MAX_RUNNING && this.#socket.writableLength <= MAX_UNSENT_BYTES;
+  }
+
+  #startWaiting(): void {
+    for (const request of this.#waiting) {
+      if (!this.#mayStart()) break;
+      this.#stopWaiting(request);
+      this.#start(request);
+    }
+  }
+
+  #stopWaiting(request: Request): void {
+    if (!this.#waiting.delete(request)) return;
+    this.#waitingBytes -= request.frame.payload.length;
+    if (this.#waitingBytes <= MAX_WAITING_BYTES && this.#socket.isPaused()) this.#socket.resume();
+  }
+
+  #start(request: Request): void {
+    const { frame, controller } = request;
+    this.#running++;
+    this.#call(frame, controller.signal).then(
+      (reply) => this.#finish(request, FrameType.REPLY, reply),
+      (thrown) => this.#finish(request, FrameType.ERROR, encodeError(this.#reportable(thrown))),
+    );
+  }
+
+  #call(frame: Frame, signal: AbortSignal): Promise<Uint8Array> {
+    const channel = this.#channels.get(frame.channel);
+    if (channel?.handle) return channel.handle.call(frame.code, frame.payload, signal);
+    return Promise.reject(
+      channel?.error ?? new EtcdFdwError("08003", `channel ${frame.channel} of the etcd proxy is not open`),
+    );
+  }
+
+  /** A fault of this program is the administrator's business too. */
+  #reportable(thrown: unknown): EtcdFdwError {
+    const error = EtcdFdwError.from(thrown);
+    if (error.sqlstate === "XX000") this.#options.log(`${error.message}\n${error.detail}`);
+    return error;
+  }
+
+  #finish(request: Request, type: number, payload: Uint8Array): void {
+    this.#running--;
+    const { id, channel } = request.frame;
+    // A cancelled request is not known any more; its id may be in use again.
+    if (this.#requests.get(id) === request) {
+      this.#requests.delete(id);
+      if (payload.length > MAX_FRAME_BYTES) {
+        type = FrameType.ERROR;
+        payload = encodeError(replyTooLarge(payload.length));
+      }
+      this.#send(type, channel, id, payload);
+    }
+    if (!this.#over) this.#startWaiting();
+  }
+
+  #send(type: number, channel: number, id: number, payload: Uint8Array): void {
+    const header = { type, code: 0, channel, id };
+    if (payload.length <= COPY_BYTES) {
+      const frame = new Uint8Array(HEADER_BYTES + payload.length);
+      writeHeader(frame, header, payload.length);
+      frame.set(payload, HEADER_BYTES);
+      this.#socket.write(frame);
+      return;
+    }
+    const head = new Uint8Array(HEADER_BYTES);
+    writeHeader(head, header, payload.length);
+    this.#socket.cork();
+    this.#socket.write(head);
+    this.#socket.write(payload);
+    this.#socket.uncork();
+  }
+
+  #cancel(id: number): void {
+    const request = this.#requests.get(id);
+    if (request === undefined) return;
+    this.#requests.delete(id);
+    this.#stopWaiting(request);
+    request.controller.abort();
+  }
+
+  #closeChannel(channel: number): void {
+    for (const [id, request] of this.#requests) if (request.frame.channel === channel) this.#cancel(id);
+    this.#channels.get(channel)?.handle?.close();
+    this.#channels.delete(channel);
+  }
+
+  /** Ends the session with an error that belongs to no request. */
+  #fail(error: EtcdFdwError): void {
+    this.#options.log(`closing a backend's connection: ${error.message}`);
+    this.#end();
+    this.#send(FrameType.ERROR, 0, 0, encodeError(error));
+    this.#socket.end();
+    setTimeout(() => this.#socket.destroy(), FAREWELL_MS);
+  }
+
+  #end(): void {
+    if (this.#over) return;
+    this.#over = true;
+    for (const id of [...this.#requests.keys()]) this.#cancel(id);
+    for (const channel of [...this.#channels.keys()]) this.#closeChannel(channel);
+  }
+}
+
+function parseOpen(payload: Uint8Array): OpenPayload {
+  try {
+    const open = JSON.parse(decodeUtf8(payload));
+    if (typeof open === "object" && open !== null) return open;
+  } catch {
+    // JSON.parse quotes what it cannot read, and that may be a password.
+  }
+  throw new EtcdFdwError("08P01", "malformed open frame");
+}
+
+function replyTooLarge(length: number): EtcdFdwError {
+  return new EtcdFdwError(
+    "54000",
+    `etcd's answer of ${length} bytes is larger than ${MAX_FRAME_BYTES} bytes`,
+    {
+      hint: "Read fewer keys at a time.",
+    },
+  );
+}
