@@ -1,10 +1,12 @@
-// How the proxy is started. The background worker (C) repeats this list; main_test.ts starts the proxy with it.
+// How the proxy is started. The background worker (C) repeats this list.
 
 /**
- * Arguments of `deno` in front of the script, for a socket in `directory`, which is relative to the current one.
- * DENO_DIR must be set to a directory that can be written, where Deno keeps the compiled script.
+ * Arguments of `deno` in front of the script, for a socket at this path, which may be relative to the current
+ * directory. The script must be the bundle, which imports nothing. DENO_DIR must name a directory that can be
+ * written: Deno keeps the compiled script there, which halves the time to start.
  */
-export function denoFlags(directory: string): string[] {
+export function denoFlags(socket: string): string[] {
+  const files = `${socket},${socket}.new`;
   return [
     "run",
     "--no-prompt",
@@ -13,7 +15,7 @@ export function denoFlags(directory: string): string[] {
     "--no-npm",
     "--allow-net",
     "--ignore-env",
-    `--allow-read=${directory}`,
-    `--allow-write=${directory}`,
+    `--allow-read=${files}`,
+    `--allow-write=${files}`,
   ];
 }

@@ -2,5 +2,6 @@
 
 /** Writes one line to the server log. The text must hold no password and no token. */
 export function log(message: string): void {
-  console.error(`etcd_fdw proxy: ${message.replaceAll(/\s*\n\s*/g, "; ")}`);
+  const line = message.trimEnd().replaceAll(/\s*\n\s*/g, "; ");
+  console.error(`etcd_fdw proxy: ${line}`);
 }

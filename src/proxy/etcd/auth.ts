@@ -5,7 +5,7 @@
 // everything else here together. No error and no log line may hold the password or the token.
 
 import { EtcdFdwError } from "../../ipc/errors.ts";
-import { Metadata } from "./channel.ts";
+import { CHANNEL_OPTIONS, Metadata } from "./channel.ts";
 
 const NO_TOKEN = new Metadata();
 
@@ -59,7 +59,7 @@ export class Authenticator {
 /** Fetches a token from this endpoint through etcd3. The deadline is in milliseconds since the epoch. */
 export const fetchToken: FetchToken = async (endpoint, username, password, deadline) => {
   const { Etcd3, EtcdAuthenticationFailedError } = await import("etcd3");
-  const client = new Etcd3({ hosts: endpoint });
+  const client = new Etcd3({ hosts: endpoint, grpcOptions: CHANNEL_OPTIONS });
   try {
     const { token } = await client.auth.authenticate({ name: username, password }, { deadline });
     return token;

@@ -31,7 +31,8 @@ export { Metadata } from "@grpc/grpc-js";
 const KEEPALIVE_TIME_MS = 6_000;
 const KEEPALIVE_TIMEOUT_MS = 3_000;
 
-const OPTIONS: grpc.ChannelOptions = {
+/** Of every channel, etcd3's too. */
+export const CHANNEL_OPTIONS: grpc.ChannelOptions = {
   "grpc.max_receive_message_length": -1,
   "grpc.max_send_message_length": -1,
   "grpc.keepalive_time_ms": KEEPALIVE_TIME_MS,
@@ -70,7 +71,7 @@ export class Channel {
   /** Does not connect before {@linkcode Channel.connect}. */
   constructor(endpoint: string) {
     this.endpoint = endpoint;
-    this.#client = new grpc.Client(endpoint, channelCredentials(), OPTIONS);
+    this.#client = new grpc.Client(endpoint, channelCredentials(), CHANNEL_OPTIONS);
   }
 
   /** Starts to connect if nothing did, and tells the state. */

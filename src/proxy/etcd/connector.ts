@@ -130,7 +130,7 @@ export class Connector {
     while (true) {
       if (this.#active) return this.#active;
       const left = timeoutMs - (performance.now() - askedAt);
-      const race = this.#race ??= this.#startRace(Math.max(left, 1));
+      const race = this.#race ??= this.#startRace(Math.max(Math.round(left), 1));
       try {
         return await waitFor(race.winner, left, () => race.error(timeoutMs), signal);
       } catch (error) {
