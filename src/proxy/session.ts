@@ -2,7 +2,8 @@
 //
 // Calls run side by side and are answered in the order in which they end. What a slow backend can make the proxy
 // hold is bounded: while its replies are not taken, no further call is started, and while too much waits to be
-// started, nothing more is read. CANCEL and CLOSE are obeyed even then, up to that point.
+// started, nothing more is read. CANCEL and CLOSE are obeyed even then, up to that point. A call under way counts
+// with the size that the session's latest replies had: how large its own will be, nobody knows before it is here.
 //
 // After CANCEL nothing is sent for the request any more. A lost connection cancels everything.
 
@@ -34,8 +35,12 @@ export interface SessionOptions {
 
 /** Calls of one session that run at a time. */
 const MAX_RUNNING = 128;
-/** Bytes of replies that the backend has not taken, above which no call is started. */
-const MAX_UNSENT_BYTES = 16 * 1024 * 1024;
+/** Bytes of replies that the backend has not taken, counting those to come, above which no call is started. */
+const MAX_UNSENT_BYTES = 32 * 1024 * 1024;
+/** What a reply is taken to bring before there was one. */
+const FIRST_REPLY_BYTES = 1024 * 1024;
+/** How much of the largest reply's size is still expected after a small one. */
+const EXPECTATION_KEPT = 0.9;
 /** Bytes of requests that wait to be started, above which nothing is read. */
 const MAX_WAITING_BYTES = 64 * 1024 * 1024;
 /** Up to this size a copy is cheaper than a second buffer in the write. */
@@ -64,6 +69,7 @@ export class Session {
   readonly #waiting = new Set<Request>();
   #waitingBytes = 0;
   #running = 0;
+  #expectedBytes = FIRST_REPLY_BYTES;
   #over = false;
 
   constructor(socket: Socket, options: SessionOptions) {
@@ -126,7 +132,10 @@ export class Session {
   }
 
   #mayStart(): boolean {
-    return this.#running < MAX_RUNNING && this.#socket.writableLength <= MAX_UNSENT_BYTES;
+    // One call at a time goes on whatever its size; "drain" comes where this says no.
+    if (this.#running === 0) return !this.#socket.writableNeedDrain;
+    const toCome = (this.#running + 1) * this.#expectedBytes;
+    return this.#running < MAX_RUNNING && this.#socket.writableLength + toCome <= MAX_UNSENT_BYTES;
   }
 
   #startWaiting(): void {
@@ -169,6 +178,7 @@ export class Session {
 
   #finish(request: Request, type: number, payload: Uint8Array): void {
     this.#running--;
+    this.#expectedBytes = Math.max(payload.length, this.#expectedBytes * EXPECTATION_KEPT);
     const { id, channel } = request.frame;
     // A cancelled request is not known any more; its id may be in use again.
     if (this.#requests.get(id) === request) {
