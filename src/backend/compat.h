@@ -16,6 +16,7 @@
 #include "commands/explain_state.h"
 #endif
 #include "executor/executor.h"
+#include "miscadmin.h"
 #include "nodes/plannodes.h"
 #include "optimizer/pathnode.h"
 #include "storage/latch.h"

@@ -16,6 +16,7 @@
 #include "lib/ilist.h"
 #include "lib/stringinfo.h"
 #include "nodes/pathnodes.h"
+#include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 
 /* Where the cluster's proxy listens, relative to the data directory. */
@@ -55,7 +56,7 @@ extern char *etcd_json_text(Jsonb *object, const char *field);
 extern double etcd_json_number(Jsonb *object, const char *field);
 extern bool etcd_json_is(Jsonb *object, const char *field, const char *text);
 extern List *etcd_json_ints(Jsonb *object, const char *field);
-extern List *etcd_json_pairs(Jsonb *object, const char *field);
+extern List *etcd_json_strings(Jsonb *object, const char *field);
 extern void etcd_append_hex(StringInfo buf, const char *data, int len);
 
 /* ---- connection.c ---- */

@@ -1,7 +1,7 @@
 // The scan's state machine: which page to ask for next. All of its state is in the text that goes to the backend and
 // comes back, so an engine that is reset in the middle of a query loses nothing.
 
-import { fromHex, toHex } from "../ipc/bytes.ts";
+import { compareBytes, fromHex, toHex } from "../ipc/bytes.ts";
 import { EtcdFdwError } from "../ipc/errors.ts";
 import { encodeRangeRequest } from "../ipc/etcd_messages.ts";
 import { encodeFrame, FrameType, Method } from "../ipc/frame.ts";
@@ -66,11 +66,15 @@ export function nextPage(input: PageInput): Outcome {
   if (input.kvs === 0) {
     throw new EtcdFdwError("08P01", "etcd announced more keys but sent none");
   }
+  const lastKey = fromHex(input.lastKey);
+  if (compareBytes(lastKey, fromHex(state.start)) < 0) {
+    throw new EtcdFdwError("08P01", "etcd sent keys that come before those that were asked for");
+  }
   const perKey = Math.max(1, input.bytes / input.kvs);
   const wanted = Math.floor(Math.min(PAGE_BYTES / perKey, state.limit * PAGE_GROWTH));
   return ask({
     ...state,
-    start: toHex(successor(fromHex(input.lastKey))),
+    start: toHex(successor(lastKey)),
     limit: Math.max(1, wanted),
     // Every page shows the state that the first one saw.
     revision: state.revision !== "0" ? state.revision : input.revision,

@@ -52,10 +52,14 @@ interface Channel {
   handle?: ClusterHandle;
   /** Why there is none. */
   error?: EtcdFdwError;
+  /** Requests that are not answered yet. */
+  requests: number;
+  closed: boolean;
 }
 
 interface Request {
   frame: Frame;
+  channel: Channel;
   controller: AbortController;
 }
 
@@ -111,19 +115,23 @@ export class Session {
     if (this.#channels.has(channel)) {
       throw new EtcdFdwError("08P01", `channel ${channel} is open already`);
     }
+    const opened: Channel = { requests: 0, closed: false };
     try {
-      this.#channels.set(channel, { handle: this.#options.open(parseOpen(payload)) });
+      opened.handle = this.#options.open(parseOpen(payload));
     } catch (thrown) {
-      this.#channels.set(channel, { error: EtcdFdwError.from(thrown) });
+      opened.error = EtcdFdwError.from(thrown);
     }
+    this.#channels.set(channel, opened);
   }
 
   #accept(frame: Frame): void {
     if (frame.id === 0 || this.#requests.has(frame.id)) {
       throw new EtcdFdwError("08P01", `request id ${frame.id} is not free`);
     }
-    const request = { frame, controller: new AbortController() };
+    const channel = this.#channels.get(frame.channel) ?? notOpen(frame.channel);
+    const request = { frame, channel, controller: new AbortController() };
     this.#requests.set(frame.id, request);
+    channel.requests++;
     if (this.#waiting.size === 0 && this.#mayStart()) this.#start(request);
     else {
       this.#waiting.add(request);
@@ -153,19 +161,12 @@ export class Session {
   }
 
   #start(request: Request): void {
-    const { frame, controller } = request;
+    const { frame, channel: { handle, error }, controller } = request;
     this.#running++;
-    this.#call(frame, controller.signal).then(
+    const reply = handle ? handle.call(frame.code, frame.payload, controller.signal) : Promise.reject(error);
+    reply.then(
       (reply) => this.#finish(request, FrameType.REPLY, reply),
       (thrown) => this.#finish(request, FrameType.ERROR, encodeError(this.#reportable(thrown))),
-    );
-  }
-
-  #call(frame: Frame, signal: AbortSignal): Promise<Uint8Array> {
-    const channel = this.#channels.get(frame.channel);
-    if (channel?.handle) return channel.handle.call(frame.code, frame.payload, signal);
-    return Promise.reject(
-      channel?.error ?? new EtcdFdwError("08003", `channel ${frame.channel} of the etcd proxy is not open`),
     );
   }
 
@@ -182,7 +183,7 @@ export class Session {
     const { id, channel } = request.frame;
     // A cancelled request is not known any more; its id may be in use again.
     if (this.#requests.get(id) === request) {
-      this.#requests.delete(id);
+      this.#forget(request);
       if (payload.length > MAX_FRAME_BYTES) {
         type = FrameType.ERROR;
         payload = encodeError(replyTooLarge(payload.length));
@@ -212,15 +213,24 @@ export class Session {
   #cancel(id: number): void {
     const request = this.#requests.get(id);
     if (request === undefined) return;
-    this.#requests.delete(id);
+    this.#forget(request);
     this.#stopWaiting(request);
     request.controller.abort();
   }
 
-  #closeChannel(channel: number): void {
-    for (const [id, request] of this.#requests) if (request.frame.channel === channel) this.#cancel(id);
-    this.#channels.get(channel)?.handle?.close();
-    this.#channels.delete(channel);
+  #forget({ frame, channel }: Request): void {
+    this.#requests.delete(frame.id);
+    channel.requests--;
+    if (channel.closed && channel.requests === 0) channel.handle?.close();
+  }
+
+  /** Its requests are still answered: a cursor may read on while the server's options change. */
+  #closeChannel(number: number): void {
+    const channel = this.#channels.get(number);
+    if (channel === undefined) return;
+    this.#channels.delete(number);
+    channel.closed = true;
+    if (channel.requests === 0) channel.handle?.close();
   }
 
   /** Ends the session with an error that belongs to no request. */
@@ -238,6 +248,12 @@ export class Session {
     for (const id of [...this.#requests.keys()]) this.#cancel(id);
     for (const channel of [...this.#channels.keys()]) this.#closeChannel(channel);
   }
+}
+
+/** What stands for a channel that was never opened. */
+function notOpen(number: number): Channel {
+  const error = new EtcdFdwError("08003", `channel ${number} of the etcd proxy is not open`);
+  return { error, requests: 0, closed: true };
 }
 
 function parseOpen(payload: Uint8Array): OpenPayload {

@@ -22,6 +22,7 @@ class FakeCluster implements ClusterHandle {
     if (verb === "page") return Promise.resolve(this.page);
     if (verb === "fail") return Promise.reject(new EtcdFdwError("42501", "no", { hint: "Ask." }));
     if (verb === "bug") return Promise.reject(new TypeError("oops"));
+    if (verb === "later") return new Promise((resolve) => setTimeout(() => resolve(payload), 50));
     if (verb !== "wait") return Promise.resolve(payload);
     return new Promise((_, reject) => {
       signal.addEventListener("abort", () => {
@@ -114,15 +115,21 @@ Deno.test("Session: a cancelled request is aborted and never answered; its id is
   });
 });
 
-Deno.test("Session: CLOSE ends the channel's requests, and no others", async () => {
+Deno.test("Session: CLOSE takes no more requests, and lets those under way end", async () => {
   await withSession(async ({ client, cluster }) => {
-    client.open(OPEN, 2);
-    client.send(unary(1, "wait"));
-    client.send(unary(2, "wait", { channel: 2 }));
+    client.send(unary(1, "later"));
+    client.send(unary(2, "wait"));
     client.send({ type: FrameType.CLOSE, channel: 1 });
     client.send(unary(3, "echo"));
     assert.equal((await client.error(3)).sqlstate, "08003");
-    assert.deepEqual([cluster.aborted, cluster.closed], [1, 1]);
+    assert.equal(cluster.closed, 0);
+    assert.equal(decodeUtf8((await client.answer(1)).payload), "later");
+    client.send({ type: FrameType.CANCEL, id: 2 });
+    await client.until(() => cluster.closed === 1);
+    // The number is free again.
+    client.open(OPEN);
+    client.send(unary(4, "echo"));
+    assert.equal((await client.answer(4)).type, FrameType.REPLY);
   });
 });
 

@@ -1,0 +1,81 @@
+// The whole build: bundles, generated files, and the backend for one PostgreSQL.
+//
+//   deno run -A build/build.ts [--werror] [--pg-config PATH]
+
+import { bundle } from "./bundle.ts";
+import { embed } from "./embed.ts";
+import { generateExtension } from "./extension.ts";
+import { OUT, ROOT } from "./paths.ts";
+import { findPostgres, type Postgres } from "./postgres.ts";
+import { quickjsFiles, quickjsSource } from "./quickjs.ts";
+import { ensureProgram } from "./apt.ts";
+import { main, run } from "./run.ts";
+
+export interface BuildOptions {
+  werror?: boolean;
+  pgConfig?: string;
+}
+
+/** The arguments that every call of the Makefile needs. */
+export async function makeArguments(pg: Postgres, quickjs: string | null): Promise<string[]> {
+  const files = quickjs === null ? [] : await quickjsFiles(quickjs);
+  return [
+    "-s",
+    `-f${ROOT}/build/Makefile`,
+    `PG_CONFIG=${pg.pgConfig}`,
+    `ROOT=${ROOT}`,
+    `OUT=${OUT}`,
+    `QUICKJS=${quickjs ?? ""}`,
+    `QUICKJS_FILES=${files.join(" ")}`,
+  ];
+}
+
+/** Bundles, SQL and C arrays: what does not depend on a PostgreSQL but for the compiler that makes bytecode. */
+export async function generate(pg: Postgres): Promise<string | null> {
+  await Deno.mkdir(`${OUT}/gen`, { recursive: true });
+  await ensureProgram("make", ["make"]);
+  await ensureProgram("gcc", ["gcc", "libc6-dev"]);
+  await bundle();
+  await generateExtension();
+  await embed("etcd_fdw_core_source", `${OUT}/core.js`, `${OUT}/gen/core_source.c`);
+  const quickjs = await quickjsSource();
+  if (quickjs !== null) {
+    await Deno.mkdir(pg.objects, { recursive: true });
+    await run("make", [...await makeArguments(pg, quickjs), "-j2", "qjs_compile"], { cwd: pg.objects });
+    await run(`${pg.objects}/qjs_compile`, [`${OUT}/core.js`, `${OUT}/gen/core.bytecode`]);
+    await embed("etcd_fdw_core_bytecode", `${OUT}/gen/core.bytecode`, `${OUT}/gen/core_bytecode.c`);
+  }
+  return quickjs;
+}
+
+/** Builds for one PostgreSQL and says which. */
+export async function build(options: BuildOptions = {}): Promise<Postgres & { quickjs: string | null }> {
+  const pg = await findPostgres(options.pgConfig);
+  const quickjs = await generate(pg);
+  await Deno.mkdir(pg.objects, { recursive: true });
+  // Other flags than last time: make sees no change in the files.
+  const flavour = JSON.stringify([options.werror ?? false, quickjs]);
+  const stamp = `${pg.objects}/flavour`;
+  const again = await Deno.readTextFile(stamp).catch(() => "") !== flavour;
+  const args = [...await makeArguments(pg, quickjs), "-j2"];
+  if (options.werror) args.push("WERROR=1");
+  if (again) await run("sh", ["-c", "rm -f *.o etcd_fdw.so"], { cwd: pg.objects });
+  await run("make", [...args, "all"], { cwd: pg.objects });
+  await Deno.writeTextFile(stamp, flavour);
+  return { ...pg, quickjs };
+}
+
+if (import.meta.main) {
+  await main(async () => {
+    const at = Deno.args.indexOf("--pg-config");
+    const pg = await build({
+      werror: Deno.args.includes("--werror"),
+      pgConfig: at >= 0 ? Deno.args[at + 1] : undefined,
+    });
+    console.log(
+      `built for PostgreSQL ${pg.major} in ${pg.objects}${
+        pg.quickjs ? "" : " (without the embedded engine)"
+      }`,
+    );
+  });
+}

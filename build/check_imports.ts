@@ -1,0 +1,87 @@
+// The borders between the parts, as a check: who may import whom, and what core and ipc must do without.
+//
+//   deno run --allow-read build/check_imports.ts
+
+const ROOT = decodeURIComponent(new URL("..", import.meta.url).pathname);
+
+/** Which parts of src/ a part may import. */
+const PARTS: Record<string, string[]> = {
+  core: ["core", "ipc"],
+  ipc: ["ipc"],
+  proxy: ["proxy", "ipc"],
+};
+
+/** Packages for which there is one folder. */
+const GRPC = ["@grpc/grpc-js", "etcd3"];
+const GRPC_FOLDER = "src/proxy/etcd/";
+
+/** What core and ipc may take from outside: it must run in engines that have nothing but ES2022. */
+const ENGINE_PACKAGES = ["@bufbuild/protobuf/wire"];
+const ENGINE_LACKS =
+  /(?<![.\w$])(TextEncoder|TextDecoder|setTimeout|setInterval|setImmediate|queueMicrotask|console|Promise|async|await|Deno|process|atob|btoa|structuredClone|performance|crypto|fetch)\b(?!\s*:)/g;
+
+/** The source without comments and without what stands in strings; templates lose their text, not their expressions. */
+export function codeOnly(source: string): string {
+  const pattern =
+    /\/\/[^\n]*|\/\*[\s\S]*?\*\/|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\$]|\\.|\$(?!\{))*`/g;
+  return source.replace(pattern, (match) => match.startsWith("/") ? " " : '""');
+}
+
+/** What a source imports or exports from. */
+export function importsOf(source: string): string[] {
+  const withoutComments = source.replace(/^\s*\/\/[^\n]*$/gm, "").replace(/\/\*[\s\S]*?\*\//g, "");
+  const pattern =
+    /(?:^|\n)\s*(?:import|export)\b[^"';]*?\bfrom\s*["']([^"']+)["']|\bimport\s*\(?\s*["']([^"']+)["']/g;
+  return [...withoutComments.matchAll(pattern)].map((match) => match[1] ?? match[2]);
+}
+
+/** src/core/plan.ts + ../ipc/bytes.ts = src/ipc/bytes.ts */
+function resolve(file: string, specifier: string): string {
+  return new URL(specifier, `file:///${file}`).pathname.slice(1);
+}
+
+/** Every breach in one file of src/, in words. */
+export function breaches(file: string, source: string): string[] {
+  const part = file.split("/")[1];
+  const allowed = PARTS[part] ?? [];
+  const isEngine = part === "core" || part === "ipc";
+  const found: string[] = [];
+  for (const specifier of importsOf(source)) {
+    if (specifier.startsWith(".")) {
+      const target = resolve(file, specifier).split("/");
+      if (target[0] !== "src" || !allowed.includes(target[1])) {
+        found.push(`${file}: ${part} may not import ${specifier}`);
+      }
+    } else if (isEngine && !ENGINE_PACKAGES.includes(specifier)) {
+      found.push(`${file}: ${part} may not import ${specifier}: the engines have no packages`);
+    } else if (
+      GRPC.some((name) => specifier === name || specifier.startsWith(`${name}/`)) &&
+      !file.startsWith(GRPC_FOLDER)
+    ) {
+      found.push(`${file}: only ${GRPC_FOLDER} may import ${specifier}`);
+    }
+  }
+  if (isEngine) {
+    for (const [, name] of codeOnly(source).matchAll(ENGINE_LACKS)) {
+      found.push(`${file}: the engines have no ${name}`);
+    }
+  }
+  return found;
+}
+
+async function* sources(folder: string): AsyncGenerator<string> {
+  for await (const entry of Deno.readDir(ROOT + folder)) {
+    const path = `${folder}/${entry.name}`;
+    if (entry.isDirectory) yield* sources(path);
+    else if (path.endsWith(".ts") && !/_test\.ts$|\/testing_[^/]*$/.test(path)) yield path;
+  }
+}
+
+if (import.meta.main) {
+  const found: string[] = [];
+  for await (const file of sources("src")) {
+    found.push(...breaches(file, await Deno.readTextFile(ROOT + file)));
+  }
+  for (const breach of found) console.error(breach);
+  if (found.length > 0) Deno.exit(1);
+}

@@ -1,0 +1,85 @@
+// Running other programs from build and scripts: output caught, shown only when it fails.
+
+/** A step that failed, with the one thing to do; printed without a stack. */
+export class StepError extends Error {
+  override name = "StepError";
+}
+
+export interface RunOptions {
+  cwd?: string;
+  env?: Record<string, string>;
+  /** Shown as it comes instead of being caught. */
+  inherit?: boolean;
+  /** Failing is an answer too: no error is thrown. */
+  mayFail?: boolean;
+  stdin?: string;
+}
+
+export interface RunResult {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs a program to its end. Throws StepError with its output when it fails, unless it may. */
+export async function run(command: string, args: string[], options: RunOptions = {}): Promise<RunResult> {
+  const { cwd, env, inherit, mayFail, stdin } = options;
+  let result: RunResult;
+  try {
+    const mode = inherit ? "inherit" : "piped";
+    const child = new Deno.Command(command, {
+      args,
+      cwd,
+      env,
+      stdin: stdin === undefined ? (inherit ? "inherit" : "null") : "piped",
+      stdout: mode,
+      stderr: mode,
+    }).spawn();
+    if (stdin !== undefined) {
+      const writer = child.stdin.getWriter();
+      await writer.write(new TextEncoder().encode(stdin));
+      await writer.close();
+    }
+    if (inherit) {
+      result = { code: (await child.status).code, stdout: "", stderr: "" };
+    } else {
+      const output = await child.output();
+      const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+      result = { code: output.code, stdout: decode(output.stdout), stderr: decode(output.stderr) };
+    }
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    result = { code: 127, stdout: "", stderr: `${command}: command not found` };
+  }
+  if (result.code !== 0 && !mayFail) {
+    const said = (result.stdout + result.stderr).trim().split("\n").slice(-40).join("\n");
+    throw new StepError(`${command} ${args.join(" ")} failed with exit code ${result.code}\n${said}`);
+  }
+  return result;
+}
+
+/** The first line that a program prints, trimmed. */
+export async function line(command: string, ...args: string[]): Promise<string> {
+  return (await run(command, args)).stdout.trim().split("\n")[0];
+}
+
+/** Where a program is on PATH, or null. */
+export async function which(program: string): Promise<string | null> {
+  const { code, stdout } = await run("sh", ["-c", `command -v "$0"`, program], { mayFail: true });
+  return code === 0 ? stdout.trim() : null;
+}
+
+export async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
+}
+
+/** Runs a script's main function; a StepError is a message and exit code 1. */
+export async function main(body: () => Promise<void>): Promise<void> {
+  try {
+    await body();
+  } catch (error) {
+    if (!(error instanceof StepError)) throw error;
+    console.error(`error: ${error.message}`);
+    Deno.exit(1);
+  }
+}

@@ -1,0 +1,167 @@
+// scripts/test: everything, or the suites that are named. The last line is "N passed, N failed".
+
+import { findPostgres } from "../../build/postgres.ts";
+import { OUT, ROOT } from "../../build/paths.ts";
+import { build } from "../../build/build.ts";
+import { exists, line, main, StepError } from "../../build/run.ts";
+import { compileAll } from "./compile.ts";
+import { add, type Counts, denoCounts, regressCounts } from "./counts.ts";
+import { type Engine, Sandbox } from "./sandbox.ts";
+
+const SUITES = ["unit", "compile", "regress", "integration", "faults"] as const;
+type Suite = typeof SUITES[number];
+
+/** No suite may hang: far above what each takes. */
+const SUITE_MS = 240_000;
+
+const USAGE = `usage: scripts/test [SUITE...] [--engine embedded|plv8]
+
+Suites: ${SUITES.join(", ")}. Those that need PostgreSQL run on each engine that is there.`;
+
+/** Runs a program with its output shown and kept; killed when it takes too long. */
+async function shown(
+  program: string,
+  args: string[],
+  env: Record<string, string>,
+): Promise<{ code: number; output: string }> {
+  const child = new Deno.Command(program, {
+    args,
+    env,
+    cwd: ROOT,
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const timer = setTimeout(() => child.kill("SIGKILL"), SUITE_MS);
+  let output = "";
+  const pump = async (stream: ReadableStream<Uint8Array>) => {
+    const decoder = new TextDecoder();
+    for await (const chunk of stream) {
+      Deno.stdout.writeSync(chunk);
+      output += decoder.decode(chunk, { stream: true });
+    }
+  };
+  await Promise.all([pump(child.stdout), pump(child.stderr)]);
+  const { code } = await child.status;
+  clearTimeout(timer);
+  return { code, output };
+}
+
+async function denoTest(paths: string[], env: Record<string, string> = {}): Promise<Counts> {
+  const { code, output } = await shown(Deno.execPath(), ["test", "-A", "--quiet", ...paths], {
+    NO_COLOR: "1",
+    ...env,
+  });
+  // A run that ended without its closing line, or badly with no failure counted, is a failure itself.
+  const counts = denoCounts(output) ?? { passed: 0, failed: 1 };
+  return code !== 0 && counts.failed === 0 ? add(counts, { passed: 0, failed: 1 }) : counts;
+}
+
+async function compile(): Promise<Counts> {
+  const counts = { passed: 0, failed: 0 };
+  for (const { major, problem } of await compileAll()) {
+    console.log(`PostgreSQL ${major} ... ${problem === null ? "ok" : "FAILED\n" + problem}`);
+    if (problem === null) counts.passed++;
+    else counts.failed++;
+  }
+  return counts;
+}
+
+async function regress(engine: Engine): Promise<Counts> {
+  const tests: string[] = [];
+  for await (const entry of Deno.readDir(`${ROOT}/tests/regress/sql`)) {
+    tests.push(entry.name.replace(/\.sql$/, ""));
+  }
+  const name = `t-regress-${engine}`;
+  await (await Sandbox.find(name))?.down();
+  const sandbox = await Sandbox.up({ name, engine });
+  try {
+    const pg = await findPostgres();
+    const results = `${OUT}/regress-${engine}`;
+    await Deno.mkdir(results, { recursive: true });
+    const { code, output } = await shown(
+      `${await line(pg.pgConfig, "--pkglibdir")}/pgxs/src/test/regress/pg_regress`,
+      [
+        "--use-existing",
+        "--dbname=etcd_fdw",
+        `--bindir=${pg.bindir}`,
+        `--inputdir=${ROOT}/tests/regress`,
+        `--outputdir=${results}`,
+        ...tests.sort(),
+      ],
+      sandbox.env(),
+    );
+    if (code !== 0) console.log(await Deno.readTextFile(`${results}/regression.diffs`).catch(() => ""));
+    const counts = regressCounts(output);
+    return code !== 0 && counts.failed === 0 ? add(counts, { passed: 0, failed: 1 }) : counts;
+  } finally {
+    await sandbox.down();
+  }
+}
+
+async function hasPlv8(): Promise<boolean> {
+  const pg = await findPostgres();
+  return await exists(`${await line(pg.pgConfig, "--sharedir")}/extension/plv8.control`);
+}
+
+async function engines(only: string | undefined): Promise<Engine[]> {
+  if (only !== undefined && only !== "embedded" && only !== "plv8") {
+    throw new StepError(`unknown engine "${only}"`);
+  }
+  if (only === "plv8" && !(await hasPlv8())) throw new StepError("the PostgreSQL of PG_CONFIG has no plv8");
+  const { quickjs } = await build();
+  const there: Engine[] = [];
+  if (quickjs !== null && only !== "plv8") there.push("embedded");
+  if (only !== "embedded" && await hasPlv8()) there.push("plv8");
+  if (there.length === 0) {
+    throw new StepError("neither plv8 nor the embedded engine is there: nothing can be tested");
+  }
+  return there;
+}
+
+async function runSuite(suite: Suite, engine: Engine | null): Promise<Counts> {
+  const env: Record<string, string> = engine === null ? {} : { ETCD_FDW_ENGINE: engine };
+  switch (suite) {
+    case "unit":
+      return await denoTest(["src", "build", "scripts", "tests/helpers"]);
+    case "compile":
+      return await compile();
+    case "regress":
+      return await regress(engine!);
+    default:
+      return await denoTest([`tests/${suite}`], env);
+  }
+}
+
+const isPerEngine = (suite: Suite) => suite !== "unit" && suite !== "compile";
+
+await main(async () => {
+  const args = [...Deno.args];
+  const at = args.indexOf("--engine");
+  const [, only] = at >= 0 ? args.splice(at, 2) : [];
+  if (args.some((arg) => !(SUITES as readonly string[]).includes(arg))) {
+    console.log(USAGE);
+    Deno.exit(args.includes("--help") ? 0 : 2);
+  }
+  const chosen = SUITES.filter((suite) => args.length === 0 || args.includes(suite));
+  const ran = await engines(only);
+  let total: Counts = { passed: 0, failed: 0 };
+  const summary: string[] = [];
+  for (const suite of chosen) {
+    for (const engine of isPerEngine(suite) ? ran : [null]) {
+      const title = engine === null ? suite : `${suite} on ${engine}`;
+      console.log(`\n== ${title}`);
+      const started = performance.now();
+      const counts = await runSuite(suite, engine).catch((error) => {
+        console.error(error instanceof StepError ? error.message : error);
+        return { passed: 0, failed: 1 };
+      });
+      total = add(total, counts);
+      const seconds = Math.round((performance.now() - started) / 1000);
+      summary.push(`${title}: ${counts.passed} passed, ${counts.failed} failed, ${seconds} s`);
+    }
+  }
+  console.log(`\n== summary (engines: ${ran.join(", ")})\n${summary.join("\n")}\n`);
+  console.log(`${total.passed} passed, ${total.failed} failed`);
+  Deno.exit(total.failed === 0 && total.passed > 0 ? 0 : 1);
+});

@@ -1,0 +1,247 @@
+/*
+ * dispatch.c
+ *	  Calls core, and reads its answers.
+ *
+ * Core is one SQL function, etcd_fdw_dispatch, in the schema of the extension;
+ * whether plv8 or the embedded engine runs it is decided in engine.c and makes
+ * no difference here.  Each call looks the function up afresh: a FmgrInfo that
+ * outlives its transaction, a change of role or an error is a crash with plv8.
+ * Core says what went wrong as a value, which is raised here, outside of the
+ * engine's frames.
+ */
+#include "postgres.h"
+
+#include "engine.h"
+#include "etcd_fdw.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+/*
+ * V8 measures its stack from where it was started and crashes when called
+ * from much deeper; so the first call's place is remembered.
+ */
+#define ENGINE_STACK_SLACK	(512 * 1024)
+
+static const char *first_stack = NULL;
+
+static void
+check_engine_stack(void)
+{
+	const char *address = __builtin_frame_address(0);
+
+	check_stack_depth();
+	if (first_stack == NULL)
+		first_stack = address;
+	else if (first_stack - address > ENGINE_STACK_SLACK)
+		ereport(ERROR,
+				(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
+				 errmsg("stack depth limit of the JavaScript engine exceeded"),
+				 errhint("Call etcd_fdw from fewer nested functions.")));
+}
+
+/*
+ * The dispatch function stands in the same schema as the handler of the
+ * server's wrapper.
+ */
+Oid
+etcd_dispatch_function(Oid serverid)
+{
+	ForeignDataWrapper *fdw = GetForeignDataWrapper(GetForeignServer(serverid)->fdwid);
+
+	return etcd_dispatch_in_schema(get_func_namespace(fdw->fdwhandler));
+}
+
+/*
+ * Copies what the function returned, a row (control text, payload bytea), into
+ * the context of the caller.
+ */
+static void
+read_answer(Datum row, EtcdAnswer *answer, MemoryContext target)
+{
+	HeapTupleHeader header = DatumGetHeapTupleHeader(row);
+	TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(header), HeapTupleHeaderGetTypMod(header));
+	HeapTupleData tuple;
+	Datum		values[2];
+	bool		nulls[2];
+	bytea	   *payload;
+	Datum		control;
+	MemoryContext old;
+
+	if (desc->natts != 2)
+		elog(ERROR, "etcd_fdw_dispatch returned %d columns", desc->natts);
+	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
+	ItemPointerSetInvalid(&tuple.t_self);
+	tuple.t_tableOid = InvalidOid;
+	tuple.t_data = header;
+	heap_deform_tuple(&tuple, desc, values, nulls);
+	ReleaseTupleDesc(desc);
+	if (nulls[0] || nulls[1])
+		elog(ERROR, "etcd_fdw_dispatch returned NULL");
+
+	control = DirectFunctionCall1(jsonb_in, CStringGetDatum(TextDatumGetCString(values[0])));
+	payload = DatumGetByteaPP(values[1]);
+	old = MemoryContextSwitchTo(target);
+	answer->control = (Jsonb *) PG_DETOAST_DATUM_COPY(control);
+	answer->payload_len = VARSIZE_ANY_EXHDR(payload);
+	answer->payload = palloc(answer->payload_len + 1);
+	memcpy(answer->payload, VARDATA_ANY(payload), answer->payload_len);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+raise_answer(Jsonb *control)
+{
+	const char *sqlstate = etcd_json_text(control, "sqlstate");
+	const char *detail = etcd_json_text(control, "detail");
+	const char *hint = etcd_json_text(control, "hint");
+
+	ereport(ERROR,
+			(errcode(MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2], sqlstate[3], sqlstate[4])),
+			 errmsg_internal("%s", etcd_json_text(control, "message")),
+			 *detail ? errdetail_internal("%s", detail) : 0,
+			 *hint ? errhint("%s", hint) : 0));
+}
+
+/*
+ * Runs one operation of core on the JSON in `input`.  The answer is allocated
+ * in the current memory context; an error that core answers is raised.
+ */
+void
+etcd_dispatch(Oid function, const char *op, StringInfo input, EtcdAnswer *answer)
+{
+	MemoryContext target = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(target, "etcd_fdw dispatch", ALLOCSET_DEFAULT_SIZES);
+	FmgrInfo	flinfo;
+	Datum		row;
+
+	check_engine_stack();
+	MemoryContextSwitchTo(context);
+	fmgr_info_cxt(function, &flinfo, context);
+	row = FunctionCall3(&flinfo,
+						CStringGetTextDatum(op),
+						PointerGetDatum(cstring_to_text_with_len(input->data, input->len)),
+						PointerGetDatum(cstring_to_text_with_len("", 0)));
+	read_answer(row, answer, target);
+	MemoryContextSwitchTo(target);
+	MemoryContextDelete(context);
+	if (etcd_json_is(answer->control, "do", "error"))
+		raise_answer(answer->control);
+}
+
+static JsonbValue *
+json_field(Jsonb *object, const char *field, JsonbValue *value)
+{
+	if (!JB_ROOT_IS_OBJECT(object) ||
+		getKeyJsonValueFromContainer(&object->root, field, strlen(field), value) == NULL)
+		elog(ERROR, "answer of etcd_fdw_dispatch has no field \"%s\"", field);
+	return value;
+}
+
+/*
+ * A field of the answer that holds a string.
+ */
+char *
+etcd_json_text(Jsonb *object, const char *field)
+{
+	JsonbValue	value;
+
+	json_field(object, field, &value);
+	if (value.type != jbvString)
+		elog(ERROR, "field \"%s\" in the answer of etcd_fdw_dispatch is not a string", field);
+	return pnstrdup(value.val.string.val, value.val.string.len);
+}
+
+/*
+ * Whether a field that holds a string holds this one.
+ */
+bool
+etcd_json_is(Jsonb *object, const char *field, const char *text)
+{
+	JsonbValue	value;
+
+	json_field(object, field, &value);
+	return value.type == jbvString && value.val.string.len == (int) strlen(text) &&
+		memcmp(value.val.string.val, text, value.val.string.len) == 0;
+}
+
+static double
+numeric_value(JsonbValue *value, const char *field)
+{
+	if (value->type != jbvNumeric)
+		elog(ERROR, "field \"%s\" in the answer of etcd_fdw_dispatch is not a number", field);
+	return DatumGetFloat8(DirectFunctionCall1(numeric_float8, NumericGetDatum(value->val.numeric)));
+}
+
+double
+etcd_json_number(Jsonb *object, const char *field)
+{
+	JsonbValue	value;
+
+	return numeric_value(json_field(object, field, &value), field);
+}
+
+/*
+ * A field that holds an array of numbers, or of pairs of numbers, as one flat
+ * integer list.
+ */
+List *
+etcd_json_ints(Jsonb *object, const char *field)
+{
+	JsonbValue	value;
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	List	   *result = NIL;
+
+	json_field(object, field, &value);
+	if (value.type != jbvBinary)
+		elog(ERROR, "field \"%s\" in the answer of etcd_fdw_dispatch is not an array", field);
+	iterator = JsonbIteratorInit(value.val.binary.data);
+	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
+	{
+		if (token == WJB_ELEM)
+			result = lappend_int(result, (int) numeric_value(&value, field));
+	}
+	return result;
+}
+
+/*
+ * A field that holds an array of arrays of strings, as one flat list of char *.
+ */
+List *
+etcd_json_strings(Jsonb *object, const char *field)
+{
+	JsonbValue	value;
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	List	   *result = NIL;
+
+	json_field(object, field, &value);
+	if (value.type != jbvBinary)
+		elog(ERROR, "field \"%s\" in the answer of etcd_fdw_dispatch is not an array", field);
+	iterator = JsonbIteratorInit(value.val.binary.data);
+	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
+	{
+		if (token == WJB_ELEM && value.type == jbvString)
+			result = lappend(result, pnstrdup(value.val.string.val, value.val.string.len));
+	}
+	return result;
+}
+
+void
+etcd_append_hex(StringInfo buf, const char *data, int len)
+{
+	enlargeStringInfo(buf, 2 * len);
+	hex_encode(data, len, buf->data + buf->len);
+	buf->len += 2 * len;
+	buf->data[buf->len] = '\0';
+}

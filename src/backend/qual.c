@@ -1,0 +1,194 @@
+/*
+ * qual.c
+ *	  Describes the conditions of a scan to core.
+ *
+ * What is described is shape, not meaning: an operator of PostgreSQL's own
+ * between a column of the table and a value that does not change during the
+ * scan.  Which of these etcd can fulfil is core's decision; everything else is
+ * null in the description and stays with PostgreSQL.
+ */
+#include "postgres.h"
+
+#include "etcd_fdw.h"
+
+#include "access/transam.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_operator.h"
+#include "catalog/pg_type.h"
+#include "access/htup_details.h"
+#include "mb/pg_wchar.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/clauses.h"
+#include "optimizer/optimizer.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+typedef struct DescribeContext
+{
+	StringInfo	buf;
+	Index		relid;			/* of the foreign table in the range table */
+	Oid			table;
+	List	  **params;			/* expressions to evaluate when the scan starts */
+} DescribeContext;
+
+static const char *
+value_type_name(Oid type)
+{
+	switch (type)
+	{
+		case TEXTOID:
+			return "text";
+		case BYTEAOID:
+			return "bytea";
+		default:
+			return NULL;
+	}
+}
+
+/*
+ * Appends a value as core takes it: the bytes that etcd would hold, in
+ * hexadecimal and quotes.  Text is UTF-8 in etcd.
+ */
+void
+etcd_append_param(StringInfo buf, Datum value, Oid type)
+{
+	struct varlena *bytes = PG_DETOAST_DATUM_PACKED(value);
+	char	   *data = VARDATA_ANY(bytes);
+	int			len = VARSIZE_ANY_EXHDR(bytes);
+
+	if (type == TEXTOID)
+	{
+		char	   *utf8 = pg_server_to_any(data, len, PG_UTF8);
+
+		if (utf8 != data)
+		{
+			data = utf8;
+			len = strlen(utf8);
+		}
+	}
+	appendStringInfoChar(buf, '"');
+	etcd_append_hex(buf, data, len);
+	appendStringInfoChar(buf, '"');
+}
+
+static const char *
+collation_name(Oid collation)
+{
+	if (!OidIsValid(collation))
+		return "none";
+	if (collation == C_COLLATION_OID)
+		return "c";
+	return get_collation_isdeterministic(collation) ? "deterministic" : "nondeterministic";
+}
+
+/*
+ * Whether the expression has one value for the whole scan, known at its start.
+ */
+static bool
+is_scan_constant(Node *node)
+{
+	return !contain_var_clause(node) && !contain_volatile_functions(node) && !contain_subplans(node);
+}
+
+static bool
+describe_operand(DescribeContext *context, Node *node)
+{
+	StringInfo	buf = context->buf;
+	const char *type;
+
+	while (IsA(node, RelabelType) && IsA(((RelabelType *) node)->arg, Var))
+		node = (Node *) ((RelabelType *) node)->arg;
+	if (IsA(node, Var))
+	{
+		Var		   *var = (Var *) node;
+
+		if (var->varno != context->relid || var->varlevelsup != 0 || var->varattno <= 0)
+			return false;
+		appendStringInfoString(buf, "{\"column\":");
+		escape_json(buf, get_attname(context->table, var->varattno, false));
+		appendStringInfoChar(buf, '}');
+		return true;
+	}
+	type = value_type_name(exprType(node));
+	if (type == NULL)
+		return false;
+	if (IsA(node, Const))
+	{
+		Const	   *constant = (Const *) node;
+
+		if (constant->constisnull)
+			appendStringInfoString(buf, "{\"null\":true");
+		else
+		{
+			appendStringInfoString(buf, "{\"hex\":");
+			etcd_append_param(buf, constant->constvalue, constant->consttype);
+		}
+	}
+	else
+	{
+		if (!is_scan_constant(node))
+			return false;
+		appendStringInfo(buf, "{\"param\":%d", list_length(*context->params));
+		*context->params = lappend(*context->params, node);
+	}
+	appendStringInfo(buf, ",\"type\":\"%s\"}", type);
+	return true;
+}
+
+static bool
+describe_comparison(DescribeContext *context, Expr *clause)
+{
+	StringInfo	buf = context->buf;
+	OpExpr	   *op = (OpExpr *) clause;
+	char	   *name;
+
+	if (!IsA(clause, OpExpr) || list_length(op->args) != 2 || op->opno >= FirstGenbkiObjectId)
+		return false;
+	name = get_opname(op->opno);
+	if (name == NULL)
+		return false;
+	appendStringInfoString(buf, "{\"op\":");
+	escape_json(buf, name);
+	appendStringInfo(buf, ",\"collation\":\"%s\",\"left\":", collation_name(op->inputcollid));
+	if (!describe_operand(context, linitial(op->args)))
+		return false;
+	appendStringInfoString(buf, ",\"right\":");
+	if (!describe_operand(context, lsecond(op->args)))
+		return false;
+	appendStringInfoChar(buf, '}');
+	return true;
+}
+
+/*
+ * Appends an array with an entry for each of the relation's conditions, and
+ * collects in `*params` the expressions that the entries refer to by number.
+ */
+void
+etcd_describe_quals(StringInfo buf, PlannerInfo *root, RelOptInfo *rel, Oid table, List **params)
+{
+	DescribeContext context = {buf, rel->relid, table, params};
+	ListCell   *lc;
+
+	(void) root;
+	*params = NIL;
+	appendStringInfoChar(buf, '[');
+	foreach(lc, rel->baserestrictinfo)
+	{
+		int			start;
+		int			param_count = list_length(*params);
+
+		if (lc != list_head(rel->baserestrictinfo))
+			appendStringInfoChar(buf, ',');
+		start = buf->len;
+		if (!describe_comparison(&context, lfirst_node(RestrictInfo, lc)->clause))
+		{
+			buf->len = start;
+			buf->data[start] = '\0';
+			*params = list_truncate(*params, param_count);
+			appendStringInfoString(buf, "null");
+		}
+	}
+	appendStringInfoChar(buf, ']');
+}

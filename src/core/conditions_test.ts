@@ -1,0 +1,91 @@
+import assert from "node:assert/strict";
+import { encodeUtf8, printable, toHex } from "../ipc/bytes.ts";
+import { ALL_KEYS, prefixRange } from "../ipc/keyrange.ts";
+import { applyConditions, readLikePattern, recognize } from "./conditions.ts";
+import type { Comparison, Operand } from "./protocol.ts";
+
+const key: Operand = { column: "key" };
+const text = (value: string): Operand => ({ hex: toHex(encodeUtf8(value)), type: "text" });
+const compare = (
+  op: string,
+  left: Operand,
+  right: Operand,
+  collation: Comparison["collation"] = "deterministic",
+) => recognize({ op, left, right, collation });
+
+Deno.test("readLikePattern tells literals, prefixes and the rest apart", () => {
+  const cases: [string, string, string][] = [
+    ["abc", "abc", "equal"],
+    ["", "", "equal"],
+    ["abc%", "abc", "prefix"],
+    ["abc%%", "abc", "prefix"],
+    ["%", "", "prefix"],
+    ["a%c", "a", "other"],
+    ["a_", "a", "other"],
+    ["%x%", "", "other"],
+    ["a\\_c%", "a_c", "prefix"],
+    ["a\\%c", "a%c", "equal"],
+    ["a\\\\%", "a\\", "prefix"],
+    ["a\\", "a", "other"],
+    ["a%\\", "a", "other"],
+    ["é%", "é", "prefix"],
+  ];
+  for (const [pattern, literal, rest] of cases) {
+    const read = readLikePattern(encodeUtf8(pattern));
+    assert.equal(printable(read.literal), printable(encodeUtf8(literal)), pattern);
+    assert.equal(read.rest, rest, pattern);
+  }
+});
+
+Deno.test("recognize takes equality either way round", () => {
+  const expected = { condition: { kind: "equal", value: "61" }, exact: true };
+  assert.deepEqual(compare("=", key, text("a")), expected);
+  assert.deepEqual(compare("=", text("a"), key), expected);
+});
+
+Deno.test("recognize does not turn prefix operators round", () => {
+  assert.equal(compare("^@", text("abc"), key), null);
+  assert.equal(compare("~~", text("abc"), key), null);
+});
+
+Deno.test("recognize leaves nondeterministic collations alone", () => {
+  for (const op of ["=", "^@", "~~"]) assert.equal(compare(op, key, text("a"), "nondeterministic"), null);
+});
+
+Deno.test("recognize leaves other columns and operators alone", () => {
+  assert.equal(compare("=", { column: "value" }, text("a")), null);
+  assert.equal(compare("=", key, { column: "value" }), null);
+  assert.equal(compare("<>", key, text("a")), null);
+  assert.equal(compare("~~*", key, text("a%")), null);
+  assert.equal(recognize(null), null);
+});
+
+Deno.test("recognize knows that a comparison with NULL holds for no row", () => {
+  assert.deepEqual(compare("=", key, { null: true, type: "text" }), { condition: null, exact: true });
+});
+
+Deno.test("recognize checks a LIKE with a param again", () => {
+  assert.deepEqual(compare("~~", key, { param: 0, type: "text" }), {
+    condition: { kind: "like", value: 0 },
+    exact: false,
+  });
+  assert.deepEqual(compare("~~", key, text("a_c%"))?.exact, false);
+  assert.deepEqual(compare("~~", key, text("a%"))?.exact, true);
+});
+
+Deno.test("applyConditions narrows the range and puts the stripped prefix in front", () => {
+  const table = prefixRange(encodeUtf8("/app/"));
+  const range = applyConditions(table, [{ kind: "prefix", value: "61" }], encodeUtf8("/app/"), []);
+  assert.deepEqual(range, prefixRange(encodeUtf8("/app/a")));
+});
+
+Deno.test("applyConditions finds contradictions and NULL params", () => {
+  const two = [{ kind: "equal", value: "61" }, { kind: "equal", value: "62" }] as const;
+  assert.equal(applyConditions(ALL_KEYS, [...two], new Uint8Array(0), []), null);
+  assert.equal(applyConditions(ALL_KEYS, [{ kind: "equal", value: 0 }], new Uint8Array(0), [null]), null);
+  assert.equal(applyConditions(null, [{ kind: "equal", value: "61" }], new Uint8Array(0), []), null);
+});
+
+Deno.test("applyConditions knows that no key is empty", () => {
+  assert.equal(applyConditions(ALL_KEYS, [{ kind: "equal", value: "" }], new Uint8Array(0), []), null);
+});
