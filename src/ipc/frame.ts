@@ -11,8 +11,12 @@
 //
 // All numbers are big-endian. Backend to proxy: OPEN (payload: OpenPayload as JSON in UTF-8; no answer, whatever
 // fails fails the channel's requests), UNARY (payload: the protobuf request, answered by REPLY or ERROR), CANCEL
-// (the id of a request; its answer may still come and is then dropped by the receiver), CLOSE (the channel is not used any
-// more). Proxy to backend: REPLY (payload: etcd's protobuf answer, untouched), ERROR (see errors.ts).
+// (the id of a request; the proxy sends nothing for it any more, but an answer that was on its way may still come
+// and is dropped by the receiver), CLOSE (no more requests come on the channel; those under way are still
+// answered). Proxy to backend: REPLY (payload: etcd's protobuf answer, untouched), ERROR (see errors.ts).
+//
+// An id is not 0, and not that of another request of the connection that has no answer yet. ERROR with id 0
+// belongs to no request: the backend broke this protocol, and the proxy closes the connection behind it.
 //
 // Core writes a frame with channel and id zero; the backend, which owns the socket, fills them in.
 // src/backend/frame.h states the same layout for C.

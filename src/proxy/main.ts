@@ -1,60 +1,55 @@
-// The proxy's entry: one argument, the path of the Unix socket.
+// The proxy's entry: `main.ts SOCKET`, started and watched by the background worker, in the data directory.
 //
-// The background worker (src/backend/worker.c) runs this with the cluster's data directory as the current folder and a pipe
-// as standard input, whose end means that the server is gone. All that it may do is connect to hosts and use its own folder.
+// It lives as long as its stdin is open: the worker holds the other end, so that the proxy is gone when the
+// server is, however that ended. The socket is left behind; the next proxy replaces it.
+//
+// The narrowest permissions it runs with, as the worker gives them (flags.ts has them as a constant):
+//   DENO_DIR=pg_etcd_fdw/deno DENO_NO_UPDATE_CHECK=1
+//   deno run --no-prompt --no-config --no-remote --no-npm --allow-net --ignore-env
+//     --allow-read=pg_etcd_fdw/proxy.sock,pg_etcd_fdw/proxy.sock.new
+//     --allow-write=pg_etcd_fdw/proxy.sock,pg_etcd_fdw/proxy.sock.new proxy.js pg_etcd_fdw/proxy.sock
+// No list of hosts for --allow-net: endpoints come with CREATE SERVER, after the start. The environment is
+// hidden, not allowed: grpc-js reads its settings there, and none of them is meant for it. No run, sys or ffi.
 
-import { ClusterPool } from "./etcd/pool.ts";
-import { Session } from "./session.ts";
+import { Clusters } from "./etcd/clusters.ts";
+import { log } from "./log.ts";
+import { listen } from "./server.ts";
 
-function log(text: string): void {
-  console.error(`etcd_fdw proxy: ${text}`);
-}
-
-async function exitWithServer(): Promise<never> {
-  const buffer = new Uint8Array(64);
-  while (await Deno.stdin.read(buffer).catch(() => null) !== null);
-  Deno.exit(0);
-}
-
-/** A socket left behind by a proxy that was killed; another file in its place is not touched. */
-function removeStale(path: string): void {
+async function exitWithStdin(): Promise<never> {
   try {
-    if (Deno.lstatSync(path).isSocket) Deno.removeSync(path);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    for await (const _ of Deno.stdin.readable) { /* Nobody writes; only the end counts. */ }
+  } finally {
+    Deno.exit(0);
   }
 }
 
-async function serve(path: string): Promise<void> {
-  removeStale(path);
-  const listener = Deno.listen({ transport: "unix", path });
-  Deno.chmodSync(path, 0o600);
-  const pool = new ClusterPool();
-  for (;;) {
-    try {
-      const connection = await listener.accept();
-      void new Session(connection, pool).run();
-    } catch (error) {
-      // Out of file descriptors, or a backend that was gone before it was served.
-      log(`could not accept a connection: ${error instanceof Error ? error.message : error}`);
-      await new Promise((resolve) => setTimeout(resolve, 100));
-    }
-  }
-}
-
-if (import.meta.main) {
-  const [path] = Deno.args;
-  if (path === undefined) {
-    log("usage: proxy.js SOCKET");
+async function main(args: string[]): Promise<void> {
+  if (args.length !== 1) {
+    log("one argument is needed, the path of the socket");
     Deno.exit(2);
   }
-  Deno.addSignalListener("SIGTERM", () => Deno.exit(0));
-  Deno.addSignalListener("SIGINT", () => Deno.exit(0));
-  // One backend's trouble must not end the others' service.
-  addEventListener("unhandledrejection", (event) => {
+  for (const signal of ["SIGTERM", "SIGINT"] as const) Deno.addSignalListener(signal, () => Deno.exit(0));
+  // One session's fault must not end the others.
+  globalThis.addEventListener("unhandledrejection", (event) => {
     event.preventDefault();
-    log(`unhandled rejection: ${event.reason instanceof Error ? event.reason.stack : event.reason}`);
+    log(`unexpected error: ${describe(event.reason)}`);
   });
-  void exitWithServer();
-  await serve(path);
+  globalThis.addEventListener("error", (event) => {
+    event.preventDefault();
+    log(`unexpected error: ${describe(event.error)}`);
+  });
+  exitWithStdin();
+  const clusters = new Clusters(log);
+  try {
+    await listen(args[0], { open: (payload) => clusters.open(payload), log });
+  } catch (error) {
+    log(`could not listen on socket "${args[0]}": ${(error as Error).message}`);
+    Deno.exit(1);
+  }
 }
+
+function describe(error: unknown): string {
+  return error instanceof Error ? error.stack ?? error.message : String(error);
+}
+
+await main(Deno.args);

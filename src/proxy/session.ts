@@ -1,111 +1,277 @@
-// One backend's connection: its channels, its requests on their way, and its frames.
+// One backend's connection: frames in, calls out, answers back.
+//
+// Calls run side by side and are answered in the order in which they end. What a slow backend can make the proxy
+// hold is bounded: while its replies are not taken, no further call is started, and while too much waits to be
+// started, nothing more is read. CANCEL and CLOSE are obeyed even then, up to that point. A call under way counts
+// with the size that the session's latest replies had: how large its own will be, nobody knows before it is here.
+//
+// After CANCEL nothing is sent for the request any more. A lost connection cancels everything.
 
+import type { Socket } from "node:net";
 import { decodeUtf8 } from "../ipc/bytes.ts";
 import { encodeError, EtcdFdwError } from "../ipc/errors.ts";
-import { type Frame, FrameDecoder, FrameType, type OpenPayload } from "../ipc/frame.ts";
-import { CancelledError, type Cluster } from "./etcd/cluster.ts";
-import type { ClusterPool } from "./etcd/pool.ts";
-import { FrameWriter, type Sink } from "./writer.ts";
+import {
+  type Frame,
+  FrameDecoder,
+  FrameType,
+  HEADER_BYTES,
+  type OpenPayload,
+  writeHeader,
+} from "../ipc/frame.ts";
+import { MAX_FRAME_BYTES } from "../ipc/limits.ts";
 
-/** With this much unread by the backend, its further requests wait. */
-const MAX_QUEUED = 64 * 1024 * 1024;
-const READ_BYTES = 64 * 1024;
-
-export interface Connection extends Sink {
-  read(into: Uint8Array): Promise<number | null>;
+/** A cluster as a channel uses it. */
+export interface ClusterHandle {
+  /** etcd's answer. Rejects with EtcdFdwError, promptly when the signal is aborted. */
+  call(method: number, payload: Uint8Array, signal: AbortSignal): Promise<Uint8Array>;
   close(): void;
 }
 
+export interface SessionOptions {
+  /** May throw; then the requests of the channel fail with what it has thrown. */
+  open: (payload: OpenPayload) => ClusterHandle;
+  log: (message: string) => void;
+}
+
+/** Calls of one session that run at a time. */
+const MAX_RUNNING = 128;
+/** Bytes of replies that the backend has not taken, counting those to come, above which no call is started. */
+const MAX_UNSENT_BYTES = 32 * 1024 * 1024;
+/** What a reply is taken to bring before there was one. */
+const FIRST_REPLY_BYTES = 1024 * 1024;
+/** How much of the largest reply's size is still expected after a small one. */
+const EXPECTATION_KEPT = 0.9;
+/** Bytes of requests that wait to be started, above which nothing is read. */
+const MAX_WAITING_BYTES = 64 * 1024 * 1024;
+/** Up to this size a copy is cheaper than a second buffer in the write. */
+const COPY_BYTES = 16 * 1024;
+/** How long the backend has to take the error that ends its session, in milliseconds. */
+const FAREWELL_MS = 1_000;
+
 interface Channel {
-  cluster: Cluster;
-  release: () => void;
-  requestTimeout: number;
+  handle?: ClusterHandle;
+  /** Why there is none. */
+  error?: EtcdFdwError;
+  /** Requests that are not answered yet. */
+  requests: number;
+  closed: boolean;
+}
+
+interface Request {
+  frame: Frame;
+  channel: Channel;
+  controller: AbortController;
 }
 
 export class Session {
+  readonly #socket: Socket;
+  readonly #options: SessionOptions;
   readonly #decoder = new FrameDecoder();
-  readonly #writer: FrameWriter;
   readonly #channels = new Map<number, Channel>();
-  readonly #requests = new Map<number, AbortController>();
+  /** By id, in the order of arrival. */
+  readonly #requests = new Map<number, Request>();
+  readonly #waiting = new Set<Request>();
+  #waitingBytes = 0;
+  #running = 0;
+  #expectedBytes = FIRST_REPLY_BYTES;
+  #over = false;
 
-  constructor(readonly connection: Connection, readonly pool: ClusterPool) {
-    this.#writer = new FrameWriter(connection);
+  constructor(socket: Socket, options: SessionOptions) {
+    this.#socket = socket;
+    this.#options = options;
+    socket.on("data", (chunk) => this.#receive(chunk));
+    socket.on("drain", () => this.#startWaiting());
+    // "close" follows; a backend that is gone is nothing to report.
+    socket.on("error", () => {});
+    socket.on("close", () => this.#end());
   }
 
-  /** Serves the backend until it goes away or breaks the protocol. Never rejects. */
-  async run(): Promise<void> {
+  #receive(chunk: Uint8Array): void {
+    if (this.#over) return;
     try {
-      await this.#readFrames();
-    } catch (error) {
-      // A connection that breaks is the usual end of a backend that was killed.
-      if (error instanceof EtcdFdwError) await this.#sendError(0, 0, error);
-    } finally {
-      for (const request of this.#requests.values()) request.abort();
-      for (const channel of this.#channels.values()) channel.release();
-      try {
-        this.connection.close();
-      } catch {
-        // Closed already.
-      }
+      for (const frame of this.#decoder.push(chunk)) this.#handle(frame);
+    } catch (thrown) {
+      this.#fail(EtcdFdwError.from(thrown));
     }
+    if (this.#waitingBytes > MAX_WAITING_BYTES) this.#socket.pause();
   }
 
-  async #readFrames(): Promise<void> {
-    const buffer = new Uint8Array(READ_BYTES);
-    for (;;) {
-      const length = await this.connection.read(buffer);
-      if (length === null) return;
-      for (const frame of this.#decoder.push(buffer.slice(0, length))) this.#take(frame);
-      if (this.#writer.queued > MAX_QUEUED) await this.#writer.drained();
-    }
-  }
-
-  #take(frame: Frame): void {
+  #handle(frame: Frame): void {
     switch (frame.type) {
       case FrameType.OPEN:
-        return this.#open(frame);
+        return this.#openChannel(frame);
       case FrameType.UNARY:
-        return void this.#unary(frame);
+        return this.#accept(frame);
       case FrameType.CANCEL:
-        return this.#requests.get(frame.id)?.abort();
+        return this.#cancel(frame.id);
       case FrameType.CLOSE:
-        this.#channels.get(frame.channel)?.release();
-        this.#channels.delete(frame.channel);
-        return;
+        return this.#closeChannel(frame.channel);
       default:
-        throw new EtcdFdwError("08P01", `frame of unknown type ${frame.type}`);
+        throw new EtcdFdwError("08P01", `unexpected frame type ${frame.type}`);
     }
   }
 
-  #open(frame: Frame): void {
-    const open = JSON.parse(decodeUtf8(frame.payload)) as OpenPayload;
-    this.#channels.get(frame.channel)?.release();
-    this.#channels.set(frame.channel, { ...this.pool.acquire(open), requestTimeout: open.requestTimeout });
-  }
-
-  /** Answers one request. A cancelled one gets no answer. */
-  async #unary({ channel: number, code, id, payload }: Frame): Promise<void> {
-    const controller = new AbortController();
-    this.#requests.set(id, controller);
+  #openChannel({ channel, payload }: Frame): void {
+    if (this.#channels.has(channel)) {
+      throw new EtcdFdwError("08P01", `channel ${channel} is open already`);
+    }
+    const opened: Channel = { requests: 0, closed: false };
     try {
-      const channel = this.#channels.get(number);
-      if (channel === undefined) {
-        throw new EtcdFdwError("08P01", `request on channel ${number}, which is not open`);
-      }
-      const reply = await channel.cluster.call(code, payload, channel.requestTimeout, controller.signal);
-      if (!controller.signal.aborted) {
-        await this.#writer.send({ type: FrameType.REPLY, code, channel: number, id, payload: reply });
-      }
-    } catch (error) {
-      if (!(error instanceof CancelledError) && !controller.signal.aborted) {
-        await this.#sendError(number, id, EtcdFdwError.from(error));
-      }
-    } finally {
-      this.#requests.delete(id);
+      opened.handle = this.#options.open(parseOpen(payload));
+    } catch (thrown) {
+      opened.error = EtcdFdwError.from(thrown);
+    }
+    this.#channels.set(channel, opened);
+  }
+
+  #accept(frame: Frame): void {
+    if (frame.id === 0 || this.#requests.has(frame.id)) {
+      throw new EtcdFdwError("08P01", `request id ${frame.id} is not free`);
+    }
+    const channel = this.#channels.get(frame.channel) ?? notOpen(frame.channel);
+    const request = { frame, channel, controller: new AbortController() };
+    this.#requests.set(frame.id, request);
+    channel.requests++;
+    if (this.#waiting.size === 0 && this.#mayStart()) this.#start(request);
+    else {
+      this.#waiting.add(request);
+      this.#waitingBytes += frame.payload.length;
     }
   }
 
-  #sendError(channel: number, id: number, error: EtcdFdwError): Promise<void> {
-    return this.#writer.send({ type: FrameType.ERROR, code: 0, channel, id, payload: encodeError(error) });
+  #mayStart(): boolean {
+    // One call at a time goes on whatever its size; "drain" comes where this says no.
+    if (this.#running === 0) return !this.#socket.writableNeedDrain;
+    const toCome = (this.#running + 1) * this.#expectedBytes;
+    return this.#running < MAX_RUNNING && this.#socket.writableLength + toCome <= MAX_UNSENT_BYTES;
   }
+
+  #startWaiting(): void {
+    for (const request of this.#waiting) {
+      if (!this.#mayStart()) break;
+      this.#stopWaiting(request);
+      this.#start(request);
+    }
+  }
+
+  #stopWaiting(request: Request): void {
+    if (!this.#waiting.delete(request)) return;
+    this.#waitingBytes -= request.frame.payload.length;
+    if (this.#waitingBytes <= MAX_WAITING_BYTES && this.#socket.isPaused()) this.#socket.resume();
+  }
+
+  #start(request: Request): void {
+    const { frame, channel: { handle, error }, controller } = request;
+    this.#running++;
+    const reply = handle ? handle.call(frame.code, frame.payload, controller.signal) : Promise.reject(error);
+    reply.then(
+      (reply) => this.#finish(request, FrameType.REPLY, reply),
+      (thrown) => this.#finish(request, FrameType.ERROR, encodeError(this.#reportable(thrown))),
+    );
+  }
+
+  /** A fault of this program is the administrator's business too. */
+  #reportable(thrown: unknown): EtcdFdwError {
+    const error = EtcdFdwError.from(thrown);
+    if (error.sqlstate === "XX000") this.#options.log(`${error.message}\n${error.detail}`);
+    return error;
+  }
+
+  #finish(request: Request, type: number, payload: Uint8Array): void {
+    this.#running--;
+    this.#expectedBytes = Math.max(payload.length, this.#expectedBytes * EXPECTATION_KEPT);
+    const { id, channel } = request.frame;
+    // A cancelled request is not known any more; its id may be in use again.
+    if (this.#requests.get(id) === request) {
+      this.#forget(request);
+      if (payload.length > MAX_FRAME_BYTES) {
+        type = FrameType.ERROR;
+        payload = encodeError(replyTooLarge(payload.length));
+      }
+      this.#send(type, channel, id, payload);
+    }
+    if (!this.#over) this.#startWaiting();
+  }
+
+  #send(type: number, channel: number, id: number, payload: Uint8Array): void {
+    const header = { type, code: 0, channel, id };
+    if (payload.length <= COPY_BYTES) {
+      const frame = new Uint8Array(HEADER_BYTES + payload.length);
+      writeHeader(frame, header, payload.length);
+      frame.set(payload, HEADER_BYTES);
+      this.#socket.write(frame);
+      return;
+    }
+    const head = new Uint8Array(HEADER_BYTES);
+    writeHeader(head, header, payload.length);
+    this.#socket.cork();
+    this.#socket.write(head);
+    this.#socket.write(payload);
+    this.#socket.uncork();
+  }
+
+  #cancel(id: number): void {
+    const request = this.#requests.get(id);
+    if (request === undefined) return;
+    this.#forget(request);
+    this.#stopWaiting(request);
+    request.controller.abort();
+  }
+
+  #forget({ frame, channel }: Request): void {
+    this.#requests.delete(frame.id);
+    channel.requests--;
+    if (channel.closed && channel.requests === 0) channel.handle?.close();
+  }
+
+  /** Its requests are still answered: a cursor may read on while the server's options change. */
+  #closeChannel(number: number): void {
+    const channel = this.#channels.get(number);
+    if (channel === undefined) return;
+    this.#channels.delete(number);
+    channel.closed = true;
+    if (channel.requests === 0) channel.handle?.close();
+  }
+
+  /** Ends the session with an error that belongs to no request. */
+  #fail(error: EtcdFdwError): void {
+    this.#options.log(`closing a backend's connection: ${error.message}`);
+    this.#end();
+    this.#send(FrameType.ERROR, 0, 0, encodeError(error));
+    this.#socket.end();
+    setTimeout(() => this.#socket.destroy(), FAREWELL_MS);
+  }
+
+  #end(): void {
+    if (this.#over) return;
+    this.#over = true;
+    for (const id of [...this.#requests.keys()]) this.#cancel(id);
+    for (const channel of [...this.#channels.keys()]) this.#closeChannel(channel);
+  }
+}
+
+/** What stands for a channel that was never opened. */
+function notOpen(number: number): Channel {
+  const error = new EtcdFdwError("08003", `channel ${number} of the etcd proxy is not open`);
+  return { error, requests: 0, closed: true };
+}
+
+function parseOpen(payload: Uint8Array): OpenPayload {
+  try {
+    const open = JSON.parse(decodeUtf8(payload));
+    if (typeof open === "object" && open !== null) return open;
+  } catch {
+    // JSON.parse quotes what it cannot read, and that may be a password.
+  }
+  throw new EtcdFdwError("08P01", "malformed open frame");
+}
+
+function replyTooLarge(length: number): EtcdFdwError {
+  return new EtcdFdwError(
+    "54000",
+    `etcd's answer of ${length} bytes is larger than ${MAX_FRAME_BYTES} bytes`,
+    {
+      hint: "Read fewer keys at a time.",
+    },
+  );
 }

@@ -1,70 +1,80 @@
-// Tokens of etcd's authentication, through etcd3.
+// The token of a cluster's user: got with etcd3's Authenticate, kept until etcd refuses it.
+//
+// One request for a token serves all calls that need one: etcd checks passwords with bcrypt, which is slow by
+// intent. etcd3 is loaded only when there is a user to authenticate, since it takes longer to load than
+// everything else here together. No error and no log line may hold the password or the token.
 
-import { Metadata } from "@grpc/grpc-js";
-import { Etcd3 } from "etcd3";
 import { EtcdFdwError } from "../../ipc/errors.ts";
+import { CHANNEL_OPTIONS, Metadata } from "./channel.ts";
 
-export interface Login {
-  username: string;
-  password: string;
-}
+const NO_TOKEN = new Metadata();
 
-/** Fetches a token when one is needed, once for all who wait for it, and keeps it until it is refused. */
+/** Asks for a token; null when etcd has authentication switched off. Rejects with EtcdFdwError. */
+export type FetchToken = (
+  endpoint: string,
+  username: string,
+  password: string,
+  deadline: number,
+) => Promise<string | null>;
+
 export class Authenticator {
-  #metadata: Promise<Metadata> | null = null;
+  readonly #username: string | undefined;
+  readonly #password: string;
+  readonly #fetch: FetchToken;
+  #current: Metadata | null = null;
+  #pending: Promise<Metadata> | null = null;
 
-  constructor(readonly hosts: string[], readonly login: Login | null, readonly timeout: number) {}
-
-  /** Metadata for a call. Rejects with EtcdFdwError 28P01 when etcd refuses the login. */
-  metadata(): Promise<Metadata> {
-    this.#metadata ??= this.#fetch().catch((error) => {
-      this.#metadata = null;
-      throw error;
-    });
-    return this.#metadata;
+  constructor(username: string | undefined, password: string | undefined, fetch: FetchToken = fetchToken) {
+    this.#username = username;
+    this.#password = password ?? "";
+    this.#fetch = fetch;
+    if (username === undefined) this.#current = NO_TOKEN;
   }
 
-  /** Forgets the token. */
-  invalidate(): void {
-    this.#metadata = null;
+  /** Metadata for a call, at once when the token is there. Rejects with EtcdFdwError 28P01 or 08006. */
+  metadata(endpoint: string, deadline: number): Metadata | Promise<Metadata> {
+    return this.#current ?? (this.#pending ??= this.#authenticate(endpoint, deadline));
   }
 
-  async #fetch(): Promise<Metadata> {
-    const metadata = new Metadata();
-    if (this.login === null) return metadata;
-    const { username, password } = this.login;
-    const client = new Etcd3({
-      hosts: this.hosts,
-      defaultCallOptions: () => ({ deadline: Date.now() + this.timeout }),
-    });
+  /** Forgets the token that etcd has refused. False when a new one would not help: there is no user. */
+  refuse(used: Metadata): boolean {
+    if (this.#username === undefined) return false;
+    // Another call may have fetched a new one in the meantime.
+    if (this.#current === used) this.#current = null;
+    return true;
+  }
+
+  async #authenticate(endpoint: string, deadline: number): Promise<Metadata> {
     try {
-      const { token } = await client.auth.authenticate({ name: username, password });
-      metadata.set("token", token);
-      return metadata;
-    } catch (error) {
-      throw loginError(error, username);
+      const token = await this.#fetch(endpoint, this.#username!, this.#password, deadline);
+      const metadata = new Metadata();
+      if (token !== null) metadata.set("token", token);
+      return this.#current = metadata;
     } finally {
-      client.close();
+      this.#pending = null;
     }
   }
 }
 
-/** The error of a login, which names the user and never the password. */
-export function loginError(error: unknown, username: string): EtcdFdwError {
-  const text = error instanceof Error ? error.message : String(error);
-  if (/authentication is not enabled/.test(text)) {
-    return new EtcdFdwError(
-      "28000",
-      `etcd has no authentication enabled, but user "${username}" was to log in`,
-      {
-        hint: "Drop username and password from the server's user mapping, or enable authentication in etcd.",
-      },
-    );
-  }
-  if (/authentication failed|invalid user/.test(text)) {
-    return new EtcdFdwError("28P01", `etcd refused the login of user "${username}"`, {
-      hint: "Check username and password of the server's user mapping.",
+/** Fetches a token from this endpoint through etcd3. The deadline is in milliseconds since the epoch. */
+export const fetchToken: FetchToken = async (endpoint, username, password, deadline) => {
+  const { Etcd3, EtcdAuthenticationFailedError } = await import("etcd3");
+  const client = new Etcd3({ hosts: endpoint, grpcOptions: CHANNEL_OPTIONS });
+  try {
+    const { token } = await client.auth.authenticate({ name: username, password }, { deadline });
+    return token;
+  } catch (error) {
+    const text = error instanceof Error ? error.message : String(error);
+    if (text.includes("authentication is not enabled")) return null;
+    if (error instanceof EtcdAuthenticationFailedError) {
+      throw new EtcdFdwError("28P01", `password authentication failed for etcd user "${username}"`, {
+        hint: "Check username and password of the server's user mapping.",
+      });
+    }
+    throw new EtcdFdwError("08006", `could not authenticate etcd user "${username}"`, {
+      detail: `${endpoint} answered: ${text}.`,
     });
+  } finally {
+    client.close();
   }
-  return new EtcdFdwError("08001", `could not log in to etcd as user "${username}"`, { detail: text });
-}
+};

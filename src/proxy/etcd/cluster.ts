@@ -1,136 +1,117 @@
-// One etcd cluster as all sessions with the same endpoints and login share it: one connection, one token, and one decision
-// which member to talk to.
+// A cluster as all sessions see it: unary calls that find a working endpoint, a valid token and an end in time.
+//
+// The rule for a call that failed: it is made again only when it is read-only or was certainly not seen by etcd,
+// and only until its deadline. A write whose answer is lost is never made twice; SQL is told that its outcome is
+// unknown.
 
-import { Metadata } from "@grpc/grpc-js";
-import { EtcdFdwError, GrpcStatus } from "../../ipc/errors.ts";
-import { Method, type OpenPayload } from "../../ipc/frame.ts";
-import { Authenticator } from "./auth.ts";
-import { Endpoint } from "./endpoint.ts";
-import { fromServiceError, isInvalidToken, isServiceError, unreachable } from "./status.ts";
+import { EtcdFdwError } from "../../ipc/errors.ts";
+import { Authenticator, type FetchToken } from "./auth.ts";
+import type { Channel, Failure, Metadata } from "./channel.ts";
+import { Connector, waitFor } from "./connector.ts";
+import { type MethodInfo, methodInfo } from "./methods.ts";
+import {
+  errorOf,
+  isConnectionLoss,
+  isMemberFailure,
+  isStaleToken,
+  isTimeout,
+  timeoutError,
+  wasNeverSent,
+} from "./status.ts";
 
-const PATHS: Record<number, string> = {
-  [Method.RANGE]: "/etcdserverpb.KV/Range",
-  [Method.PUT]: "/etcdserverpb.KV/Put",
-  [Method.DELETE_RANGE]: "/etcdserverpb.KV/DeleteRange",
-  [Method.TXN]: "/etcdserverpb.KV/Txn",
-  [Method.COMPACT]: "/etcdserverpb.KV/Compact",
-};
-
-/** A read whose member went away, or lost its leader, is asked again so often, after pauses that double. */
-const READ_ATTEMPTS = 6;
-const FIRST_PAUSE_MS = 50;
-
-/** What an aborted call rejects with; nobody waits for it any more. */
-export class CancelledError extends Error {
-  override name = "CancelledError";
+/** Milliseconds. */
+export interface Timeouts {
+  /** To reach an endpoint. */
+  connect: number;
+  /** To have the answer, once an endpoint is reached. */
+  request: number;
 }
 
-const abortion = (signal: AbortSignal) =>
-  new Promise<never>((_, reject) => {
-    if (signal.aborted) reject(new CancelledError());
-    signal.addEventListener("abort", () => reject(new CancelledError()), { once: true });
-  });
-
-const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
+export interface ClusterOptions {
+  endpoints: readonly string[];
+  username?: string;
+  password?: string;
+  log: (message: string) => void;
+  /** For tests. */
+  fetchToken?: FetchToken;
+}
 
 export class Cluster {
-  readonly #endpoints: Endpoint[];
+  readonly #connector: Connector;
   readonly #auth: Authenticator;
-  readonly #connectTimeout: number;
-  #active: Endpoint | null = null;
-  #connecting: Promise<Endpoint> | null = null;
+  readonly #attempts: number;
 
-  constructor({ endpoints, connectTimeout, username, password }: OpenPayload) {
-    this.#endpoints = endpoints.map((address) => new Endpoint(address));
-    this.#connectTimeout = connectTimeout;
-    const login = username === undefined ? null : { username, password: password ?? "" };
-    this.#auth = new Authenticator(endpoints, login, connectTimeout);
+  constructor(options: ClusterOptions) {
+    this.#connector = new Connector(options.endpoints, options.log);
+    this.#auth = new Authenticator(options.username, options.password, options.fetchToken);
+    // Every endpoint may fail once, and the first may have been restarted.
+    this.#attempts = options.endpoints.length + 1;
   }
 
   /**
-   * One of etcd's unary calls, bytes in and bytes out.
-   *
-   * @param method One of Method
-   * @param timeout Milliseconds from now
-   * @throws EtcdFdwError; CancelledError when the signal aborts it
+   * One unary call, `method` as in frame.ts: etcd's answer, untouched. Rejects with EtcdFdwError; with 57014 when
+   * the signal was aborted.
    */
-  async call(method: number, request: Uint8Array, timeout: number, signal: AbortSignal): Promise<Uint8Array> {
-    const path = PATHS[method];
-    if (path === undefined) throw new EtcdFdwError("08P01", `unknown method ${method}`);
-    const deadline = Date.now() + timeout;
-    let newToken = false;
+  async call(
+    method: number,
+    payload: Uint8Array,
+    timeouts: Timeouts,
+    signal?: AbortSignal,
+  ): Promise<Uint8Array> {
+    const info = methodInfo(method);
+    if (info === undefined) throw new EtcdFdwError("0A000", `etcd proxy does not know method ${method}`);
+    // Awaiting what is there already would cost every call a turn of the event loop.
+    const acquired = this.#connector.acquire(timeouts.connect, signal);
+    let channel = acquired instanceof Promise ? await acquired : acquired;
+    const deadline = Date.now() + timeouts.request;
+    let renewed = false;
     for (let attempt = 1;; attempt++) {
-      const endpoint = this.#active ?? await this.#connect(signal);
-      try {
-        return await endpoint.call(path, request, {
-          metadata: await this.#auth.metadata(),
-          deadline,
-          signal,
-        });
-      } catch (error) {
-        if (signal.aborted) throw new CancelledError();
-        if (!isServiceError(error)) throw error;
-        if (isInvalidToken(error) && !newToken) {
-          newToken = true;
-          this.#auth.invalidate();
-          continue;
-        }
-        this.#note(endpoint, error.code);
-        const wait = FIRST_PAUSE_MS * 2 ** (attempt - 1);
-        const again = error.code === GrpcStatus.UNAVAILABLE && method === Method.RANGE &&
-          attempt < READ_ATTEMPTS;
-        if (!again || Date.now() + wait >= deadline) {
-          throw this.#failure(method, fromServiceError(error, endpoint.address, timeout), error.code);
-        }
-        if (attempt > 1) await pause(wait);
+      const context = { endpoint: channel.endpoint, writes: info.writes, requestTimeout: timeouts.request };
+      const metadata = await this.#metadata(channel, deadline, () => timeoutError(context), signal);
+      const startedAt = performance.now();
+      const { reply, failure } = await channel.call(info.path, payload, { metadata, deadline, signal });
+      if (reply !== undefined) return reply;
+      if (signal?.aborted) throw new EtcdFdwError("57014", "request was cancelled");
+      if (isStaleToken(failure) && !renewed && this.#auth.refuse(metadata)) {
+        renewed = true;
+        continue;
       }
+      this.#judge(channel, failure, startedAt);
+      if (attempt >= this.#attempts || !mayRepeat(failure, info)) throw errorOf(failure, context);
+      const left = deadline - Date.now();
+      if (left <= 0) throw timeoutError(context);
+      channel = await this.#connector.acquire(Math.min(timeouts.connect, left), signal);
     }
   }
 
-  /** A member that went away or does not answer is not asked first any more. */
-  #note(endpoint: Endpoint, code: number): void {
-    if (code !== GrpcStatus.UNAVAILABLE && code !== GrpcStatus.DEADLINE_EXCEEDED) return;
-    if (code === GrpcStatus.UNAVAILABLE) endpoint.reset();
-    if (this.#active === endpoint) this.#active = null;
-  }
-
-  /** A write that was sent and not answered may have happened. */
-  #failure(method: number, error: EtcdFdwError, code: number): EtcdFdwError {
-    const lost = code === GrpcStatus.UNAVAILABLE || code === GrpcStatus.DEADLINE_EXCEEDED;
-    if (!lost || method === Method.RANGE || method === Method.COMPACT) return error;
-    return new EtcdFdwError("08007", `the outcome of the write is not known: ${error.message}`, {
-      detail: error.detail,
-      hint: "Read the keys to see whether it happened before writing again.",
-    });
-  }
-
-  /** Connects to all members at once; the first that answers serves everybody until it fails. */
-  async #connect(signal: AbortSignal): Promise<Endpoint> {
-    this.#connecting ??= this.#firstReady().finally(() => this.#connecting = null);
-    const connecting = this.#connecting;
-    return await Promise.race([connecting, abortion(signal)]);
-  }
-
-  async #firstReady(): Promise<Endpoint> {
-    const reasons = this.#endpoints.map(() => "");
-    // Without a token: whether the login is good is the call's question, not the connection's.
-    const metadata = new Metadata();
-    const ready = this.#endpoints.map(async (endpoint, i) => {
-      await endpoint.probe(metadata, this.#connectTimeout).catch((error: Error) => {
-        reasons[i] = error.message;
-        throw error;
-      });
-      return endpoint;
-    });
-    try {
-      return this.#active = await Promise.any(ready);
-    } catch {
-      throw unreachable(this.#endpoints.map((endpoint) => endpoint.address), reasons);
-    }
-  }
-
+  /** Frees all connections. Calls under way on them may still end. */
   close(): void {
-    for (const endpoint of this.#endpoints) endpoint.reset();
-    this.#active = null;
+    this.#connector.close();
   }
+
+  #metadata(
+    channel: Channel,
+    deadline: number,
+    late: () => EtcdFdwError,
+    signal?: AbortSignal,
+  ): Metadata | Promise<Metadata> {
+    const metadata = this.#auth.metadata(channel.endpoint, deadline);
+    if (!(metadata instanceof Promise)) return metadata;
+    // The token is fetched for all; this call's end must not be the end of the fetch.
+    return waitFor(metadata, deadline - Date.now(), late, signal);
+  }
+
+  /** Leaves an endpoint that the failure speaks against. */
+  #judge(channel: Channel, failure: Failure, startedAt: number): void {
+    if (isConnectionLoss(failure) || isMemberFailure(failure)) {
+      this.#connector.drop(channel, failure.text);
+    } else if (isTimeout(failure) && channel.lastAnswer < startedAt) {
+      // It answered nobody else either. A peer that is stopped, not dead, keeps its connections open.
+      this.#connector.drop(channel, "it does not answer");
+    }
+  }
+}
+
+function mayRepeat(failure: Failure, info: MethodInfo): boolean {
+  return wasNeverSent(failure) || info.readonly && (isConnectionLoss(failure) || isMemberFailure(failure));
 }

@@ -1,52 +1,132 @@
-// From what gRPC reports to the error that reaches SQL.
+// From the end of a gRPC call to what SQL is told, and to what may be done about it.
+//
+// The status code alone does not tell who speaks: etcd and the gRPC library use the same codes. etcd's own texts
+// begin with "etcdserver: "; without that prefix a status that stands for the connection is taken as the library's.
 
-import type { ServiceError } from "@grpc/grpc-js";
 import { EtcdFdwError, GrpcStatus, sqlstateOfStatus } from "../../ipc/errors.ts";
+import type { Failure } from "./channel.ts";
 
-/** etcd's own text, without the name of the part that wrote it. */
-function plainText(details: string): string {
-  return details.replace(/^etcdserver: (mvcc: )?/, "");
+const ETCD_PREFIX = "etcdserver: ";
+
+const CONNECTION_CODES: ReadonlySet<number> = new Set([
+  GrpcStatus.UNAVAILABLE,
+  GrpcStatus.INTERNAL,
+  GrpcStatus.CANCELLED,
+]);
+
+/** The library's texts for a call that never reached the wire, or that HTTP/2 says was not processed. */
+const NEVER_SENT = [
+  "No connection established",
+  "Channel closed before call started",
+  "Stream refused by server",
+];
+
+function fromEtcd(failure: Failure): boolean {
+  return failure.text.startsWith(ETCD_PREFIX);
 }
 
-/** Whether a unary call threw this, rather than a fault of the program. */
-export function isServiceError(thrown: unknown): thrown is ServiceError {
-  return thrown instanceof Error && "code" in thrown && "details" in thrown &&
-    typeof thrown.code === "number";
+/** The connection broke, or could not be used. */
+export function isConnectionLoss(failure: Failure): boolean {
+  return CONNECTION_CODES.has(failure.code) && !fromEtcd(failure);
 }
 
-/** Whether etcd refused the token that went with the call. */
-export function isInvalidToken(error: ServiceError): boolean {
-  return error.code === GrpcStatus.UNAUTHENTICATED || /invalid auth token/.test(error.details);
+/** etcd has certainly not seen the request. */
+export function wasNeverSent(failure: Failure): boolean {
+  return failure.code === GrpcStatus.UNAVAILABLE && NEVER_SENT.some((text) => failure.text.startsWith(text));
 }
 
-/** The error of a call that reached, or may have reached, the etcd at `endpoint`. */
-export function fromServiceError(
-  error: ServiceError,
-  endpoint: string,
-  requestTimeout: number,
-): EtcdFdwError {
-  const { code, details } = error;
-  const { sqlstate, hint } = sqlstateOfStatus(code);
-  const more = { detail: `etcd at ${endpoint}: ${details}`, hint, cause: error };
-  if (code === GrpcStatus.DEADLINE_EXCEEDED) {
-    return new EtcdFdwError(sqlstate, `etcd at ${endpoint} did not answer within ${requestTimeout} ms`, {
-      hint,
-    });
-  }
-  if (code === GrpcStatus.RESOURCE_EXHAUSTED && /larger than max/.test(details)) {
-    return new EtcdFdwError("54000", "the reply of etcd is larger than etcd_fdw takes at once", more);
-  }
-  if (code === GrpcStatus.UNAVAILABLE) {
-    return new EtcdFdwError(sqlstate, `lost the connection to etcd at ${endpoint}`, more);
-  }
-  return new EtcdFdwError(sqlstate, `etcd: ${plainText(details)}`, more);
+/** This program's own deadline ran out, and etcd said nothing. */
+export function isTimeout(failure: Failure): boolean {
+  return failure.code === GrpcStatus.DEADLINE_EXCEEDED && !fromEtcd(failure);
 }
 
-/** The error when no endpoint could be reached: `reasons` in the order of the endpoints. */
-export function unreachable(endpoints: string[], reasons: string[]): EtcdFdwError {
-  const names = endpoints.map((endpoint) => `"${endpoint}"`).join(", ");
-  return new EtcdFdwError("08001", `could not connect to etcd at ${names}`, {
-    detail: endpoints.map((endpoint, i) => `${endpoint}: ${reasons[i]}`).join("\n"),
-    hint: "Check that etcd runs there, and the server's option connstr.",
+/** This member cannot serve now (no leader, stopping, timed out inside); another one may. */
+export function isMemberFailure(failure: Failure): boolean {
+  return failure.code === GrpcStatus.UNAVAILABLE && fromEtcd(failure);
+}
+
+/** A new token may help. Neither of these has been applied. */
+export function isStaleToken(failure: Failure): boolean {
+  return failure.code === GrpcStatus.UNAUTHENTICATED ||
+    failure.code === GrpcStatus.INVALID_ARGUMENT &&
+      /auth store is old|user name is empty/.test(failure.text);
+}
+
+/** What etcd's texts say better than their status code. */
+const KNOWN_TEXTS: { pattern: RegExp; sqlstate?: string; message?: string; hint?: string }[] = [
+  {
+    pattern: /required revision has been compacted/,
+    message: "required revision has been compacted",
+    hint: "Read a later revision, or run the query again if it read the latest one.",
+  },
+  { pattern: /required revision is a future revision/, message: "required revision is in the future" },
+  {
+    pattern: /database space exceeded/,
+    sqlstate: "53100",
+    hint: "Compact and defragment etcd, then disarm its NOSPACE alarm.",
+  },
+  { pattern: /request is too large/, sqlstate: "54000", hint: "etcd's limit is --max-request-bytes." },
+  { pattern: /message larger than max/, sqlstate: "54000", hint: "etcd's limit is --max-request-bytes." },
+  {
+    pattern: /too many operations in txn request/,
+    sqlstate: "54000",
+    hint: "etcd's limit is --max-txn-ops.",
+  },
+  {
+    pattern: /user name is empty/,
+    sqlstate: "28000",
+    message: "etcd requires authentication",
+    hint: "Create a user mapping with username and password.",
+  },
+];
+
+export interface CallContext {
+  endpoint: string;
+  writes: boolean;
+  /** Milliseconds. */
+  requestTimeout: number;
+}
+
+/** The error for a call that ended so. */
+export function errorOf(failure: Failure, context: CallContext): EtcdFdwError {
+  if (isTimeout(failure)) return timeoutError(context);
+  if (isConnectionLoss(failure)) return lossError(failure, context);
+  return answerError(failure, context);
+}
+
+const UNKNOWN_OUTCOME = "Whether the write took effect is not known.";
+
+/** The error for a call that etcd has not answered in time. */
+export function timeoutError(context: CallContext): EtcdFdwError {
+  const { sqlstate, hint } = sqlstateOfStatus(GrpcStatus.DEADLINE_EXCEEDED);
+  return new EtcdFdwError(
+    context.writes ? "08007" : sqlstate,
+    `etcd did not answer within ${context.requestTimeout} ms`,
+    { detail: `${context.writes ? UNKNOWN_OUTCOME + " " : ""}The endpoint is ${context.endpoint}.`, hint },
+  );
+}
+
+function lossError(failure: Failure, { endpoint, writes }: CallContext): EtcdFdwError {
+  const unknown = writes && !wasNeverSent(failure);
+  return new EtcdFdwError(unknown ? "08007" : "08006", `lost connection to etcd at "${endpoint}"`, {
+    detail: `${unknown ? UNKNOWN_OUTCOME + " " : ""}The cause is: ${failure.text}.`,
+    hint: unknown ? "Read the rows concerned before you write them again." : "",
   });
+}
+
+function answerError(failure: Failure, { endpoint, writes }: CallContext): EtcdFdwError {
+  const text = failure.text.replace(/^etcdserver: (mvcc: )?/, "");
+  const known = KNOWN_TEXTS.find(({ pattern }) => pattern.test(failure.text));
+  const byCode = sqlstateOfStatus(failure.code);
+  // etcd gave up waiting for its own consensus; the proposal may still be agreed on.
+  const unknown = writes &&
+    (failure.code === GrpcStatus.UNAVAILABLE || failure.code === GrpcStatus.DEADLINE_EXCEEDED);
+  return new EtcdFdwError(
+    unknown ? "08007" : known?.sqlstate ?? byCode.sqlstate,
+    known?.message ?? `etcd: ${text}`,
+    {
+      detail: `${unknown ? UNKNOWN_OUTCOME + " " : ""}${endpoint} answered "${failure.text}".`,
+      hint: known?.hint ?? byCode.hint,
+    },
+  );
 }

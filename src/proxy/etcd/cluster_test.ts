@@ -1,0 +1,210 @@
+import assert from "node:assert/strict";
+import { Method } from "../../ipc/frame.ts";
+import { freePort, silentServer, TestEtcd } from "../testing_etcd.ts";
+import { compact, errorFrom, get, getPrefix, put, readRange } from "../testing_requests.ts";
+import { Cluster } from "./cluster.ts";
+
+const TIMEOUTS = { connect: 3_000, request: 5_000 };
+const quiet = () => {};
+
+/** Runs the test with a cluster of etcds that know nothing of each other, and frees all whatever happens. */
+async function withEtcds(
+  count: number,
+  test: (cluster: Cluster, etcds: TestEtcd[]) => Promise<void>,
+): Promise<void> {
+  const etcds = await Promise.all(Array.from({ length: count }, () => TestEtcd.start()));
+  const cluster = new Cluster({ endpoints: etcds.map((etcd) => etcd.endpoint), log: quiet });
+  try {
+    await test(cluster, etcds);
+  } finally {
+    cluster.close();
+    await Promise.all(etcds.map((etcd) => etcd.stop()));
+  }
+}
+
+Deno.test("Cluster: what is put can be read, side by side and beyond 4 MB", async () => {
+  await withEtcds(1, async (cluster) => {
+    const value = "x".repeat(1_000_000);
+    await Promise.all(
+      Array.from({ length: 6 }, (_, i) => cluster.call(Method.PUT, put(`/k/${i}`, value), TIMEOUTS)),
+    );
+    const reply = await cluster.call(Method.RANGE, getPrefix("/k/"), TIMEOUTS);
+    assert.deepEqual(readRange(reply).values, Array(6).fill(value));
+  });
+});
+
+Deno.test("Cluster: etcd's refusals get their SQLSTATE and etcd's words", async () => {
+  await withEtcds(1, async (cluster, [etcd]) => {
+    await cluster.call(Method.PUT, put("/a", "1"), TIMEOUTS);
+    await cluster.call(Method.PUT, put("/a", "2"), TIMEOUTS);
+    const { revision } = readRange(await cluster.call(Method.RANGE, get("/a"), TIMEOUTS));
+    await cluster.call(Method.COMPACT, compact(revision), TIMEOUTS);
+    const compacted = await errorFrom(cluster.call(Method.RANGE, get("/a", "1"), TIMEOUTS));
+    assert.equal(compacted.sqlstate, "22023");
+    assert.equal(compacted.message, "required revision has been compacted");
+    assert.match(compacted.detail, new RegExp(`^${etcd.endpoint} answered "etcdserver: mvcc: `));
+    const future = await errorFrom(cluster.call(Method.RANGE, get("/a", "1000"), TIMEOUTS));
+    assert.equal(future.message, "required revision is in the future");
+    const large = await errorFrom(cluster.call(Method.PUT, put("/a", new Uint8Array(3_000_000)), TIMEOUTS));
+    assert.equal(large.sqlstate, "54000");
+    const empty = await errorFrom(cluster.call(Method.PUT, put("", "1"), TIMEOUTS));
+    assert.equal(empty.sqlstate, "22023");
+    assert.equal(empty.message, "etcd: key is not provided");
+    assert.equal((await errorFrom(cluster.call(99, put("", "1"), TIMEOUTS))).sqlstate, "0A000");
+  });
+});
+
+Deno.test("Cluster: a read moves to another endpoint when its own dies", async () => {
+  await withEtcds(2, async (cluster, etcds) => {
+    await Promise.all(etcds.map((etcd, i) => etcd.ctl("put", "/who", String(i))));
+    const who = async () =>
+      Number(readRange(await cluster.call(Method.RANGE, get("/who"), TIMEOUTS)).values[0]);
+    const first = await who();
+    // Stopped, then killed, so that the read is under way when the connection breaks.
+    etcds[first].signal("SIGSTOP");
+    const read = who();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await etcds[first].kill();
+    assert.equal(await read, 1 - first);
+  });
+});
+
+Deno.test("Cluster: a write whose answer is lost has an unknown outcome and is not made again", async () => {
+  await withEtcds(2, async (cluster, etcds) => {
+    await Promise.all(etcds.map((etcd, i) => etcd.ctl("put", "/who", String(i))));
+    const first = Number(readRange(await cluster.call(Method.RANGE, get("/who"), TIMEOUTS)).values[0]);
+    etcds[first].signal("SIGSTOP");
+    const write = errorFrom(cluster.call(Method.PUT, put("/w", "1"), TIMEOUTS));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await etcds[first].kill();
+    const error = await write;
+    assert.equal(error.sqlstate, "08007");
+    assert.equal(error.message, `lost connection to etcd at "${etcds[first].endpoint}"`);
+    const other = readRange(await cluster.call(Method.RANGE, get("/w"), TIMEOUTS));
+    assert.deepEqual(other.values, []);
+  });
+});
+
+Deno.test("Cluster: an etcd that stands still ends in a timeout, and the next call asks another", async () => {
+  await withEtcds(2, async (cluster, etcds) => {
+    const short = { connect: 3_000, request: 300 };
+    await Promise.all(etcds.map((etcd, i) => etcd.ctl("put", "/who", String(i))));
+    const who = async () => Number(readRange(await cluster.call(Method.RANGE, get("/who"), short)).values[0]);
+    const first = await who();
+    etcds[first].signal("SIGSTOP");
+    const [read, write] = await Promise.all([
+      errorFrom(who()),
+      errorFrom(cluster.call(Method.PUT, put("/w", "1"), short)),
+    ]);
+    assert.equal(read.sqlstate, "08006");
+    assert.equal(read.message, "etcd did not answer within 300 ms");
+    assert.equal(write.sqlstate, "08007");
+    assert.equal(await who(), 1 - first);
+    etcds[first].signal("SIGCONT");
+  });
+});
+
+Deno.test("Cluster: a cancelled call ends at once and harms no other", async () => {
+  await withEtcds(1, async (cluster, [etcd]) => {
+    await cluster.call(Method.RANGE, get("/a"), TIMEOUTS);
+    etcd.signal("SIGSTOP");
+    const controller = new AbortController();
+    const cancelled = errorFrom(cluster.call(Method.RANGE, get("/a"), TIMEOUTS, controller.signal));
+    const other = cluster.call(Method.RANGE, get("/a"), TIMEOUTS);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    const abortedAt = performance.now();
+    controller.abort();
+    assert.equal((await cancelled).sqlstate, "57014");
+    assert.ok(performance.now() - abortedAt < 100);
+    etcd.signal("SIGCONT");
+    await other;
+  });
+});
+
+Deno.test("Cluster: a call to a silent endpoint can be cancelled while it connects", async () => {
+  const silent = silentServer();
+  const cluster = new Cluster({ endpoints: [silent.endpoint], log: quiet });
+  const controller = new AbortController();
+  setTimeout(() => controller.abort(), 50);
+  const error = await errorFrom(cluster.call(Method.RANGE, get("/a"), TIMEOUTS, controller.signal));
+  assert.equal(error.sqlstate, "57014");
+  cluster.close();
+  silent.stop();
+});
+
+Deno.test("Cluster: a restarted etcd serves the very next read and write", async () => {
+  await withEtcds(1, async (cluster, [etcd]) => {
+    for (let i = 0; i < 3; i++) {
+      await cluster.call(Method.PUT, put("/a", "1"), TIMEOUTS);
+      await etcd.kill();
+      assert.equal((await errorFrom(cluster.call(Method.RANGE, get("/a"), TIMEOUTS))).sqlstate, "08001");
+      await etcd.restart();
+    }
+    assert.deepEqual(readRange(await cluster.call(Method.RANGE, get("/a"), TIMEOUTS)).values, ["1"]);
+  });
+});
+
+Deno.test("Cluster: authentication", async (t) => {
+  const etcd = await TestEtcd.start();
+  const lines: string[] = [];
+  const open = (username?: string, password?: string) =>
+    new Cluster({
+      endpoints: [`127.0.0.1:${freePort()}`, etcd.endpoint],
+      username,
+      password,
+      log: (line) => lines.push(line),
+    });
+  const good = open("root", "s3cret");
+  const all = [good];
+  try {
+    await t.step("is not asked for where etcd has it switched off", async () => {
+      await good.call(Method.PUT, put("/a", "1"), TIMEOUTS);
+    });
+    await etcd.ctl("user", "add", "root:s3cret");
+    await etcd.ctl("user", "grant-role", "root", "root");
+    await etcd.ctl("user", "add", "app:apppw");
+    await etcd.ctl("role", "add", "app");
+    await etcd.ctl("role", "grant-permission", "app", "readwrite", "/app/", "--prefix");
+    await etcd.ctl("user", "grant-role", "app", "app");
+    await etcd.ctl("auth", "enable");
+    await t.step("switched on under a running cluster, is done with the next call", async () => {
+      await good.call(Method.PUT, put("/a", "2"), TIMEOUTS);
+    });
+    await t.step("with the wrong password names the user, not the password", async () => {
+      const cluster = open("root", "wr0ng");
+      all.push(cluster);
+      const error = await errorFrom(cluster.call(Method.RANGE, get("/a"), TIMEOUTS));
+      assert.equal(error.sqlstate, "28P01");
+      assert.equal(error.message, 'password authentication failed for etcd user "root"');
+      assert.doesNotMatch(JSON.stringify(error) + error.stack, /wr0ng/);
+    });
+    await t.step("without a user is asked for", async () => {
+      const cluster = open();
+      all.push(cluster);
+      const error = await errorFrom(cluster.call(Method.RANGE, get("/a"), TIMEOUTS));
+      assert.equal(error.sqlstate, "28000");
+      assert.match(error.hint, /user mapping/);
+    });
+    await t.step("keeps a user within the granted range", async () => {
+      const cluster = open("app", "apppw");
+      all.push(cluster);
+      await cluster.call(Method.PUT, put("/app/1", "1"), TIMEOUTS);
+      const error = await errorFrom(cluster.call(Method.PUT, put("/b", "1"), TIMEOUTS));
+      assert.equal(error.sqlstate, "42501");
+    });
+    await t.step("is done again when etcd has forgotten the token", async () => {
+      await good.call(Method.RANGE, get("/a"), TIMEOUTS);
+      await etcd.kill();
+      await etcd.restart();
+      const replies = await Promise.all([
+        good.call(Method.PUT, put("/a", "3"), TIMEOUTS),
+        good.call(Method.PUT, put("/b", "3"), TIMEOUTS),
+      ]);
+      assert.equal(replies.length, 2);
+    });
+    assert.doesNotMatch(lines.join("\n"), /s3cret|wr0ng|apppw/);
+  } finally {
+    for (const cluster of all) cluster.close();
+    await etcd.stop();
+  }
+});

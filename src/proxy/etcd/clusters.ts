@@ -1,0 +1,82 @@
+// The clusters in use: one for each list of endpoints and user, shared by all sessions that name the same.
+//
+// A cluster outlives its last session for a while: short sessions that follow each other keep one connection.
+
+import { EtcdFdwError } from "../../ipc/errors.ts";
+import type { OpenPayload } from "../../ipc/frame.ts";
+import type { ClusterHandle } from "../session.ts";
+import { Cluster, type ClusterOptions } from "./cluster.ts";
+
+/** How long a cluster that nobody uses keeps its connection, in milliseconds. */
+const GRACE_MS = 60_000;
+
+interface Entry {
+  cluster: Cluster;
+  users: number;
+  timer: ReturnType<typeof setTimeout> | undefined;
+}
+
+export class Clusters {
+  readonly #entries = new Map<string, Entry>();
+  readonly #log: (message: string) => void;
+  readonly #graceMs: number;
+  readonly #create: (options: ClusterOptions) => Cluster;
+
+  constructor(
+    log: (message: string) => void,
+    { graceMs = GRACE_MS, create = (options: ClusterOptions) => new Cluster(options) } = {},
+  ) {
+    this.#log = log;
+    this.#graceMs = graceMs;
+    this.#create = create;
+  }
+
+  /** A handle on the cluster that OPEN names; it connects at the first call. Throws EtcdFdwError 22023. */
+  open(open: OpenPayload): ClusterHandle {
+    const { endpoints, username, password, connectTimeout, requestTimeout } = checked(open);
+    // Who knows another password, or none, must not get the connection of one who knows it.
+    const key = JSON.stringify([endpoints, username, password]);
+    let entry = this.#entries.get(key);
+    if (entry === undefined) {
+      const cluster = this.#create({ endpoints, username, password, log: this.#log });
+      this.#entries.set(key, entry = { cluster, users: 0, timer: undefined });
+    }
+    const { cluster } = entry;
+    clearTimeout(entry.timer);
+    entry.users++;
+    let released = false;
+    return {
+      call: (method, payload, signal) =>
+        cluster.call(method, payload, { connect: connectTimeout, request: requestTimeout }, signal),
+      close: () => {
+        if (!released) this.#release(key, entry);
+        released = true;
+      },
+    };
+  }
+
+  /** How many clusters are kept. */
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  #release(key: string, entry: Entry): void {
+    if (--entry.users > 0) return;
+    entry.timer = setTimeout(() => {
+      this.#entries.delete(key);
+      entry.cluster.close();
+    }, this.#graceMs);
+  }
+}
+
+function checked(open: OpenPayload): OpenPayload {
+  const isTime = (ms: unknown) => typeof ms === "number" && ms > 0 && ms <= 0x7fffffff;
+  const isText = (text: unknown) => text === undefined || typeof text === "string";
+  const valid = Array.isArray(open.endpoints) && open.endpoints.length > 0 &&
+    open.endpoints.every((endpoint) => typeof endpoint === "string" && endpoint !== "") &&
+    isTime(open.connectTimeout) && isTime(open.requestTimeout) && isText(open.username) &&
+    isText(open.password);
+  // The payload is not quoted: it may hold a password.
+  if (!valid) throw new EtcdFdwError("22023", "malformed connection options in an open frame");
+  return open;
+}

@@ -1,0 +1,73 @@
+import assert from "node:assert/strict";
+import { GrpcStatus } from "../../ipc/errors.ts";
+import {
+  errorOf,
+  isConnectionLoss,
+  isMemberFailure,
+  isStaleToken,
+  isTimeout,
+  wasNeverSent,
+} from "./status.ts";
+
+const READ = { endpoint: "h:1", writes: false, requestTimeout: 700 };
+const WRITE = { ...READ, writes: true };
+
+Deno.test("status: the same code means one thing from etcd and another from the library", () => {
+  const lost = { code: GrpcStatus.UNAVAILABLE, text: "Connection dropped" };
+  const leaderless = { code: GrpcStatus.UNAVAILABLE, text: "etcdserver: no leader" };
+  assert.ok(isConnectionLoss(lost) && !isMemberFailure(lost));
+  assert.ok(!isConnectionLoss(leaderless) && isMemberFailure(leaderless));
+  assert.ok(isTimeout({ code: GrpcStatus.DEADLINE_EXCEEDED, text: "Deadline exceeded after 0.7s" }));
+  assert.ok(!isTimeout({ code: GrpcStatus.DEADLINE_EXCEEDED, text: "etcdserver: request timed out" }));
+});
+
+Deno.test("status: only what HTTP/2 vouches for counts as never sent", () => {
+  const code = GrpcStatus.UNAVAILABLE;
+  assert.ok(wasNeverSent({ code, text: "No connection established. Last error: x" }));
+  assert.ok(wasNeverSent({ code, text: "Stream refused by server" }));
+  assert.ok(!wasNeverSent({ code, text: "Connection dropped" }));
+  assert.ok(!wasNeverSent({ code, text: "etcdserver: leader changed" }));
+});
+
+Deno.test("status: a write has an unknown outcome when etcd was silent or gave up", () => {
+  const cases: [number, string][] = [
+    [GrpcStatus.UNAVAILABLE, "Connection dropped"],
+    [GrpcStatus.INTERNAL, "Received RST_STREAM with code 2"],
+    [GrpcStatus.UNAVAILABLE, "etcdserver: request timed out"],
+    [GrpcStatus.DEADLINE_EXCEEDED, "Deadline exceeded after 0.7s"],
+  ];
+  for (const [code, text] of cases) {
+    assert.equal(errorOf({ code, text }, WRITE).sqlstate, "08007", text);
+    assert.match(errorOf({ code, text }, WRITE).detail, /^Whether the write took effect is not known\. /);
+    assert.equal(errorOf({ code, text }, READ).sqlstate, "08006", text);
+  }
+  const refused = { code: GrpcStatus.UNAVAILABLE, text: "No connection established. Last error: x" };
+  assert.equal(errorOf(refused, WRITE).sqlstate, "08006");
+});
+
+Deno.test("status: texts that say more than their code get their own SQLSTATE", () => {
+  const cases: [number, string, string][] = [
+    [GrpcStatus.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", "53100"],
+    [GrpcStatus.INVALID_ARGUMENT, "etcdserver: too many operations in txn request", "54000"],
+    [GrpcStatus.INVALID_ARGUMENT, "etcdserver: user name is empty", "28000"],
+    [GrpcStatus.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request", "22023"],
+    [GrpcStatus.PERMISSION_DENIED, "etcdserver: permission denied", "42501"],
+    [GrpcStatus.UNKNOWN, "anything", "HV000"],
+  ];
+  for (const [code, text, sqlstate] of cases) {
+    const error = errorOf({ code, text }, WRITE);
+    assert.equal(error.sqlstate, sqlstate, text);
+    assert.equal(error.detail, `h:1 answered "${text}".`);
+  }
+  assert.equal(
+    errorOf({ code: GrpcStatus.PERMISSION_DENIED, text: "etcdserver: permission denied" }, READ).message,
+    "etcd: permission denied",
+  );
+});
+
+Deno.test("isStaleToken: what a new token can cure", () => {
+  assert.ok(isStaleToken({ code: GrpcStatus.UNAUTHENTICATED, text: "etcdserver: invalid auth token" }));
+  const old = "etcdserver: revision of auth store is old";
+  assert.ok(isStaleToken({ code: GrpcStatus.INVALID_ARGUMENT, text: old }));
+  assert.ok(!isStaleToken({ code: GrpcStatus.PERMISSION_DENIED, text: "etcdserver: permission denied" }));
+});

@@ -1,0 +1,113 @@
+// An etcd of its own for a test, on free ports of the loopback address, with its data in a temporary directory.
+//
+// Used by tests only. Every wait is bounded; stop() ends the process whatever state the test left it in.
+
+import { EtcdFdwError } from "../ipc/errors.ts";
+
+const READY_MS = 15_000;
+
+/** A port that was free a moment ago. */
+export function freePort(): number {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  try {
+    return listener.addr.port;
+  } finally {
+    listener.close();
+  }
+}
+
+export class TestEtcd {
+  readonly endpoint: string;
+  readonly #directory: string;
+  readonly #ports: readonly [number, number];
+  #process: Deno.ChildProcess | null = null;
+
+  private constructor(directory: string, ports: readonly [number, number]) {
+    this.#directory = directory;
+    this.#ports = ports;
+    this.endpoint = `127.0.0.1:${ports[0]}`;
+  }
+
+  /** Starts one member and waits until it serves. Throws EtcdFdwError 08001 when it does not within 15 s. */
+  static async start(): Promise<TestEtcd> {
+    const directory = await Deno.makeTempDir({ prefix: "etcd_fdw_test_" });
+    const etcd = new TestEtcd(directory, [freePort(), freePort()]);
+    await etcd.restart();
+    return etcd;
+  }
+
+  /** Starts it again, on the same port with the same data, after {@linkcode TestEtcd.kill}. */
+  async restart(): Promise<void> {
+    const [client, peer] = this.#ports.map((port) => `http://127.0.0.1:${port}`);
+    this.#process = new Deno.Command("etcd", {
+      args: [
+        ["--name", "m", "--data-dir", this.#directory, "--log-level", "error", "--unsafe-no-fsync"],
+        ["--listen-client-urls", client, "--advertise-client-urls", client],
+        ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", `m=${peer}`],
+      ].flat(),
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    const end = Date.now() + READY_MS;
+    while (!(await this.#serves())) {
+      if (Date.now() > end) {
+        await this.stop();
+        throw new EtcdFdwError("08001", `etcd on ${this.endpoint} did not start`);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
+  async #serves(): Promise<boolean> {
+    try {
+      const reply = await fetch(`http://${this.endpoint}/health`, { signal: AbortSignal.timeout(1000) });
+      return (await reply.text()).includes("true");
+    } catch {
+      return false;
+    }
+  }
+
+  /** Sends the signal: SIGSTOP makes it silent, SIGCONT wakes it. */
+  signal(signal: Deno.Signal): void {
+    this.#process?.kill(signal);
+  }
+
+  /** Ends it at once, as a crash does. */
+  async kill(): Promise<void> {
+    const process = this.#process;
+    this.#process = null;
+    process?.kill("SIGKILL");
+    await process?.status;
+  }
+
+  /** Ends it and removes its data. */
+  async stop(): Promise<void> {
+    await this.kill();
+    await Deno.remove(this.#directory, { recursive: true });
+  }
+
+  /** Runs etcdctl against it. Throws EtcdFdwError XX000 with its output when it fails. */
+  async ctl(...args: string[]): Promise<string> {
+    const { success, stdout, stderr } = await new Deno.Command("etcdctl", {
+      args: ["--endpoints", this.endpoint, ...args],
+      env: { ETCDCTL_API: "3" },
+    }).output();
+    const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+    if (!success) throw new EtcdFdwError("XX000", `etcdctl ${args[0]} failed: ${text(stderr)}`);
+    return text(stdout);
+  }
+}
+
+/** A TCP server that accepts and never says a word: what a black hole looks like to a client. */
+export function silentServer(): { endpoint: string; stop: () => void } {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const connections: Deno.Conn[] = [];
+  (async () => {
+    for await (const connection of listener) connections.push(connection);
+  })().catch(() => {});
+  const stop = () => {
+    listener.close();
+    for (const connection of connections) connection.close();
+  };
+  return { endpoint: `127.0.0.1:${listener.addr.port}`, stop };
+}
