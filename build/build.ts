@@ -53,15 +53,20 @@ export async function build(options: BuildOptions = {}): Promise<Postgres & { qu
   const pg = await findPostgres(options.pgConfig);
   const quickjs = await generate(pg);
   await Deno.mkdir(pg.objects, { recursive: true });
-  // Other flags than last time: make sees no change in the files.
-  const flavour = JSON.stringify([options.werror ?? false, quickjs]);
-  const stamp = `${pg.objects}/flavour`;
-  const again = await Deno.readTextFile(stamp).catch(() => "") !== flavour;
   const args = [...await makeArguments(pg, quickjs), "-j2"];
   if (options.werror) args.push("WERROR=1");
+  // Other flags than last time: make sees no change in the files. What was compiled without a warning need not be compiled
+  // again without --werror.
+  const flavour = (werror: boolean) => JSON.stringify([werror, quickjs]);
+  const stamp = `${pg.objects}/flavour`;
+  const built = await Deno.readTextFile(stamp).catch(() => "");
+  const again = built !== flavour(true) && (options.werror || built !== flavour(false));
   if (again) await run("sh", ["-c", "rm -f *.o etcd_fdw.so"], { cwd: pg.objects });
+  else if ((await run("make", [...args, "-q", "all"], { cwd: pg.objects, mayFail: true })).code === 0) {
+    return { ...pg, quickjs };
+  }
   await run("make", [...args, "all"], { cwd: pg.objects });
-  await Deno.writeTextFile(stamp, flavour);
+  await Deno.writeTextFile(stamp, flavour(options.werror ?? false));
   return { ...pg, quickjs };
 }
 

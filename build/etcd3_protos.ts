@@ -24,13 +24,18 @@ export function etcd3Protos(): Plugin {
   return {
     name: "etcd3-protos",
     setup(build) {
+      // grpc-js reads .proto files for two services that the proxy does not offer: channelz and ORCA.
+      build.onResolve({ filter: /^@grpc\/proto-loader$/ }, ({ importer }) => {
+        return importer.includes("/grpc-js/") ? { path: "no-loader", namespace: "etcd_fdw" } : undefined;
+      });
+      build.onLoad({ filter: /^no-loader$/, namespace: "etcd_fdw" }, () => ({
+        contents:
+          'exports.loadSync = () => { throw new Error("etcd_fdw\'s proxy has neither channelz nor ORCA"); };',
+      }));
       build.onLoad({ filter: /etcd3\/lib\/connection-pool\.js$/ }, async ({ path }) => {
-        const root = await new protobuf.Root().load(
-          path.replace(/lib\/connection-pool\.js$/, "proto/rpc.proto"),
-          {
-            keepCase: true,
-          },
-        );
+        // Not load(): it reads what rpc.proto imports in no fixed order, and the bundle would differ from run to run.
+        const protos = path.replace(/lib\/connection-pool\.js$/, "proto/rpc.proto");
+        const root = new protobuf.Root().loadSync(protos, { keepCase: true });
         return { contents: replaceLoadSync(await Deno.readTextFile(path), root.toJSON()), loader: "js" };
       });
     },

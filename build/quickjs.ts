@@ -1,7 +1,7 @@
 // The embedded engine's C source. None of it is in this repository: it comes from Debian's source package, checked by apt's
 // own signatures, or from where QUICKJS_SRC says.
 
-import { Release } from "./apt.ts";
+import { ensureProgram, Release } from "./apt.ts";
 import { OUT } from "./paths.ts";
 import { exists, run, StepError } from "./run.ts";
 
@@ -36,8 +36,14 @@ export async function quickjsSource(): Promise<string | null> {
     console.log("no source of QuickJS could be had: this build needs plv8 (QUICKJS_SRC= names a copy)");
     return null;
   }
-  await Deno.mkdir(directory, { recursive: true });
-  await run("tar", ["-xf", tars[0], "-C", directory, "--strip-components=1"]);
-  if (!(await isSource(directory))) throw new StepError(`${tars[0]} holds no quickjs.c`);
+  // Unpacked beside its place: half of it, after an interruption, would be taken for the whole.
+  const unpacked = `${directory}.new`;
+  await Deno.remove(unpacked, { recursive: true }).catch(() => {});
+  await Deno.mkdir(unpacked, { recursive: true });
+  await ensureProgram("xz", ["xz-utils"]);
+  await run("tar", ["-xf", tars[0], "-C", unpacked, "--strip-components=1"]);
+  if (!(await isSource(unpacked))) throw new StepError(`${tars[0]} holds no quickjs.c`);
+  await Deno.remove(directory, { recursive: true }).catch(() => {});
+  await Deno.rename(unpacked, directory);
   return directory;
 }

@@ -12,6 +12,10 @@ export interface RunOptions {
   inherit?: boolean;
   /** Failing is an answer too: no error is thrown. */
   mayFail?: boolean;
+  /** Only `env` and nothing of this process's environment. */
+  clearEnv?: boolean;
+  /** Milliseconds after which the program is killed; its exit code is then 124, as of timeout(1). */
+  timeoutMs?: number;
   stdin?: string;
 }
 
@@ -23,7 +27,9 @@ export interface RunResult {
 
 /** Runs a program to its end. Throws StepError with its output when it fails, unless it may. */
 export async function run(command: string, args: string[], options: RunOptions = {}): Promise<RunResult> {
-  const { cwd, env, inherit, mayFail, stdin } = options;
+  const { cwd, env, clearEnv, inherit, mayFail, stdin, timeoutMs } = options;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let timedOut = false;
   let result: RunResult;
   try {
     const mode = inherit ? "inherit" : "piped";
@@ -31,10 +37,17 @@ export async function run(command: string, args: string[], options: RunOptions =
       args,
       cwd,
       env,
+      clearEnv,
       stdin: stdin === undefined ? (inherit ? "inherit" : "null") : "piped",
       stdout: mode,
       stderr: mode,
     }).spawn();
+    if (timeoutMs !== undefined) {
+      timer = setTimeout(() => {
+        timedOut = true;
+        child.kill("SIGKILL");
+      }, timeoutMs);
+    }
     if (stdin !== undefined) {
       const writer = child.stdin.getWriter();
       await writer.write(new TextEncoder().encode(stdin));
@@ -50,6 +63,12 @@ export async function run(command: string, args: string[], options: RunOptions =
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
     result = { code: 127, stdout: "", stderr: `${command}: command not found` };
+  } finally {
+    clearTimeout(timer);
+  }
+  if (timedOut) {
+    const said = `${result.stderr}\n${command} was stopped after ${timeoutMs! / 1000} s\n`;
+    result = { ...result, code: 124, stderr: said };
   }
   if (result.code !== 0 && !mayFail) {
     const said = (result.stdout + result.stderr).trim().split("\n").slice(-40).join("\n");
@@ -67,6 +86,11 @@ export async function line(command: string, ...args: string[]): Promise<string> 
 export async function which(program: string): Promise<string | null> {
   const { code, stdout } = await run("sh", ["-c", `command -v "$0"`, program], { mayFail: true });
   return code === 0 ? stdout.trim() : null;
+}
+
+/** Writes a file unless it holds the same already: an untouched time stamp tells make that nothing is to do. */
+export async function writeIfChanged(path: string, content: string): Promise<void> {
+  if (await Deno.readTextFile(path).catch(() => null) !== content) await Deno.writeTextFile(path, content);
 }
 
 export async function exists(path: string): Promise<boolean> {

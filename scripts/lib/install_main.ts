@@ -12,7 +12,7 @@ await main(async () => {
     Deno.exit(Deno.args[0] === "--help" ? 0 : 2);
   }
   const pg = await findPostgres();
-  const embedded = await install(pg.pgConfig);
+  const embedded = await install({ pgConfig: pg.pgConfig });
   console.log(`installed into ${await line(pg.pgConfig, "--pkglibdir")} (PostgreSQL ${pg.major})`);
   if (!embedded) console.log("this build has no embedded engine: CREATE EXTENSION plv8 before etcd_fdw");
   console.log("now, in psql: CREATE EXTENSION etcd_fdw;");

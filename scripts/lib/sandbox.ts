@@ -6,10 +6,13 @@ import { line, run, StepError } from "../../build/run.ts";
 import { install } from "./install.ts";
 import { copyInstallation } from "./installation.ts";
 import {
+  etcdRuns,
   type EtcdServer,
   freePort,
   initPostgres,
   own,
+  portIsFree,
+  postgresRuns,
   type PostgresServer,
   serverUser,
   startEtcd,
@@ -32,15 +35,38 @@ export interface SandboxOptions {
 
 interface Description {
   engine: Engine;
+  /** pg_config of the installation that was copied, and of the copy. */
+  pgConfig: string;
+  copy: string;
   postgres: PostgresServer;
   etcd: EtcdServer | null;
 }
 
-/** Short, since a socket's path may have 107 bytes, and the same each time for one checkout and name. */
+/** What a socket's path may have, less what stands after the folder in it. */
+const LONGEST_FOLDER = 107 - "/.s.PGSQL.65535".length;
+
+/**
+ * Short, since a socket's path may have 107 bytes, and the same each time for one checkout and name. A base that is too
+ * long is replaced by /tmp.
+ */
 export function sandboxFolder(root: string, name: string, base: string, uid: number): string {
   let hash = 5381;
   for (const ch of root) hash = (hash * 33 ^ ch.codePointAt(0)!) >>> 0;
-  return `${base}/etcd_fdw-${uid}/${hash.toString(36)}-${name}`;
+  const below = `etcd_fdw-${uid}/${hash.toString(36)}-${name}`;
+  const folder = `${base.replace(/\/+$/, "")}/${below}`;
+  return folder.length <= LONGEST_FOLDER ? folder : `/tmp/${below}`;
+}
+
+/** Makes the folder that all sandboxes of this user stand in; others may look through it, and nobody else owns it. */
+async function makeParent(folder: string): Promise<void> {
+  const parent = folder.slice(0, folder.lastIndexOf("/"));
+  await Deno.mkdir(parent, { recursive: true });
+  const info = await Deno.lstat(parent);
+  if (!info.isDirectory || info.uid !== Deno.uid()) {
+    throw new StepError(`${parent} belongs to another user: remove it, or set TMPDIR`);
+  }
+  // The servers' user must get through, whatever the umask is.
+  await Deno.chmod(parent, 0o755);
 }
 
 function folderOf(name: string): string {
@@ -61,28 +87,51 @@ export class Sandbox {
   }
 
   /**
-   * Makes the sandbox, or starts the one that is there. The extension is installed but not created.
-   * Throws StepError when a step fails.
+   * Makes the sandbox, or starts the one that is there with what the checkout builds now. The extension is installed but not
+   * created. Throws StepError when a step fails.
    */
   static async up(options: SandboxOptions = {}): Promise<Sandbox> {
     const name = options.name ?? "default";
-    const engine = options.engine ?? "embedded";
     const found = await Sandbox.find(name);
-    if (found !== null && found.description.engine === engine) {
-      await found.start();
-      return found;
+    if (found === null) return await Sandbox.#make(folderOf(name), options.engine ?? "embedded", options);
+    const { engine, pgConfig } = found.description;
+    if (options.engine !== undefined && options.engine !== engine) {
+      throw new StepError(
+        `the sandbox "${name}" is for the engine ${engine}: take it down first, or use another --name`,
+      );
     }
-    if (found !== null) await found.down();
-    return await Sandbox.#make(folderOf(name), engine, options);
+    if (options.pgConfig !== undefined && options.pgConfig !== pgConfig) {
+      throw new StepError(
+        `the sandbox "${name}" is for ${pgConfig}: take it down first, or use another --name`,
+      );
+    }
+    await found.#update();
+    await found.start();
+    return found;
+  }
+
+  /** Installs the present build; a server that runs with another one is stopped. */
+  async #update(): Promise<void> {
+    const { copy, pgConfig, postgres } = this.description;
+    const files = [
+      await line(copy, "--pkglibdir") + "/etcd_fdw.so",
+      await line(copy, "--sharedir") + "/etcd_fdw/proxy.js",
+    ];
+    const sum = async () => (await run("sha256sum", files, { mayFail: true })).stdout;
+    const before = await sum();
+    await install({ pgConfig, into: copy, link: true });
+    if (before !== await sum()) await stopPostgres(postgres);
   }
 
   static async #make(folder: string, engine: Engine, options: SandboxOptions): Promise<Sandbox> {
-    await Deno.remove(folder, { recursive: true }).catch(() => null);
-    await Deno.mkdir(folder, { recursive: true });
     const user = await serverUser();
     const pg = await findPostgres(options.pgConfig);
+    await makeParent(folder);
+    await Deno.remove(folder, { recursive: true }).catch(() => null);
+    await Deno.mkdir(folder);
+    await Deno.chmod(folder, 0o755);
     const copy = await copyInstallation(pg.pgConfig, folder, engine === "plv8");
-    if (!(await install(pg.pgConfig, copy)) && engine === "embedded") {
+    if (!(await install({ pgConfig: pg.pgConfig, into: copy, link: true })) && engine === "embedded") {
       throw new StepError("this build has no embedded engine: use --engine plv8");
     }
     const postgres: PostgresServer = {
@@ -103,18 +152,37 @@ export class Sandbox {
     };
     await own(user, folder);
     await initPostgres(postgres, options.locale ?? "C.UTF-8");
-    const sandbox = new Sandbox(folder, { engine, postgres, etcd });
-    await Deno.writeTextFile(`${folder}/sandbox.json`, JSON.stringify(sandbox.description));
-    await sandbox.start();
-    await sandbox.sql("CREATE DATABASE etcd_fdw", "postgres");
-    if (engine === "plv8") await sandbox.sql("CREATE EXTENSION plv8");
+    const sandbox = new Sandbox(folder, { engine, pgConfig: pg.pgConfig, copy, postgres, etcd });
+    await sandbox.#save();
+    try {
+      await sandbox.start();
+      await sandbox.sql("CREATE DATABASE etcd_fdw", "postgres");
+      if (engine === "plv8") await sandbox.sql("CREATE EXTENSION plv8");
+    } catch (error) {
+      // Half a sandbox would be taken for a whole one the next time.
+      await sandbox.down();
+      throw error;
+    }
     return sandbox;
   }
 
+  async #save(): Promise<void> {
+    await Deno.writeTextFile(`${this.folder}/sandbox.json`, JSON.stringify(this.description));
+  }
+
+  /** Starts what does not run. A port that another program has taken meanwhile is replaced by a free one. */
   async start(): Promise<void> {
     const { etcd, postgres } = this.description;
-    if (etcd !== null) await startEtcd(etcd);
-    await startPostgres(postgres);
+    if (etcd !== null && !(await etcdRuns(etcd))) {
+      for (const key of ["port", "peerPort"] as const) if (!portIsFree(etcd[key])) etcd[key] = freePort();
+      await this.#save();
+      await startEtcd(etcd);
+    }
+    if (!(await postgresRuns(postgres))) {
+      if (!portIsFree(postgres.port)) postgres.port = freePort();
+      await this.#save();
+      await startPostgres(postgres);
+    }
   }
 
   /** Stops the servers and removes everything. */

@@ -9,4 +9,5 @@ Deno.test("sandboxFolder is the same for one checkout and name, and short", () =
   );
   assert.notEqual(folder, sandboxFolder("/home/other", "default", "/tmp", 1000));
   assert.ok(folder.length < 60, folder);
+  assert.ok(sandboxFolder("/x", "default", "/a/long/base".repeat(9), 1000).startsWith("/tmp/etcd_fdw-1000/"));
 });

@@ -21,6 +21,18 @@ export async function serverUser(): Promise<string | null> {
   return code === 0 ? "postgres" : "nobody";
 }
 
+/** A server's environment: nothing of the caller's that would change how it works, such as PG* and ETCD_*. */
+function serverEnvironment(home: string): Record<string, string> {
+  const env: Record<string, string> = { HOME: home, PATH: Deno.env.get("PATH") ?? "/usr/bin:/bin" };
+  for (const name of ["LANG", "LC_ALL", "TZ"]) {
+    const value = Deno.env.get(name);
+    if (value !== undefined) env[name] = value;
+  }
+  // etcd 3.4 starts on this architecture only when told so.
+  if (Deno.build.arch === "aarch64") env.ETCD_UNSUPPORTED_ARCH = "arm64";
+  return env;
+}
+
 /** Runs a program as the servers' user. */
 export async function runAs(
   user: string | null,
@@ -28,24 +40,35 @@ export async function runAs(
   args: string[],
   cwd: string,
 ): Promise<RunResult> {
-  if (user === null) return await run(command, args, { cwd });
-  return await run("setpriv", [
-    `--reuid=${user}`,
-    `--regid=${await line("id", "-g", user)}`,
-    "--clear-groups",
-    command,
-    ...args,
-  ], {
-    cwd,
-    env: { HOME: cwd },
-  });
+  const options = { cwd, env: serverEnvironment(cwd), clearEnv: true, timeoutMs: 120_000 };
+  if (user === null) return await run(command, args, options);
+  const group = await line("id", "-g", user);
+  return await run(
+    "setpriv",
+    [`--reuid=${user}`, `--regid=${group}`, "--clear-groups", command, ...args],
+    options,
+  );
 }
 
-/** Hands a tree to the servers' user. */
+/**
+ * Hands one folder to the servers' user. Never a whole tree: what the sandbox links to is not the sandbox's.
+ */
 export async function own(user: string | null, path: string): Promise<void> {
-  if (user !== null) await run("chown", ["-R", `${user}:`, path]);
+  if (user !== null) await run("chown", [`${user}:`, path]);
 }
 
+/** Whether nobody listens on this port of 127.0.0.1. */
+export function portIsFree(port: number): boolean {
+  try {
+    Deno.listen({ hostname: "127.0.0.1", port }).close();
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.AddrInUse) return false;
+    throw error;
+  }
+}
+
+/** Whether the process lives and has the folder in its command line: a pid alone may be another's by now. */
 async function isRunning(pid: number, word: string): Promise<boolean> {
   const command = await Deno.readTextFile(`/proc/${pid}/cmdline`).catch(() => "");
   return command.includes(word);
@@ -94,7 +117,6 @@ export async function initPostgres(server: PostgresServer, locale: string): Prom
   ], "/");
   const settings = [
     "listen_addresses = '127.0.0.1'",
-    `port = ${server.port}`,
     `unix_socket_directories = '${server.sockets}'`,
     "fsync = off",
     "max_connections = 50",
@@ -102,13 +124,19 @@ export async function initPostgres(server: PostgresServer, locale: string): Prom
   await Deno.writeTextFile(`${server.data}/postgresql.conf`, settings.join("\n") + "\n", { append: true });
 }
 
-export async function startPostgres(server: PostgresServer): Promise<void> {
+/** Whether the server's postmaster lives. */
+export async function postgresRuns(server: PostgresServer): Promise<boolean> {
   const pid = await pidOf(`${server.data}/postmaster.pid`);
-  if (pid !== null && await isRunning(pid, "postgres")) return;
+  return pid !== null && await isRunning(pid, server.data);
+}
+
+/** Starts the server unless it runs, and waits until it takes connections. */
+export async function startPostgres(server: PostgresServer): Promise<void> {
+  if (await postgresRuns(server)) return;
   await runAs(
     server.user,
     `${server.bindir}/pg_ctl`,
-    ["-w", "-D", server.data, "-l", server.log, "start"],
+    ["-w", "-D", server.data, "-l", server.log, "-o", `-p ${server.port}`, "start"],
     "/",
   ).catch(
     async (error) => {
@@ -122,9 +150,14 @@ export async function stopPostgres(
   server: PostgresServer,
   mode: "fast" | "immediate" = "fast",
 ): Promise<void> {
-  const pid = await pidOf(`${server.data}/postmaster.pid`);
-  if (pid === null || !(await isRunning(pid, "postgres"))) return;
-  await runAs(server.user, `${server.bindir}/pg_ctl`, ["-w", "-D", server.data, "-m", mode, "stop"], "/");
+  if (!(await postgresRuns(server))) return;
+  const args = ["-w", "-t", "20", "-D", server.data, "-m", mode, "stop"];
+  try {
+    await runAs(server.user, `${server.bindir}/pg_ctl`, args, "/");
+  } catch (error) {
+    if (mode === "immediate") throw error;
+    await stopPostgres(server, "immediate");
+  }
 }
 
 export interface EtcdServer {
@@ -136,11 +169,22 @@ export interface EtcdServer {
   user: string | null;
 }
 
-export async function startEtcd(server: EtcdServer): Promise<void> {
+/** Makes sure that etcd and etcdctl are there. */
+export async function ensureEtcd(): Promise<void> {
   await ensureProgram("etcd", ["etcd-server"]);
   await ensureProgram("etcdctl", ["etcd-client"]);
-  const old = await pidOf(server.pidFile);
-  if (old !== null && await isRunning(old, "etcd")) return;
+}
+
+/** Whether the sandbox's etcd lives. */
+export async function etcdRuns(server: EtcdServer): Promise<boolean> {
+  const pid = await pidOf(server.pidFile);
+  return pid !== null && await isRunning(pid, server.data);
+}
+
+/** Starts etcd unless it runs, and waits until it is healthy. */
+export async function startEtcd(server: EtcdServer): Promise<void> {
+  await ensureEtcd();
+  if (await etcdRuns(server)) return;
   const client = `http://127.0.0.1:${server.port}`;
   const peer = `http://127.0.0.1:${server.peerPort}`;
   const args = [
@@ -162,11 +206,11 @@ export async function startEtcd(server: EtcdServer): Promise<void> {
 
 export async function stopEtcd(server: EtcdServer): Promise<void> {
   const pid = await pidOf(server.pidFile);
-  if (pid === null || !(await isRunning(pid, "etcd"))) return;
+  if (pid === null || !(await isRunning(pid, server.data))) return;
   Deno.kill(pid, "SIGTERM");
-  for (let waited = 0; waited < 5000 && await isRunning(pid, "etcd"); waited += POLL_MS) {
+  for (let waited = 0; waited < 5000 && await isRunning(pid, server.data); waited += POLL_MS) {
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
-  if (await isRunning(pid, "etcd")) Deno.kill(pid, "SIGKILL");
+  if (await isRunning(pid, server.data)) Deno.kill(pid, "SIGKILL");
   if (await exists(server.pidFile)) await Deno.remove(server.pidFile);
 }
