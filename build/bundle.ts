@@ -7,14 +7,10 @@ import { OUT, ROOT } from "./paths.ts";
 /** plv8 prints whole source lines in CONTEXT. */
 const LINE_LIMIT = 120;
 
-/**
- * CommonJS in an ES module for Deno: what the bundled packages expect to find. None of them reads a file at run time, and none
- * gets to see the server's environment: with an empty one the proxy needs no permission for it.
- */
+/** CommonJS in an ES module for Deno: what the bundled packages expect to find. None of them reads a file at run time. */
 const PROXY_BANNER = `import { createRequire as __createRequire } from "node:module";
 const require = __createRequire(import.meta.url);
-const __dirname = "/nonexistent", __filename = "/nonexistent/proxy.js";
-const __environment = {};`;
+const __dirname = "/nonexistent", __filename = "/nonexistent/proxy.js";`;
 
 /** esbuild's IIFE for a global name, as an expression. */
 export function asExpression(bundle: string, name: string): string {
@@ -56,7 +52,6 @@ async function bundleProxy(): Promise<void> {
     charset: "utf8",
     legalComments: "eof",
     banner: { js: PROXY_BANNER },
-    define: { "process.env": "__environment" },
     plugins: [etcd3Protos()],
     logLevel: "warning",
   });

@@ -37,6 +37,9 @@
 /* Between asking the proxy to end and killing it. */
 #define STOP_MS			1000
 
+/* The proxy binds under the second name and renames: src/proxy/server.ts. */
+#define ETCD_SOCKET_FILES	ETCD_SOCKET_PATH "," ETCD_SOCKET_PATH ".new"
+
 PGDLLEXPORT void etcd_fdw_worker_main(Datum arg);
 
 static char *deno_path = NULL;
@@ -184,7 +187,8 @@ start_proxy(int *pipe_fd)
 	const char *path = getenv("PATH");
 	char	   *argv[] = {
 		deno, "run", "--no-prompt", "--no-config", "--no-remote", "--no-npm", "--quiet",
-		"--allow-net", "--allow-read=" ETCD_RUN_DIR, "--allow-write=" ETCD_RUN_DIR,
+		"--allow-net", "--ignore-env",
+		"--allow-read=" ETCD_SOCKET_FILES, "--allow-write=" ETCD_SOCKET_FILES,
 		bundle, ETCD_SOCKET_PATH, NULL
 	};
 	char	   *envp[] = {path_env, deno_dir, "DENO_NO_UPDATE_CHECK=1", "NO_COLOR=1", NULL};
