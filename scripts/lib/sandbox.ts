@@ -86,6 +86,17 @@ export class Sandbox {
     return text === null ? null : new Sandbox(folder, JSON.parse(text));
   }
 
+  /** This checkout's sandboxes whose names begin with `prefix`. */
+  static async list(prefix: string): Promise<Sandbox[]> {
+    const start = folderOf(`${prefix}x`).slice(0, -1);
+    const parent = start.slice(0, start.lastIndexOf("/"));
+    const entries = await Array.fromAsync(Deno.readDir(parent)).catch(() => []);
+    const names = entries.map(({ name }) => `${parent}/${name}`).filter((path) => path.startsWith(start))
+      .map((path) => prefix + path.slice(start.length));
+    const found = await Promise.all(names.map((name) => Sandbox.find(name)));
+    return found.filter((sandbox) => sandbox !== null);
+  }
+
   /**
    * Makes the sandbox, or starts the one that is there with what the checkout builds now. The extension is installed but not
    * created. Throws StepError when a step fails.

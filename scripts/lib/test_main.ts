@@ -161,6 +161,8 @@ await main(async () => {
       summary.push(`${title}: ${counts.passed} passed, ${counts.failed} failed, ${seconds} s`);
     }
   }
+  // What a suite that was killed left behind.
+  for (const sandbox of await Sandbox.list("t-")) await sandbox.down();
   console.log(`\n== summary (engines: ${ran.join(", ")})\n${summary.join("\n")}\n`);
   console.log(`${total.passed} passed, ${total.failed} failed`);
   Deno.exit(total.failed === 0 && total.passed > 0 ? 0 : 1);
