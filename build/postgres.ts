@@ -2,7 +2,7 @@
 
 import { aptInstall } from "./apt.ts";
 import { OUT } from "./paths.ts";
-import { exists, line, run, StepError } from "./run.ts";
+import { exists, line, run, StepError, which } from "./run.ts";
 
 export interface Postgres {
   pgConfig: string;
@@ -44,8 +44,8 @@ async function hasHeaders(pgConfig: string): Promise<boolean> {
 }
 
 /**
- * The PostgreSQL of `pgConfig`, else of PG_CONFIG, else the newest of Debian's on this machine, else Debian's default, which is
- * then installed. Server and headers are made sure of.
+ * The PostgreSQL of `pgConfig`, else of PG_CONFIG, else the newest of Debian's on this machine, else the one on PATH, else
+ * Debian's default, which is then installed. Server and headers are made sure of.
  */
 export async function findPostgres(pgConfig = Deno.env.get("PG_CONFIG")): Promise<Postgres> {
   if (pgConfig !== undefined && pgConfig !== "") {
@@ -56,7 +56,16 @@ export async function findPostgres(pgConfig = Deno.env.get("PG_CONFIG")): Promis
     }
     return await describe(pgConfig);
   }
-  if ((await debianServers()).length === 0) await aptInstall(["postgresql"], "PostgreSQL");
+  if ((await debianServers()).length === 0) {
+    // One that somebody built: Debian's pg_config on PATH, without a server, speaks of the client library.
+    const other = await which("pg_config");
+    if (
+      other !== null && await hasHeaders(other) && await exists(`${await line(other, "--bindir")}/postgres`)
+    ) {
+      return await describe(other);
+    }
+    await aptInstall(["postgresql"], "PostgreSQL");
+  }
   const [major] = await debianServers();
   if (major === undefined) throw new StepError("no PostgreSQL found; name its pg_config with PG_CONFIG=");
   const found = `/usr/lib/postgresql/${major}/bin/pg_config`;

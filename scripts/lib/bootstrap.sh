@@ -40,7 +40,7 @@ find_deno() {
   command -v npm >/dev/null || fail "neither Deno nor npm was found: install nodejs and npm, or Deno 2.5 or later"
   echo "installing Deno from npm into build/out/deno" >&2
   mkdir -p "$root/build/out/deno"
-  npm install --silent --no-audit --no-fund --prefix "$root/build/out/deno" deno@2 >&2 || fail "npm install deno@2 failed"
+  npm install --loglevel=error --no-audit --no-fund --prefix "$root/build/out/deno" deno@2 >&2 || fail "npm install deno@2 failed"
   npm_deno || fail "the npm package deno holds no executable for this machine"
 }
 

@@ -3,12 +3,12 @@
 import { findPostgres } from "../../build/postgres.ts";
 import { OUT, ROOT } from "../../build/paths.ts";
 import { build } from "../../build/build.ts";
-import { exists, line, main, StepError } from "../../build/run.ts";
+import { exists, line, main, run, StepError } from "../../build/run.ts";
 import { compileAll } from "./compile.ts";
 import { add, type Counts, denoCounts, regressCounts } from "./counts.ts";
 import { type Engine, Sandbox } from "./sandbox.ts";
 
-const SUITES = ["unit", "compile", "regress", "integration", "faults"] as const;
+const SUITES = ["gate", "unit", "compile", "regress", "integration", "faults"] as const;
 type Suite = typeof SUITES[number];
 
 /** No suite may hang: far above what each takes. */
@@ -62,6 +62,26 @@ async function compile(): Promise<Counts> {
   for (const { major, problem } of await compileAll()) {
     console.log(`PostgreSQL ${major} ... ${problem === null ? "ok" : "FAILED\n" + problem}`);
     if (problem === null) counts.passed++;
+    else counts.failed++;
+  }
+  return counts;
+}
+
+/** What `deno task ok` asks for beside the unit tests; each step is a test. */
+async function gate(): Promise<Counts> {
+  const steps: [string, string[]][] = [
+    ["format", ["fmt", "--check", "--quiet"]],
+    ["lint", ["lint", "--quiet"]],
+    ["types", ["check", "--quiet", "."]],
+    ["borders between the parts", ["run", "--allow-read", "build/check_imports.ts"]],
+    ["C without warnings", ["run", "-A", "build/build.ts", "--werror"]],
+  ];
+  const counts = { passed: 0, failed: 0 };
+  for (const [title, args] of steps) {
+    const options = { cwd: ROOT, env: { NO_COLOR: "1" }, mayFail: true, timeoutMs: SUITE_MS };
+    const { code, stdout, stderr } = await run(Deno.execPath(), args, options);
+    console.log(`${title} ... ${code === 0 ? "ok" : `FAILED\n${stdout}${stderr}`}`);
+    if (code === 0) counts.passed++;
     else counts.failed++;
   }
   return counts;
@@ -122,6 +142,8 @@ async function engines(only: string | undefined): Promise<Engine[]> {
 async function runSuite(suite: Suite, engine: Engine | null): Promise<Counts> {
   const env: Record<string, string> = engine === null ? {} : { ETCD_FDW_ENGINE: engine };
   switch (suite) {
+    case "gate":
+      return await gate();
     case "unit":
       return await denoTest(["src", "build", "scripts", "tests/helpers", "tests/bench"]);
     case "compile":
@@ -133,7 +155,7 @@ async function runSuite(suite: Suite, engine: Engine | null): Promise<Counts> {
   }
 }
 
-const isPerEngine = (suite: Suite) => suite !== "unit" && suite !== "compile";
+const isPerEngine = (suite: Suite) => !["gate", "unit", "compile"].includes(suite);
 
 await main(async () => {
   const args = [...Deno.args];
