@@ -93,11 +93,11 @@ test("an etcd that comes back is found by the next query", async () => {
 
 test("a proxy that is killed in mid-scan is a clean error, and the next query works", async () => {
   await db.sql("BEGIN; DECLARE c CURSOR FOR SELECT * FROM f; FETCH 1 FROM c");
-  // Both the page under way and its answer are stuck behind a stopped proxy, so that its death is seen in the scan.
+  // The second page is larger than a socket holds, so it is not all here when the proxy dies.
   const [pid] = await proxyPids(dataDirectory);
   Deno.kill(pid, "SIGKILL");
   const error = await failure("FETCH ALL FROM c");
-  if (error !== null) assert.equal(error.code, "08006");
+  assert.equal(error?.code, "08006");
   await db.sql("ROLLBACK");
   await waitFor("rows again", async () => (await count().catch(() => 0)) === 20_000, { timeoutMs: 5000 });
 });
