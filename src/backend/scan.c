@@ -13,6 +13,7 @@
 #include "etcd_fdw.h"
 
 #include "access/htup_details.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "foreign/fdwapi.h"
 #include "mb/pg_wchar.h"
@@ -261,15 +262,17 @@ invalid_text(CellContext *cell)
 }
 
 /*
- * Text of bytes that are UTF-8 by etcd's custom; other bytes are an error that
- * names the key, never a silent change.
+ * Text of bytes that are UTF-8 by etcd's custom; bytes that are not, or that
+ * the database's encoding lacks, are an error that names the key, never a
+ * silent change.
  */
 static Datum
 make_text(CellContext *cell, const char *data, uint32 len)
 {
 	int			encoding = GetDatabaseEncoding();
+	Oid			conversion;
+	Size		room;
 	char	   *converted;
-	text	   *result;
 
 	if (encoding == PG_SQL_ASCII ? memchr(data, '\0', len) != NULL
 		: !pg_verify_mbstr(PG_UTF8, data, len, true))
@@ -277,10 +280,17 @@ make_text(CellContext *cell, const char *data, uint32 len)
 	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
 		return PointerGetDatum(cstring_to_text_with_len(data, len));
 
-	/* A character that this encoding lacks is an error of the conversion. */
-	converted = pg_any_to_server(pnstrdup(data, len), len, PG_UTF8);
-	result = cstring_to_text(converted);
-	return PointerGetDatum(result);
+	conversion = FindDefaultConversionProc(PG_UTF8, encoding);
+	if (!OidIsValid(conversion))
+		elog(ERROR, "no conversion from UTF8 to encoding \"%s\"", GetDatabaseEncodingName());
+	room = (Size) len * MAX_CONVERSION_GROWTH + 1;
+	converted = palloc_extended(room, MCXT_ALLOC_HUGE);
+	if (pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding,
+									  (unsigned char *) pnstrdup(data, len), len,
+									  (unsigned char *) converted, (int) Min(room, PG_INT32_MAX),
+									  true) < (int) len)
+		invalid_text(cell);
+	return PointerGetDatum(cstring_to_text(converted));
 }
 
 static Datum
