@@ -61,12 +61,17 @@ export function archiveSite(indexTargets: string): string | null {
 export class Release {
   readonly #directory: string;
 
-  private constructor(readonly name: string) {
+  private constructor(readonly name: string, readonly mayBeOld: boolean) {
     this.#directory = `${OUT}/apt/${name}`;
   }
 
-  /** Opens a release; null when this machine has no Debian archive or no archive keys. */
-  static async open(name: string): Promise<Release | null> {
+  /**
+   * Opens a release; null when this machine has no Debian archive or no archive keys, or apt fails, which is said.
+   *
+   * @param mayBeOld Take a mirror's copy of unstable whose week of validity is over. The signature is checked all the same;
+   * what is lost is the proof that the copy is not an old one, so not for anything that is to be run.
+   */
+  static async open(name: string, mayBeOld = false): Promise<Release | null> {
     const format = "$(SITE)|$(RELEASE)|$(COMPONENT)|$(CREATED_BY)|$(ORIGIN)";
     const indexes = async () =>
       archiveSite((await run("apt-get", ["indextargets", "--format", format], { mayFail: true })).stdout);
@@ -78,13 +83,15 @@ export class Release {
       site = await indexes();
     }
     if (site === null || !(await exists(keyring))) return null;
-    const release = new Release(name);
+    const release = new Release(name, mayBeOld);
     await Deno.mkdir(`${release.#directory}/lists/partial`, { recursive: true });
     await Deno.mkdir(`${release.#directory}/cache/archives/partial`, { recursive: true });
     const line = `[signed-by=${keyring}] ${site} ${name} main\n`;
     await Deno.writeTextFile(`${release.#directory}/sources.list`, `deb ${line}deb-src ${line}`);
-    const { code } = await release.#apt("apt-get", ["update", "-q"]);
-    return code === 0 ? release : null;
+    const { code, stderr } = await release.#apt("apt-get", ["update", "-q"]);
+    if (code === 0) return release;
+    console.error(`the package lists of Debian ${name} could not be fetched: ${stderr.trim()}`);
+    return null;
   }
 
   #apt(program: string, args: string[], cwd?: string) {
@@ -99,6 +106,7 @@ export class Release {
       // What is installed here is no candidate there.
       "Dir::State::status=/dev/null",
       "APT::Sandbox::User=root",
+      ...(this.mayBeOld ? ["Acquire::Check-Valid-Until=false"] : []),
     ].flatMap((option) => ["-o", option]);
     return run(program, [...options, ...args], { cwd, mayFail: true });
   }

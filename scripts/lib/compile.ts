@@ -22,7 +22,8 @@ async function headers(major: number, releaseName: string): Promise<string[] | n
   const folders = [`postgresql/${major}/server`, "", arch].map((folder) => `${root}/usr/include/${folder}`);
   const complete = () => exists(`${root}/complete`);
   if (!(await complete())) {
-    const release = await Release.open(releaseName);
+    // Headers that are only compiled against: an older copy does as well.
+    const release = await Release.open(releaseName, true);
     if (release === null) return null;
     for (const name of [`postgresql-server-dev-${major}`, "libc6-dev", "linux-libc-dev"]) {
       if (!(await release.unpack(name, root))) return null;
