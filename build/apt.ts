@@ -101,8 +101,6 @@ export class Release {
       "Dir::Etc::sourceparts=/dev/null",
       `Dir::State::lists=${d}/lists`,
       `Dir::Cache=${d}/cache`,
-      // A mirror that lags behind is still signed, and what is built against needs not be of today.
-      "Acquire::Check-Valid-Until=false",
       // What is installed here is no candidate there.
       "Dir::State::status=/dev/null",
       "APT::Sandbox::User=root",
