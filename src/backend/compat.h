@@ -10,6 +10,9 @@
 
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_database.h"
 #include "commands/explain.h"
 #if PG_VERSION_NUM >= 180000
 #include "commands/explain_format.h"
@@ -20,8 +23,10 @@
 #include "nodes/plannodes.h"
 #include "optimizer/pathnode.h"
 #include "storage/latch.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/resowner.h"
+#include "utils/syscache.h"
 #include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 140000
@@ -94,6 +99,66 @@ compat_scan_user(ForeignScan *plan, EState *estate)
 	userid = exec_rt_fetch(rtindex, estate)->checkAsUser;
 #endif
 	return OidIsValid(userid) ? userid : GetUserId();
+}
+
+/*
+ * The provider and the locale name that a row of pg_collation or pg_database
+ * sorts by; the name is NULL where it has none.  14 has libc and ICU only and
+ * the name as a Name, 15 as text and a provider for databases, 17 the provider
+ * "builtin" with a column of its own.
+ */
+static inline char *
+compat_locale_text(int cacheid, HeapTuple tuple, AttrNumber attnum)
+{
+	bool		isnull;
+	Datum		datum = SysCacheGetAttr(cacheid, tuple, attnum, &isnull);
+
+	if (isnull)
+		return NULL;
+#if PG_VERSION_NUM >= 150000
+	return TextDatumGetCString(datum);
+#else
+	return pstrdup(NameStr(*DatumGetName(datum)));
+#endif
+}
+
+static inline char *
+compat_collation_locale(HeapTuple tuple, char *provider)
+{
+	*provider = ((Form_pg_collation) GETSTRUCT(tuple))->collprovider;
+#if PG_VERSION_NUM >= 170000
+	if (*provider == COLLPROVIDER_BUILTIN)
+		return compat_locale_text(COLLOID, tuple, Anum_pg_collation_colllocale);
+#endif
+	return compat_locale_text(COLLOID, tuple, Anum_pg_collation_collcollate);
+}
+
+static inline char *
+compat_database_locale(HeapTuple tuple, char *provider)
+{
+#if PG_VERSION_NUM >= 150000
+	*provider = ((Form_pg_database) GETSTRUCT(tuple))->datlocprovider;
+#else
+	*provider = COLLPROVIDER_LIBC;
+#endif
+#if PG_VERSION_NUM >= 170000
+	if (*provider == COLLPROVIDER_BUILTIN)
+		return compat_locale_text(DATABASEOID, tuple, Anum_pg_database_datlocale);
+#endif
+	return compat_locale_text(DATABASEOID, tuple, Anum_pg_database_datcollate);
+}
+
+/* Whether a locale of this provider sorts text byte by byte. */
+static inline bool
+compat_is_c_locale(char provider, const char *locale)
+{
+	if (locale == NULL)
+		return false;
+#if PG_VERSION_NUM >= 170000
+	if (provider == COLLPROVIDER_BUILTIN)
+		return strcmp(locale, "C") == 0 || strcmp(locale, "C.UTF-8") == 0;
+#endif
+	return provider == COLLPROVIDER_LIBC && (strcmp(locale, "C") == 0 || strcmp(locale, "POSIX") == 0);
 }
 
 #endif							/* ETCD_FDW_COMPAT_H */

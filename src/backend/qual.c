@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "compat.h"
 #include "etcd_fdw.h"
 
 #include "access/transam.h"
@@ -73,14 +74,40 @@ etcd_append_param(StringInfo buf, Datum value, Oid type)
 	appendStringInfoChar(buf, '"');
 }
 
+/*
+ * Whether text under this collation sorts as the bytes of its UTF-8 do, which
+ * is etcd's order: the collation compares bytes, and the database's encoding
+ * keeps the order of code points.
+ */
+static bool
+sorts_as_etcd(Oid collation)
+{
+	int			encoding = GetDatabaseEncoding();
+	bool		is_default = collation == DEFAULT_COLLATION_OID;
+	HeapTuple	tuple;
+	char		provider;
+	char	   *locale;
+
+	if (encoding != PG_UTF8 && encoding != PG_LATIN1 && encoding != PG_SQL_ASCII)
+		return false;
+	tuple = is_default
+		? SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId))
+		: SearchSysCache1(COLLOID, ObjectIdGetDatum(collation));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for collation %u", collation);
+	locale = is_default ? compat_database_locale(tuple, &provider) : compat_collation_locale(tuple, &provider);
+	ReleaseSysCache(tuple);
+	return compat_is_c_locale(provider, locale);
+}
+
 static const char *
 collation_name(Oid collation)
 {
 	if (!OidIsValid(collation))
 		return "none";
-	if (collation == C_COLLATION_OID)
-		return "c";
-	return get_collation_isdeterministic(collation) ? "deterministic" : "nondeterministic";
+	if (!get_collation_isdeterministic(collation))
+		return "nondeterministic";
+	return sorts_as_etcd(collation) ? "c" : "deterministic";
 }
 
 /*
@@ -137,6 +164,21 @@ describe_operand(DescribeContext *context, Node *node)
 	return true;
 }
 
+/*
+ * column IS NOT NULL
+ */
+static bool
+describe_null_test(DescribeContext *context, NullTest *test)
+{
+	if (test->nulltesttype != IS_NOT_NULL || test->argisrow)
+		return false;
+	appendStringInfoString(context->buf, "{\"op\":\"is not null\",\"collation\":\"none\",\"left\":");
+	if (!describe_operand(context, (Node *) test->arg))
+		return false;
+	appendStringInfoString(context->buf, ",\"right\":{\"null\":true,\"type\":\"text\"}}");
+	return true;
+}
+
 static bool
 describe_comparison(DescribeContext *context, Expr *clause)
 {
@@ -144,6 +186,8 @@ describe_comparison(DescribeContext *context, Expr *clause)
 	OpExpr	   *op = (OpExpr *) clause;
 	char	   *name;
 
+	if (IsA(clause, NullTest))
+		return describe_null_test(context, (NullTest *) clause);
 	if (!IsA(clause, OpExpr) || list_length(op->args) != 2 || op->opno >= FirstGenbkiObjectId)
 		return false;
 	name = get_opname(op->opno);

@@ -3,13 +3,12 @@
 // A condition is exact when the keys in its range are just those that fulfil the comparison; otherwise the range is a
 // superset and PostgreSQL checks each row again.
 
-import { fromHex, toHex } from "../ipc/bytes.ts";
-import { intersect, type KeyRange, prefixRange, singleKey } from "../ipc/keyrange.ts";
-import { concatBytes } from "../ipc/bytes.ts";
+import { concatBytes, fromHex, toHex } from "../ipc/bytes.ts";
+import { intersect, type KeyRange, prefixRange, singleKey, successor } from "../ipc/keyrange.ts";
 import type { Comparison, Operand } from "./protocol.ts";
 
 /** `like` keeps its pattern: it is read when the value is known. */
-export type ConditionKind = "equal" | "prefix" | "like";
+export type ConditionKind = "equal" | "prefix" | "like" | "<" | "<=" | ">" | ">=";
 
 export interface Condition {
   kind: ConditionKind;
@@ -18,11 +17,15 @@ export interface Condition {
 }
 
 export interface Recognized {
-  /** Null: the comparison is NULL for every row, so no row fulfils it. */
-  condition: Condition | null;
+  /** Null: the comparison is NULL for every row, so no row fulfils it. Absent: every row fulfils it. */
+  condition?: Condition | null;
   exact: boolean;
 }
 
+/** Operators that hold just as well with their sides changed, by what they are then. */
+const COMMUTED: Record<string, string> = { "=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<=" };
+
+const NOTHING = new Uint8Array(0);
 const PERCENT = 0x25;
 const UNDERSCORE = 0x5f;
 const BACKSLASH = 0x5c;
@@ -63,9 +66,10 @@ function valueOf(operand: Operand): string | number | null {
 /** The comparison as a condition on the key, or null when it is none that etcd can help with. */
 export function recognize(comparison: Comparison | null): Recognized | null {
   if (comparison === null || comparison.collation === "nondeterministic") return null;
-  let { left, right } = comparison;
-  const { op } = comparison;
-  if (op === "=" && isKey(right)) [left, right] = [right, left];
+  let { op, left, right } = comparison;
+  // No key is NULL.
+  if (op === "is not null") return isKey(left) ? { exact: true } : null;
+  if (isKey(right) && Object.hasOwn(COMMUTED, op)) [op, left, right] = [COMMUTED[op], right, left];
   if (!isKey(left) || !isValue(right)) return null;
   const value = valueOf(right);
   switch (op) {
@@ -79,6 +83,13 @@ export function recognize(comparison: Comparison | null): Recognized | null {
         : { condition: { kind: "prefix", value }, exact: true };
     case "~~":
       return value === null ? { condition: null, exact: true } : recognizeLike(value);
+    case "<":
+    case "<=":
+    case ">":
+    case ">=":
+      // Under another collation the order is not etcd's.
+      if (comparison.collation !== "c" && comparison.collation !== "none") return null;
+      return { condition: value === null ? null : { kind: op, value }, exact: true };
     default:
       return null;
   }
@@ -93,10 +104,25 @@ function recognizeLike(value: string | number): Recognized {
 }
 
 function rangeOf(kind: ConditionKind, value: Uint8Array, strip: Uint8Array): KeyRange {
-  if (kind === "equal") return singleKey(concatBytes(strip, value));
-  if (kind === "prefix") return prefixRange(concatBytes(strip, value));
-  const { literal, rest } = readLikePattern(value);
-  return rangeOf(rest === "equal" ? "equal" : "prefix", literal, strip);
+  const key = concatBytes(strip, value);
+  switch (kind) {
+    case "equal":
+      return singleKey(key);
+    case "prefix":
+      return prefixRange(key);
+    case "<":
+      return { start: NOTHING, end: key };
+    case "<=":
+      return { start: NOTHING, end: successor(key) };
+    case ">":
+      return { start: successor(key), end: null };
+    case ">=":
+      return { start: key, end: null };
+    case "like": {
+      const { literal, rest } = readLikePattern(value);
+      return rangeOf(rest === "equal" ? "equal" : "prefix", literal, strip);
+    }
+  }
 }
 
 /**

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { encodeUtf8, printable, toHex } from "../ipc/bytes.ts";
 import { ALL_KEYS, prefixRange } from "../ipc/keyrange.ts";
-import { applyConditions, readLikePattern, recognize } from "./conditions.ts";
+import { applyConditions, type ConditionKind, readLikePattern, recognize } from "./conditions.ts";
 import type { Comparison, Operand } from "./protocol.ts";
 
 const key: Operand = { column: "key" };
@@ -58,6 +58,43 @@ Deno.test("recognize leaves other columns and operators alone", () => {
   assert.equal(compare("<>", key, text("a")), null);
   assert.equal(compare("~~*", key, text("a%")), null);
   assert.equal(recognize(null), null);
+});
+
+Deno.test("recognize takes order where it is etcd's, either way round", () => {
+  const condition = (kind: string) => ({ condition: { kind, value: "61" }, exact: true });
+  assert.deepEqual(compare("<", key, text("a"), "c"), condition("<"));
+  assert.deepEqual(compare("<", text("a"), key, "c"), condition(">"));
+  assert.deepEqual(compare(">=", text("a"), key, "c"), condition("<="));
+  assert.deepEqual(compare(">=", key, { hex: "61", type: "bytea" }, "none"), condition(">="));
+  for (const op of ["<", "<=", ">", ">="]) assert.equal(compare(op, key, text("a"), "deterministic"), null);
+  assert.deepEqual(compare("<", key, { null: true, type: "text" }, "c"), { condition: null, exact: true });
+});
+
+Deno.test("recognize knows that no key is NULL", () => {
+  const nothing: Operand = { null: true, type: "text" };
+  assert.deepEqual(compare("is not null", key, nothing, "none"), { exact: true });
+  assert.equal(compare("is not null", { column: "value" }, nothing, "none"), null);
+});
+
+Deno.test("applyConditions makes ranges of order", () => {
+  const range = (...conditions: [ConditionKind, string][]) =>
+    applyConditions(
+      ALL_KEYS,
+      conditions.map(([kind, value]) => ({ kind, value: toHex(encodeUtf8(value)) })),
+      new Uint8Array(0),
+      [],
+    );
+  const bytes = (start: string, end: string | null) => ({
+    start: encodeUtf8(start),
+    end: end === null ? null : encodeUtf8(end),
+  });
+  assert.deepEqual(range([">=", "b"], ["<", "d"]), bytes("b", "d"));
+  assert.deepEqual(range([">", "b"], ["<=", "d"]), bytes("b\0", "d\0"));
+  assert.deepEqual(range([">=", "b"], ["<=", "b"]), bytes("b", "b\0"));
+  assert.equal(range([">", "b"], ["<=", "b"]), null);
+  assert.equal(range(["<", ""]), null);
+  assert.equal(range(["<=", ""]), null);
+  assert.deepEqual(range([">=", ""]), ALL_KEYS);
 });
 
 Deno.test("recognize knows that a comparison with NULL holds for no row", () => {

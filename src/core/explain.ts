@@ -2,7 +2,7 @@
 
 import { fromHex, printable } from "../ipc/bytes.ts";
 import { isSingleKey, type KeyRange } from "../ipc/keyrange.ts";
-import { applyConditions, type Condition } from "./conditions.ts";
+import { applyConditions, type Condition, type ConditionKind } from "./conditions.ts";
 import { decodeRange, type ScanPlan } from "./plan.ts";
 import type { ExplainInput, Outcome } from "./protocol.ts";
 
@@ -15,7 +15,7 @@ function rangeLine(range: KeyRange | null): [string, string] {
   return ["Etcd Range", `[${quote(range.start)}, ${range.end === null ? "end" : quote(range.end)})`];
 }
 
-const OPERATORS = { equal: "=", prefix: "^@", like: "~~" } as const;
+const OPERATORS: Partial<Record<ConditionKind, string>> = { equal: "=", prefix: "^@", like: "~~" };
 
 /** Operation "explain". */
 export function explainScan(input: ExplainInput): Outcome {
@@ -25,7 +25,9 @@ export function explainScan(input: ExplainInput): Outcome {
   const lines: [string, string][] = [rangeLine(range)];
   const late = plan.conditions.filter((c): c is Condition & { value: number } => typeof c.value === "number");
   if (range !== null && late.length > 0) {
-    const text = late.map(({ kind, value }) => `key ${OPERATORS[kind]} ${input.params[value]}`).join(" AND ");
+    const text = late.map(({ kind, value }) => `key ${OPERATORS[kind] ?? kind} ${input.params[value]}`).join(
+      " AND ",
+    );
     lines.push(["Etcd Condition", text]);
   }
   if (range !== null) {

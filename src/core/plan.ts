@@ -41,7 +41,7 @@ function build(input: PlanInput, options: TableOptions): { plan: ScanPlan; exact
     const recognized = recognize(qual);
     if (recognized === null) return;
     if (recognized.condition === null) plan.never = true;
-    else plan.conditions.push(recognized.condition);
+    else if (recognized.condition !== undefined) plan.conditions.push(recognized.condition);
     if (recognized.exact) exact.push(index);
   });
   if (options.range !== null) {

@@ -1,0 +1,135 @@
+// Comparisons by order: the foreign table and a local twin must agree, whatever the collation.
+
+import assert from "node:assert/strict";
+import { encodeUtf8, toHex } from "../../src/ipc/bytes.ts";
+import { suite } from "../helpers/suite.ts";
+
+const { db, etcd, test } = await suite("order");
+
+const KEYS = [
+  "",
+  "A",
+  "B",
+  "a",
+  "a b",
+  "a!",
+  "a%",
+  "a_",
+  "ab",
+  "aé",
+  "aa",
+  "b",
+  "ba",
+  "z",
+  "Ä",
+  "é",
+  "日本",
+  "\u{1f600}",
+  "-",
+  "~",
+];
+await etcd.putMany(KEYS.map((key): [string, string] => [`/o/${key}`, key]));
+await etcd.put("/n", "before");
+await etcd.put("/p", "after");
+await db.sql(`CREATE SERVER etcd FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${etcd.endpoints[0]}')`);
+
+/** The tables in their variants: the column's declaration and whether order can be sent to etcd. */
+const VARIANTS: { name: string; type: string; pushed: boolean; options: string }[] = [
+  { name: "c", type: 'text COLLATE "C"', pushed: true, options: "" },
+  { name: "posix", type: 'text COLLATE "POSIX"', pushed: true, options: ", strip_prefix 'true'" },
+  { name: "plain", type: "text", pushed: false, options: "" },
+  { name: "icu", type: 'text COLLATE "und-x-icu"', pushed: false, options: ", strip_prefix 'true'" },
+  { name: "bytes", type: "bytea", pushed: true, options: "" },
+];
+
+const literal = (text: string, type: string) =>
+  type === "bytea" ? `'\\x${toHex(encodeUtf8(text))}'::bytea` : `'${text.replaceAll("'", "''")}'`;
+
+for (const { name, type, pushed, options } of VARIANTS) {
+  await db.sql(
+    `CREATE FOREIGN TABLE ${name} (key ${type}, value text) SERVER etcd OPTIONS (prefix '/o/'${options});
+    CREATE TABLE ${name}_twin AS SELECT * FROM ${name}`,
+  );
+  const rows = async (table: string, where: string) =>
+    (await db.sql(`SELECT value FROM ${table} WHERE ${where}`)).map((row) => row.value as string).sort();
+  const prefix = options === "" ? "/o/" : "";
+
+  test(`order on ${type}: every operator, either way round`, async () => {
+    for (const key of [...KEYS, "zz", "\u{10ffff}"]) {
+      const value = literal(prefix + key, type);
+      for (const op of ["<", "<=", ">", ">="]) {
+        for (const where of [`key ${op} ${value}`, `${value} ${op} key`, `NOT key ${op} ${value}`]) {
+          assert.deepEqual(await rows(name, where), await rows(`${name}_twin`, where), where);
+        }
+      }
+    }
+  });
+
+  test(`order on ${type}: BETWEEN, contradictions, NULL`, async () => {
+    const from = literal(`${prefix}a`, type);
+    const to = literal(`${prefix}b`, type);
+    for (
+      const where of [
+        `key BETWEEN ${from} AND ${to}`,
+        `key BETWEEN ${to} AND ${from}`,
+        `key BETWEEN SYMMETRIC ${to} AND ${from}`,
+        `key > ${from} AND key <= ${from}`,
+        `key >= ${from} AND key <= ${from}`,
+        `key > ${literal("", type)}`,
+        `key < ${literal("", type)}`,
+        `key IS NOT NULL AND key < ${to}`,
+        `key < NULL`,
+        `key < ${to} OR key > ${to}`,
+      ]
+    ) assert.deepEqual(await rows(name, where), await rows(`${name}_twin`, where), where);
+  });
+
+  test(`order on ${type}: prepared statements`, async () => {
+    const cast = type === "bytea" ? "bytea" : "text";
+    for (const mode of ["force_generic_plan", "force_custom_plan"]) {
+      await db.sql(`SET plan_cache_mode = ${mode};
+        PREPARE f (${cast}) AS SELECT value FROM ${name} WHERE key > $1 AND key IS NOT NULL;
+        PREPARE t (${cast}) AS SELECT value FROM ${name}_twin WHERE key > $1`);
+      for (const argument of [...["a", "é", ""].map((key) => literal(prefix + key, type)), "NULL"]) {
+        const run = async (statement: string) =>
+          (await db.sql(`EXECUTE ${statement}(${argument})`)).map((row) => row.value as string).sort();
+        assert.deepEqual(await run("f"), await run("t"), argument);
+      }
+      await db.sql("DEALLOCATE f; DEALLOCATE t; RESET plan_cache_mode");
+    }
+  });
+
+  test(`order on ${type} ${pushed ? "is sent to etcd" : "stays with PostgreSQL"}`, async () => {
+    const plan =
+      (await db.sql(`EXPLAIN (COSTS OFF) SELECT * FROM ${name} WHERE key >= ${literal(`${prefix}a`, type)}`))
+        .map((row) => row["QUERY PLAN"] as string).join("\n");
+    assert.equal(/Filter/.test(plan), !pushed, plan);
+    assert.equal(/\["\/o\/a", "\/o0"\)/.test(plan), pushed, plan);
+  });
+}
+
+test("no key is NULL: that needs neither a request's narrowing nor a check", async () => {
+  const plan = (await db.sql("EXPLAIN (COSTS OFF) SELECT * FROM c WHERE key IS NOT NULL")).map((row) =>
+    row["QUERY PLAN"]
+  );
+  assert.ok(!plan.some((line) => /Filter/.test(line)), plan.join("\n"));
+  assert.equal((await db.sql("SELECT * FROM c WHERE key IS NOT NULL")).length, KEYS.length);
+  assert.equal((await db.sql("SELECT * FROM c WHERE key IS NULL")).length, 0);
+});
+
+test("a database whose own order is C sends it too; other encodings only where order is kept", async () => {
+  for (const [encoding, pushed] of [["UTF8", true], ["LATIN1", true], ["LATIN2", false]] as const) {
+    const name = `order_${encoding.toLowerCase()}`;
+    await db.sql(`CREATE DATABASE ${name} ENCODING '${encoding}' LOCALE 'C' TEMPLATE template0`);
+    const client = await db.connect("postgres", name);
+    try {
+      await client.query(`CREATE EXTENSION etcd_fdw;
+        CREATE SERVER etcd FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${etcd.endpoints[0]}');
+        CREATE FOREIGN TABLE o (key text) SERVER etcd OPTIONS (prefix '/o/')`);
+      const { rows } = await client.query("EXPLAIN (COSTS OFF) SELECT * FROM o WHERE key < '/o/b'");
+      assert.equal(rows.some((row) => /Filter/.test(row["QUERY PLAN"])), !pushed, encoding);
+    } finally {
+      await client.end();
+    }
+  }
+});
