@@ -43,6 +43,12 @@ value_type_name(Oid type)
 			return "text";
 		case BYTEAOID:
 			return "bytea";
+		case INT8OID:
+			return "int8";
+		case INT4OID:
+			return "int4";
+		case INT2OID:
+			return "int2";
 		default:
 			return NULL;
 	}
@@ -50,15 +56,30 @@ value_type_name(Oid type)
 
 /*
  * Appends a value as core takes it: the bytes that etcd would hold, in
- * hexadecimal and quotes.  Text is UTF-8 in etcd.
+ * hexadecimal and quotes.  Text is UTF-8 in etcd; a number is its decimal
+ * digits.
  */
 void
 etcd_append_param(StringInfo buf, Datum value, Oid type)
 {
-	struct varlena *bytes = PG_DETOAST_DATUM_PACKED(value);
-	char	   *data = VARDATA_ANY(bytes);
-	int			len = VARSIZE_ANY_EXHDR(bytes);
+	struct varlena *bytes;
+	char	   *data;
+	int			len;
 
+	if (type == INT8OID || type == INT4OID || type == INT2OID)
+	{
+		int64		number = type == INT8OID ? DatumGetInt64(value)
+			: type == INT4OID ? DatumGetInt32(value) : DatumGetInt16(value);
+
+		data = psprintf(INT64_FORMAT, number);
+		appendStringInfoChar(buf, '"');
+		etcd_append_hex(buf, data, strlen(data));
+		appendStringInfoChar(buf, '"');
+		return;
+	}
+	bytes = PG_DETOAST_DATUM_PACKED(value);
+	data = VARDATA_ANY(bytes);
+	len = VARSIZE_ANY_EXHDR(bytes);
 	if (type == TEXTOID)
 	{
 		char	   *utf8 = pg_server_to_any(data, len, PG_UTF8);

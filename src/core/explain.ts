@@ -4,6 +4,7 @@ import { fromHex, printable } from "../ipc/bytes.ts";
 import { isSingleKey, type KeyRange } from "../ipc/keyrange.ts";
 import { applyConditions, type Condition, type ConditionKind } from "./conditions.ts";
 import { decodeRange, type ScanPlan } from "./plan.ts";
+import { decimal, revisionFilters } from "./revisions.ts";
 import type { ExplainInput, Outcome } from "./protocol.ts";
 
 const quote = (bytes: Uint8Array) => `"${printable(bytes)}"`;
@@ -22,7 +23,9 @@ export function explainScan(input: ExplainInput): Outcome {
   const plan = JSON.parse(input.plan) as ScanPlan;
   const strip = fromHex(plan.strip);
   const range = plan.never ? null : applyConditions(decodeRange(plan), plan.conditions, strip, []);
-  const lines: [string, string][] = [rangeLine(range)];
+  const revisions = plan.revisions ?? [];
+  const possible = revisionFilters(revisions, []) !== null;
+  const lines: [string, string][] = [rangeLine(possible ? range : null)];
   const late = plan.conditions.filter((c): c is Condition & { value: number } => typeof c.value === "number");
   if (range !== null && late.length > 0) {
     const text = late.map(({ kind, value }) => `key ${OPERATORS[kind] ?? kind} ${input.params[value]}`).join(
@@ -30,7 +33,13 @@ export function explainScan(input: ExplainInput): Outcome {
     );
     lines.push(["Etcd Condition", text]);
   }
-  if (range !== null) {
+  if (range !== null && possible && revisions.length > 0) {
+    const text = revisions.map(({ column, op, value }) =>
+      `${column} ${op} ${typeof value === "string" ? decimal(value) : input.params[value]}`
+    );
+    lines.push(["Etcd Filter", text.join(" AND ")]);
+  }
+  if (range !== null && possible) {
     if (plan.revision !== "0") lines.push(["Etcd Revision", plan.revision]);
     if (plan.serializable) lines.push(["Etcd Consistency", "serializable"]);
     if (plan.keysOnly && input.verbose) lines.push(["Etcd Keys Only", "true"]);

@@ -6,6 +6,7 @@ import { isSingleKey, type KeyRange } from "../ipc/keyrange.ts";
 import { columnMap } from "./columns.ts";
 import { applyConditions, type Condition, recognize } from "./conditions.ts";
 import { readTableOptions, type TableOptions } from "./options.ts";
+import { recognizeRevision, type RevisionCondition } from "./revisions.ts";
 import { FIELDS, type Outcome, type PlanInput } from "./protocol.ts";
 
 /** A scan as planned: short names, since it travels as JSON with every start of the scan. */
@@ -15,6 +16,7 @@ export interface ScanPlan {
   /** Hexadecimal. */
   strip: string;
   conditions: Condition[];
+  revisions?: RevisionCondition[];
   /** A comparison with NULL: no row can come. */
   never?: true;
   keysOnly?: true;
@@ -39,7 +41,13 @@ function build(input: PlanInput, options: TableOptions): { plan: ScanPlan; exact
   const exact: number[] = [];
   input.quals.forEach((qual, index) => {
     const recognized = recognize(qual);
-    if (recognized === null) return;
+    if (recognized === null) {
+      const revision = recognizeRevision(qual);
+      if (revision === "never") plan.never = true;
+      else if (revision !== null) (plan.revisions ??= []).push(revision);
+      if (revision !== null) exact.push(index);
+      return;
+    }
     if (recognized.condition === null) plan.never = true;
     else if (recognized.condition !== undefined) plan.conditions.push(recognized.condition);
     if (recognized.exact) exact.push(index);
@@ -58,7 +66,8 @@ function estimateRows(plan: ScanPlan, options: TableOptions): number {
   const range = applyConditions(options.range, plan.conditions, options.strip, []);
   const oneKey = plan.conditions.some((condition) => condition.kind === "equal");
   if (range === null || plan.never || oneKey || isSingleKey(range)) return 1;
-  return plan.conditions.length > 0 ? DEFAULT_ROWS / 10 : DEFAULT_ROWS;
+  const narrowed = plan.conditions.length > 0 || plan.revisions !== undefined;
+  return narrowed ? DEFAULT_ROWS / 10 : DEFAULT_ROWS;
 }
 
 /** Operation "plan". */

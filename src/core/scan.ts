@@ -3,12 +3,13 @@
 
 import { compareBytes, fromHex, toHex } from "../ipc/bytes.ts";
 import { EtcdFdwError } from "../ipc/errors.ts";
-import { encodeRangeRequest } from "../ipc/etcd_messages.ts";
+import { encodeRangeRequest, type RevisionFilters } from "../ipc/etcd_messages.ts";
 import { encodeFrame, FrameType, Method } from "../ipc/frame.ts";
 import { isSingleKey, type KeyRange, successor, toEtcd } from "../ipc/keyrange.ts";
 import { FIRST_PAGE_KEYS, PAGE_BYTES, PAGE_GROWTH } from "../ipc/limits.ts";
 import { applyConditions } from "./conditions.ts";
 import { decodeRange, type ScanPlan } from "./plan.ts";
+import { revisionFilters } from "./revisions.ts";
 import type { BeginInput, FailedInput, Outcome, PageInput } from "./protocol.ts";
 
 /** The page that was asked for, hexadecimal keys. */
@@ -20,6 +21,7 @@ interface ScanState {
   revision: string;
   keysOnly?: true;
   serializable?: true;
+  filters?: RevisionFilters;
 }
 
 function ask(state: ScanState): Outcome {
@@ -33,6 +35,7 @@ function ask(state: ScanState): Outcome {
     revision: state.revision,
     serializable: state.serializable,
     keysOnly: state.keysOnly,
+    ...state.filters,
   });
   return {
     answer: { do: "send", state: JSON.stringify(state) },
@@ -46,7 +49,8 @@ export function beginScan(input: BeginInput): Outcome {
   const range = plan.never
     ? null
     : applyConditions(decodeRange(plan), plan.conditions, fromHex(plan.strip), input.params);
-  if (range === null) return { answer: { do: "done" } };
+  const filters = revisionFilters(plan.revisions ?? [], input.params);
+  if (range === null || filters === null) return { answer: { do: "done" } };
   return ask({
     start: toHex(range.start),
     end: range.end === null ? null : toHex(range.end),
@@ -54,6 +58,7 @@ export function beginScan(input: BeginInput): Outcome {
     revision: plan.revision !== "0" ? plan.revision : input.revision,
     keysOnly: plan.keysOnly,
     serializable: plan.serializable,
+    filters,
   });
 }
 

@@ -4,8 +4,16 @@
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { encodeUtf8 } from "./bytes.ts";
 
+/** Inclusive bounds as decimal strings; what is absent is no bound. */
+export interface RevisionFilters {
+  minModRevision?: string;
+  maxModRevision?: string;
+  minCreateRevision?: string;
+  maxCreateRevision?: string;
+}
+
 /** etcdserverpb.RangeRequest. 64-bit numbers as decimal strings; what is absent is etcd's default. */
-export interface RangeRequest {
+export interface RangeRequest extends RevisionFilters {
   key: Uint8Array;
   /** Null: the single key. */
   rangeEnd: Uint8Array | null;
@@ -28,5 +36,14 @@ export function encodeRangeRequest(request: RangeRequest): Uint8Array {
   }
   if (request.serializable) writer.uint32(7 << 3).bool(true);
   if (request.keysOnly) writer.uint32(8 << 3).bool(true);
+  const bounds = [
+    request.minModRevision,
+    request.maxModRevision,
+    request.minCreateRevision,
+    request.maxCreateRevision,
+  ];
+  bounds.forEach((bound, i) => {
+    if (bound !== undefined) writer.uint32(10 + i << 3).int64(bound);
+  });
   return writer.finish();
 }

@@ -18,3 +18,15 @@ Deno.test("encodeRangeRequest writes limit and flags", () => {
   const bytes = encodeRangeRequest({ key, rangeEnd: null, limit: 300, serializable: true, keysOnly: true });
   assert.equal(toHex(bytes), "0a016118ac0238014001");
 });
+
+Deno.test("encodeRangeRequest writes the bounds of revisions", () => {
+  const bytes = encodeRangeRequest({
+    key,
+    rangeEnd: null,
+    minModRevision: "1",
+    maxModRevision: "2",
+    minCreateRevision: "3",
+    maxCreateRevision: "4",
+  });
+  assert.equal(toHex(bytes), "0a01615001580260036804");
+});
