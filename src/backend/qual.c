@@ -21,6 +21,7 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/clauses.h"
 #include "optimizer/optimizer.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
@@ -39,6 +40,10 @@ value_type_name(Oid type)
 {
 	switch (type)
 	{
+		case TEXTARRAYOID:
+			return "text[]";
+		case BYTEAARRAYOID:
+			return "bytea[]";
 		case TEXTOID:
 			return "text";
 		case BYTEAOID:
@@ -54,10 +59,31 @@ value_type_name(Oid type)
 	}
 }
 
+static void
+append_array(StringInfo buf, Datum value, Oid element_type)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+
+	deconstruct_array(DatumGetArrayTypeP(value), element_type, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
+	appendStringInfoChar(buf, '[');
+	for (int i = 0; i < count; i++)
+	{
+		if (i > 0)
+			appendStringInfoChar(buf, ',');
+		if (nulls[i])
+			appendStringInfoString(buf, "null");
+		else
+			etcd_append_param(buf, elements[i], element_type);
+	}
+	appendStringInfoChar(buf, ']');
+}
+
 /*
  * Appends a value as core takes it: the bytes that etcd would hold, in
  * hexadecimal and quotes.  Text is UTF-8 in etcd; a number is its decimal
- * digits.
+ * digits; an array is an array of them.
  */
 void
 etcd_append_param(StringInfo buf, Datum value, Oid type)
@@ -66,6 +92,11 @@ etcd_append_param(StringInfo buf, Datum value, Oid type)
 	char	   *data;
 	int			len;
 
+	if (type == TEXTARRAYOID || type == BYTEAARRAYOID)
+	{
+		append_array(buf, value, type == TEXTARRAYOID ? TEXTOID : BYTEAOID);
+		return;
+	}
 	if (type == INT8OID || type == INT4OID || type == INT2OID)
 	{
 		int64		number = type == INT8OID ? DatumGetInt64(value)
@@ -170,7 +201,7 @@ describe_operand(DescribeContext *context, Node *node)
 			appendStringInfoString(buf, "{\"null\":true");
 		else
 		{
-			appendStringInfoString(buf, "{\"hex\":");
+			appendStringInfoString(buf, type_is_array(constant->consttype) ? "{\"array\":" : "{\"hex\":");
 			etcd_append_param(buf, constant->constvalue, constant->consttype);
 		}
 	}
@@ -183,6 +214,36 @@ describe_operand(DescribeContext *context, Node *node)
 	}
 	appendStringInfo(buf, ",\"type\":\"%s\"}", type);
 	return true;
+}
+
+static bool
+describe_binary(DescribeContext *context, const char *op, Oid collation, List *args)
+{
+	StringInfo	buf = context->buf;
+
+	appendStringInfoString(buf, "{\"op\":");
+	escape_json(buf, op);
+	appendStringInfo(buf, ",\"collation\":\"%s\",\"left\":", collation_name(collation));
+	if (!describe_operand(context, linitial(args)))
+		return false;
+	appendStringInfoString(buf, ",\"right\":");
+	if (!describe_operand(context, lsecond(args)))
+		return false;
+	appendStringInfoChar(buf, '}');
+	return true;
+}
+
+/*
+ * column = ANY (array), which IN becomes as well
+ */
+static bool
+describe_any(DescribeContext *context, ScalarArrayOpExpr *any)
+{
+	char	   *name = any->opno < FirstGenbkiObjectId ? get_opname(any->opno) : NULL;
+
+	if (!any->useOr || name == NULL || strcmp(name, "=") != 0)
+		return false;
+	return describe_binary(context, "= any", any->inputcollid, any->args);
 }
 
 /*
@@ -203,27 +264,17 @@ describe_null_test(DescribeContext *context, NullTest *test)
 static bool
 describe_comparison(DescribeContext *context, Expr *clause)
 {
-	StringInfo	buf = context->buf;
 	OpExpr	   *op = (OpExpr *) clause;
 	char	   *name;
 
 	if (IsA(clause, NullTest))
 		return describe_null_test(context, (NullTest *) clause);
+	if (IsA(clause, ScalarArrayOpExpr))
+		return describe_any(context, (ScalarArrayOpExpr *) clause);
 	if (!IsA(clause, OpExpr) || list_length(op->args) != 2 || op->opno >= FirstGenbkiObjectId)
 		return false;
 	name = get_opname(op->opno);
-	if (name == NULL)
-		return false;
-	appendStringInfoString(buf, "{\"op\":");
-	escape_json(buf, name);
-	appendStringInfo(buf, ",\"collation\":\"%s\",\"left\":", collation_name(op->inputcollid));
-	if (!describe_operand(context, linitial(op->args)))
-		return false;
-	appendStringInfoString(buf, ",\"right\":");
-	if (!describe_operand(context, lsecond(op->args)))
-		return false;
-	appendStringInfoChar(buf, '}');
-	return true;
+	return name != NULL && describe_binary(context, name, op->inputcollid, op->args);
 }
 
 /*

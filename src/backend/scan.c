@@ -46,6 +46,7 @@ typedef struct EtcdScan
 	bool		started;
 	bool		finished;		/* no page after `page` */
 	bool		single;			/* `page` is the scan's only one */
+	bool		last;			/* a page that is not cut off ends the scan */
 	EtcdRequest *request;		/* the next page, on its way */
 	char	   *state;			/* core's, in the scan's memory */
 	EtcdPage	page;
@@ -101,6 +102,7 @@ follow_answer(EtcdScan *scan, EtcdAnswer *answer)
 	if (scan->state != NULL)
 		pfree(scan->state);
 	scan->state = MemoryContextStrdup(GetMemoryChunkContext(scan), etcd_json_text(answer->control, "state"));
+	scan->last = etcd_json_is(answer->control, "then", "done");
 	MemoryContextReset(into);
 	scan->request = etcd_send(scan->userid, scan->serverid, answer->payload, answer->payload_len, into);
 }
@@ -177,9 +179,11 @@ prefetch(EtcdScan *scan)
 	appendStringInfoString(&input, "{\"state\":");
 	escape_json(&input, scan->state);
 	appendStringInfo(&input, ",\"revision\":\"" INT64_FORMAT "\",\"count\":\"" INT64_FORMAT "\","
-					 "\"kvs\":%u,\"bytes\":%ld,\"lastKey\":\"",
-					 page->revision, page->count, page->kvs, (long) (page->end - page->start));
-	etcd_append_hex(&input, page->last_key, page->last_key_len);
+					 "\"more\":%s,\"kvs\":%u,\"bytes\":%ld,\"lastKey\":\"",
+					 page->revision, page->count, page->more ? "true" : "false", page->kvs,
+					 (long) (page->end - page->start));
+	if (page->kvs > 0)
+		etcd_append_hex(&input, page->last_key, page->last_key_len);
 	appendStringInfoString(&input, "\"}");
 	etcd_dispatch(scan->dispatch, "page", &input, &answer);
 	follow_answer(scan, &answer);
@@ -208,8 +212,8 @@ next_page(EtcdScan *scan)
 	etcd_page_open(&scan->page, request->reply, request->reply_len);
 	if (scan->revision == 0)
 		scan->revision = scan->page.revision;
-	scan->single = first_page && !scan->page.more;
-	if (scan->page.more)
+	scan->single = first_page && !scan->page.more && scan->last;
+	if (scan->page.more || !scan->last)
 		prefetch(scan);
 	else
 		scan->finished = true;

@@ -3,18 +3,21 @@
 // A condition is exact when the keys in its range are just those that fulfil the comparison; otherwise the range is a
 // superset and PostgreSQL checks each row again.
 
-import { concatBytes, fromHex, toHex } from "../ipc/bytes.ts";
+import { compareBytes, concatBytes, fromHex, toHex } from "../ipc/bytes.ts";
 import { intersect, type KeyRange, prefixRange, singleKey, successor } from "../ipc/keyrange.ts";
-import type { Comparison, Operand } from "./protocol.ts";
+import type { Comparison, Operand, ParamValue } from "./protocol.ts";
 
 /** `like` keeps its pattern: it is read when the value is known. */
-export type ConditionKind = "equal" | "prefix" | "like" | "<" | "<=" | ">" | ">=";
+export type ConditionKind = "equal" | "any" | "prefix" | "like" | "<" | "<=" | ">" | ">=";
 
 export interface Condition {
   kind: ConditionKind;
-  /** Hexadecimal when known at planning time, otherwise the number of the param. */
-  value: string | number;
+  /** Hexadecimal when known at planning time (several for "any"), otherwise the number of the param. */
+  value: string | string[] | number;
 }
+
+/** More keys than this are asked for as one range around them, which PostgreSQL then checks. */
+export const MAX_KEYS = 128;
 
 export interface Recognized {
   /** Null: the comparison is NULL for every row, so no row fulfils it. Absent: every row fulfils it. */
@@ -58,6 +61,15 @@ export function readLikePattern(
 const isKey = (operand: Operand) => "column" in operand && operand.column === "key";
 const isValue = (operand: Operand) => !("column" in operand);
 
+/** A list of keys; without NULLs, which equal nothing. */
+function recognizeAny(operand: Operand): Recognized | null {
+  if ("null" in operand) return { condition: null, exact: true };
+  if ("param" in operand) return { condition: { kind: "any", value: operand.param }, exact: false };
+  if (!("array" in operand)) return null;
+  const value = operand.array.filter((hex) => hex !== null);
+  return { condition: { kind: "any", value }, exact: new Set(value).size <= MAX_KEYS };
+}
+
 function valueOf(operand: Operand): string | number | null {
   if ("hex" in operand) return operand.hex;
   return "param" in operand ? operand.param : null;
@@ -71,6 +83,7 @@ export function recognize(comparison: Comparison | null): Recognized | null {
   if (op === "is not null") return isKey(left) ? { exact: true } : null;
   if (isKey(right) && Object.hasOwn(COMMUTED, op)) [op, left, right] = [COMMUTED[op], right, left];
   if (!isKey(left) || !isValue(right)) return null;
+  if (op === "= any") return recognizeAny(right);
   const value = valueOf(right);
   switch (op) {
     case "=":
@@ -103,7 +116,7 @@ function recognizeLike(value: string | number): Recognized {
   return { condition: { kind, value: toHex(literal) }, exact: rest !== "other" };
 }
 
-function rangeOf(kind: ConditionKind, value: Uint8Array, strip: Uint8Array): KeyRange {
+function rangeOf(kind: Exclude<ConditionKind, "any">, value: Uint8Array, strip: Uint8Array): KeyRange {
   const key = concatBytes(strip, value);
   switch (kind) {
     case "equal":
@@ -125,21 +138,35 @@ function rangeOf(kind: ConditionKind, value: Uint8Array, strip: Uint8Array): Key
   }
 }
 
+/** The ranges of a list of keys, in order and each once. */
+function keyRanges(values: (string | null)[], strip: Uint8Array): KeyRange[] {
+  const distinct = [...new Set(values.filter((hex) => hex !== null))];
+  const keys = distinct.map((hex) => concatBytes(strip, fromHex(hex))).sort(compareBytes);
+  if (keys.length <= MAX_KEYS) return keys.map(singleKey);
+  return [{ start: keys[0], end: successor(keys[keys.length - 1]) }];
+}
+
+function rangesOf({ kind }: Condition, value: string | (string | null)[], strip: Uint8Array): KeyRange[] {
+  if (Array.isArray(value)) return keyRanges(value, strip);
+  return kind === "any" ? [] : [rangeOf(kind, fromHex(value), strip)];
+}
+
 /**
- * The keys that fulfil all conditions within `range`; null when there are none. `params` are the values of the params in
- * hexadecimal, null for SQL's NULL; a condition on a param that is not given (`undefined`) is left out.
+ * The keys that fulfil all conditions within `range`, as ranges in etcd's order; none when no key can. A condition on a
+ * param that is not given (`undefined`) is left out.
  */
 export function applyConditions(
   range: KeyRange | null,
   conditions: Condition[],
   strip: Uint8Array,
-  params: (string | null)[],
-): KeyRange | null {
-  for (const { kind, value } of conditions) {
-    const hex = typeof value === "string" ? value : params[value];
-    if (hex === undefined) continue;
-    if (hex === null || range === null) return null;
-    range = intersect(range, rangeOf(kind, fromHex(hex), strip));
+  params: ParamValue[],
+): KeyRange[] {
+  let ranges = range === null ? [] : [range];
+  for (const condition of conditions) {
+    const value = typeof condition.value === "number" ? params[condition.value] : condition.value;
+    if (value === undefined) continue;
+    const allowed = value === null ? [] : rangesOf(condition, value, strip);
+    ranges = ranges.flatMap((a) => allowed.map((b) => intersect(a, b))).filter((r) => r !== null);
   }
-  return range;
+  return ranges.sort((a, b) => compareBytes(a.start, b.start));
 }

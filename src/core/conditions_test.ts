@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { encodeUtf8, printable, toHex } from "../ipc/bytes.ts";
 import { ALL_KEYS, prefixRange } from "../ipc/keyrange.ts";
-import { applyConditions, type ConditionKind, readLikePattern, recognize } from "./conditions.ts";
+import { applyConditions, type ConditionKind, MAX_KEYS, readLikePattern, recognize } from "./conditions.ts";
 import type { Comparison, Operand } from "./protocol.ts";
 
 const key: Operand = { column: "key" };
@@ -88,13 +88,45 @@ Deno.test("applyConditions makes ranges of order", () => {
     start: encodeUtf8(start),
     end: end === null ? null : encodeUtf8(end),
   });
-  assert.deepEqual(range([">=", "b"], ["<", "d"]), bytes("b", "d"));
-  assert.deepEqual(range([">", "b"], ["<=", "d"]), bytes("b\0", "d\0"));
-  assert.deepEqual(range([">=", "b"], ["<=", "b"]), bytes("b", "b\0"));
-  assert.equal(range([">", "b"], ["<=", "b"]), null);
-  assert.equal(range(["<", ""]), null);
-  assert.equal(range(["<=", ""]), null);
-  assert.deepEqual(range([">=", ""]), ALL_KEYS);
+  assert.deepEqual(range([">=", "b"], ["<", "d"]), [bytes("b", "d")]);
+  assert.deepEqual(range([">", "b"], ["<=", "d"]), [bytes("b\0", "d\0")]);
+  assert.deepEqual(range([">=", "b"], ["<=", "b"]), [bytes("b", "b\0")]);
+  assert.deepEqual(range([">", "b"], ["<=", "b"]), []);
+  assert.deepEqual(range(["<", ""]), []);
+  assert.deepEqual(range(["<=", ""]), []);
+  assert.deepEqual(range([">=", ""]), [ALL_KEYS]);
+});
+
+Deno.test("recognize takes a list of keys, exactly while it is short", () => {
+  const list = (array: (string | null)[]): Operand => ({ array, type: "text[]" });
+  assert.deepEqual(compare("= any", key, list(["62", null, "61"])), {
+    condition: { kind: "any", value: ["62", "61"] },
+    exact: true,
+  });
+  const many = Array.from({ length: MAX_KEYS + 1 }, (_, i) => toHex(encodeUtf8(String(i))));
+  assert.equal(compare("= any", key, list(many))?.exact, false);
+  assert.deepEqual(compare("= any", key, { param: 0, type: "text[]" })?.exact, false);
+  assert.deepEqual(compare("= any", key, { null: true, type: "text[]" }), { condition: null, exact: true });
+  assert.equal(compare("= any", { column: "value" }, list(["61"])), null);
+  assert.equal(compare("= any", key, list(["61"]), "nondeterministic"), null);
+});
+
+Deno.test("applyConditions makes one range of each key of a list, in order and once", () => {
+  const nothing = new Uint8Array(0);
+  const any = (value: string[] | number) => ({ kind: "any" as const, value });
+  const starts = (ranges: { start: Uint8Array }[]) => ranges.map(({ start }) => toHex(start));
+  assert.deepEqual(starts(applyConditions(ALL_KEYS, [any(["62", "61", "62"])], nothing, [])), ["61", "62"]);
+  assert.deepEqual(starts(applyConditions(ALL_KEYS, [any(["62", "61"]), any(["62", "63"])], nothing, [])), [
+    "62",
+  ]);
+  const narrowed = applyConditions(ALL_KEYS, [any(["61", "62"]), { kind: ">", value: "61" }], nothing, []);
+  assert.deepEqual(starts(narrowed), ["62"]);
+  assert.deepEqual(applyConditions(ALL_KEYS, [any([])], nothing, []), []);
+  assert.deepEqual(starts(applyConditions(ALL_KEYS, [any(0)], nothing, [["62", null]])), ["62"]);
+  assert.deepEqual(applyConditions(ALL_KEYS, [any(0)], nothing, [null]), []);
+  const many = Array.from({ length: MAX_KEYS + 1 }, (_, i) => toHex(encodeUtf8(String(1000 + i))));
+  const around = applyConditions(ALL_KEYS, [any(many)], nothing, []);
+  assert.deepEqual(around, [{ start: encodeUtf8("1000"), end: encodeUtf8("1128\0") }]);
 });
 
 Deno.test("recognize knows that a comparison with NULL holds for no row", () => {
@@ -113,16 +145,16 @@ Deno.test("recognize checks a LIKE with a param again", () => {
 Deno.test("applyConditions narrows the range and puts the stripped prefix in front", () => {
   const table = prefixRange(encodeUtf8("/app/"));
   const range = applyConditions(table, [{ kind: "prefix", value: "61" }], encodeUtf8("/app/"), []);
-  assert.deepEqual(range, prefixRange(encodeUtf8("/app/a")));
+  assert.deepEqual(range, [prefixRange(encodeUtf8("/app/a"))]);
 });
 
 Deno.test("applyConditions finds contradictions and NULL params", () => {
   const two = [{ kind: "equal", value: "61" }, { kind: "equal", value: "62" }] as const;
-  assert.equal(applyConditions(ALL_KEYS, [...two], new Uint8Array(0), []), null);
-  assert.equal(applyConditions(ALL_KEYS, [{ kind: "equal", value: 0 }], new Uint8Array(0), [null]), null);
-  assert.equal(applyConditions(null, [{ kind: "equal", value: "61" }], new Uint8Array(0), []), null);
+  assert.deepEqual(applyConditions(ALL_KEYS, [...two], new Uint8Array(0), []), []);
+  assert.deepEqual(applyConditions(ALL_KEYS, [{ kind: "equal", value: 0 }], new Uint8Array(0), [null]), []);
+  assert.deepEqual(applyConditions(null, [{ kind: "equal", value: "61" }], new Uint8Array(0), []), []);
 });
 
 Deno.test("applyConditions knows that no key is empty", () => {
-  assert.equal(applyConditions(ALL_KEYS, [{ kind: "equal", value: "" }], new Uint8Array(0), []), null);
+  assert.deepEqual(applyConditions(ALL_KEYS, [{ kind: "equal", value: "" }], new Uint8Array(0), []), []);
 });

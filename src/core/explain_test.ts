@@ -44,3 +44,14 @@ Deno.test("explainScan shows revision and consistency", () => {
     ["Etcd Consistency", "serializable"],
   ]);
 });
+
+Deno.test("explainScan names the keys of a list", () => {
+  const list = (count: number): Comparison => ({
+    op: "= any",
+    collation: "deterministic",
+    left: { column: "key" },
+    right: { array: Array.from({ length: count }, (_, i) => `6${i + 1}`), type: "text[]" },
+  });
+  assert.deepEqual(explain({}, [list(2)]), [["Etcd Keys", '"a", "b"']]);
+  assert.deepEqual(explain({}, [list(7)]), [["Etcd Keys", '"a", "b", "c", "d", "e" and 2 more']]);
+});

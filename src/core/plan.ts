@@ -63,9 +63,10 @@ function build(input: PlanInput, options: TableOptions): { plan: ScanPlan; exact
 
 function estimateRows(plan: ScanPlan, options: TableOptions): number {
   // A param counts as a key of its own kind: its value does not matter to "one key".
-  const range = applyConditions(options.range, plan.conditions, options.strip, []);
+  const ranges = applyConditions(options.range, plan.conditions, options.strip, []);
   const oneKey = plan.conditions.some((condition) => condition.kind === "equal");
-  if (range === null || plan.never || oneKey || isSingleKey(range)) return 1;
+  if (ranges.length === 0 || plan.never || oneKey) return 1;
+  if (ranges.every(isSingleKey)) return ranges.length;
   const narrowed = plan.conditions.length > 0 || plan.revisions !== undefined;
   return narrowed ? DEFAULT_ROWS / 10 : DEFAULT_ROWS;
 }

@@ -16,13 +16,17 @@ export interface ColumnInput {
 export type Operand =
   | { column: string }
   | { hex: string; type: string }
+  | { array: (string | null)[]; type: string }
   | { null: true; type: string }
   | { param: number; type: string };
 
 /** How the comparison's collation orders and compares text; "none" for types without one. */
 export type Collation = "c" | "deterministic" | "nondeterministic" | "none";
 
-/** A condition `left op right` with a built-in operator. */
+/** The value of a param: hexadecimal, null for SQL's NULL, or an array of these. */
+export type ParamValue = string | null | (string | null)[];
+
+/** A condition `left op right` with a built-in operator, "= any" (right is an array) or "is not null" (right counts not). */
 export interface Comparison {
   op: string;
   collation: Collation;
@@ -62,8 +66,7 @@ export interface PlanAnswer {
 
 export interface BeginInput {
   plan: string;
-  /** Values of the params: hexadecimal, or null for SQL's NULL. */
-  params: (string | null)[];
+  params: ParamValue[];
   /** The revision that an earlier run of this scan node read, or "0". */
   revision: string;
 }
@@ -71,6 +74,8 @@ export interface BeginInput {
 /** Send the payload (a frame) and come back with op "page" or "failed" and this state. */
 export interface SendAnswer {
   do: "send";
+  /** What follows a page that does not say `more`: nothing, or a further request after "page" all the same. */
+  then: "done" | "page";
   state: string;
 }
 
@@ -79,14 +84,16 @@ export interface DoneAnswer {
   do: "done";
 }
 
-/** What the backend read from a RangeResponse that says `more`; a page that does not ends the scan by itself. */
+/** What the backend read from a RangeResponse. One that does not say `more`, sent with `then` "done", ends the scan by itself. */
 export interface PageInput {
   state: string;
   revision: string;
   /** Keys in the whole range, as etcd counted them. */
   count: string;
+  more: boolean;
   kvs: number;
   bytes: number;
+  /** Empty when the page holds no key. */
   lastKey: string;
 }
 

@@ -2,7 +2,7 @@
 
 import { decodeUtf8, fromHex } from "../ipc/bytes.ts";
 import type { RevisionFilters } from "../ipc/etcd_messages.ts";
-import type { Comparison, Operand } from "./protocol.ts";
+import type { Comparison, Operand, ParamValue } from "./protocol.ts";
 
 export interface RevisionCondition {
   column: "mod_revision" | "create_revision";
@@ -35,7 +35,7 @@ export function recognizeRevision(comparison: Comparison | null): RevisionCondit
   let op = comparison.op as RevisionCondition["op"];
   if (revisionColumn(right) !== null) [op, left, right] = [COMMUTED[op], right, left];
   const column = revisionColumn(left);
-  if (column === null || "column" in right || !NUMBERS.includes(right.type)) return null;
+  if (column === null || "column" in right || "array" in right || !NUMBERS.includes(right.type)) return null;
   if ("null" in right) return "never";
   return { column, op, value: "hex" in right ? right.hex : right.param };
 }
@@ -51,13 +51,13 @@ export function decimal(hex: string): string {
  */
 export function revisionFilters(
   conditions: RevisionCondition[],
-  params: (string | null)[],
+  params: ParamValue[],
 ): RevisionFilters | null {
   const bounds = { mod_revision: { min: 1n, max: LARGEST }, create_revision: { min: 1n, max: LARGEST } };
   for (const { column, op, value } of conditions) {
     const hex = typeof value === "string" ? value : params[value];
     if (hex === undefined) continue;
-    if (hex === null) return null;
+    if (hex === null || typeof hex !== "string") return null;
     const number = BigInt(decimal(hex));
     const bound = bounds[column];
     const min = op === ">" ? number + 1n : op === ">=" || op === "=" ? number : bound.min;

@@ -12,10 +12,15 @@ import { decodeRange, type ScanPlan } from "./plan.ts";
 import { revisionFilters } from "./revisions.ts";
 import type { BeginInput, FailedInput, Outcome, PageInput } from "./protocol.ts";
 
-/** The page that was asked for, hexadecimal keys. */
+/** A range in hexadecimal, end null for open. */
+type HexRange = [string, string | null];
+
+/** The page that was asked for. */
 interface ScanState {
   start: string;
   end: string | null;
+  /** The ranges that follow. */
+  rest: HexRange[];
   /** Keys at most; 0 without a limit. */
   limit: number;
   revision: string;
@@ -38,7 +43,7 @@ function ask(state: ScanState): Outcome {
     ...state.filters,
   });
   return {
-    answer: { do: "send", state: JSON.stringify(state) },
+    answer: { do: "send", then: state.rest.length === 0 ? "done" : "page", state: JSON.stringify(state) },
     payload: encodeFrame({ type: FrameType.UNARY, code: Method.RANGE, channel: 0, id: 0, payload }),
   };
 }
@@ -46,15 +51,16 @@ function ask(state: ScanState): Outcome {
 /** Operation "begin": the first page, or nothing when no key can fulfil the conditions. */
 export function beginScan(input: BeginInput): Outcome {
   const plan = JSON.parse(input.plan) as ScanPlan;
-  const range = plan.never
-    ? null
+  const ranges = plan.never
+    ? []
     : applyConditions(decodeRange(plan), plan.conditions, fromHex(plan.strip), input.params);
   const filters = revisionFilters(plan.revisions ?? [], input.params);
-  if (range === null || filters === null) return { answer: { do: "done" } };
-  return ask({
-    start: toHex(range.start),
-    end: range.end === null ? null : toHex(range.end),
-    limit: isSingleKey(range) ? 0 : FIRST_PAGE_KEYS,
+  if (ranges.length === 0 || filters === null) return { answer: { do: "done" } };
+  const [first, ...rest] = ranges.map((
+    { start, end },
+  ): HexRange => [toHex(start), end === null ? null : toHex(end)]);
+  return askRange(first, {
+    rest,
     revision: plan.revision !== "0" ? plan.revision : input.revision,
     keysOnly: plan.keysOnly,
     serializable: plan.serializable,
@@ -62,12 +68,24 @@ export function beginScan(input: BeginInput): Outcome {
   });
 }
 
+/** The first page of a range. */
+function askRange([start, end]: HexRange, state: Omit<ScanState, "start" | "end" | "limit">): Outcome {
+  const single = isSingleKey({ start: fromHex(start), end: end === null ? null : fromHex(end) });
+  return ask({ ...state, start, end, limit: single ? 0 : FIRST_PAGE_KEYS });
+}
+
 /**
- * Operation "page": the request after a page that said `more`. Pages grow with what their keys weigh, since etcd counts the
+ * Operation "page": the request after a page: the rest of its range, or the next one. Pages grow with what their keys weigh, since etcd counts the
  * whole range for each. Throws EtcdFdwError 08P01 when the page makes no progress.
  */
 export function nextPage(input: PageInput): Outcome {
   const state = JSON.parse(input.state) as ScanState;
+  // Every page shows the state that the first one saw.
+  const revision = state.revision !== "0" ? state.revision : input.revision;
+  if (!input.more) {
+    const [next, ...rest] = state.rest;
+    return next === undefined ? { answer: { do: "done" } } : askRange(next, { ...state, rest, revision });
+  }
   if (input.kvs === 0) {
     throw new EtcdFdwError("08P01", "etcd announced more keys but sent none");
   }
@@ -81,8 +99,7 @@ export function nextPage(input: PageInput): Outcome {
     ...state,
     start: toHex(successor(lastKey)),
     limit: Math.max(1, wanted),
-    // Every page shows the state that the first one saw.
-    revision: state.revision !== "0" ? state.revision : input.revision,
+    revision,
   });
 }
 

@@ -39,6 +39,7 @@ const page = (outcome: Outcome, more: Partial<PageInput> = {}): PageInput => ({
   state: (outcome.answer as SendAnswer).state,
   revision: "7",
   count: "1000000",
+  more: true,
   kvs: 1000,
   bytes: 100_000,
   lastKey: toHex(encodeUtf8("/a/m")),
@@ -122,4 +123,20 @@ Deno.test("pageFailed hands every other error on", () => {
   const state = (begin(plan({})).answer as SendAnswer).state;
   const error = { sqlstate: "08006", message: "m", detail: "d", hint: "h" };
   assert.deepEqual(pageFailed({ state, ...error }).answer, { do: "error", ...error });
+});
+
+Deno.test("nextPage goes from key to key of a list, at the first one's revision", () => {
+  const qual: Comparison = {
+    op: "= any",
+    collation: "deterministic",
+    left: { column: "key" },
+    right: { array: [toHex(encodeUtf8("b")), toHex(encodeUtf8("a"))], type: "text[]" },
+  };
+  const first = begin(plan({}, [qual]));
+  assert.deepEqual(request(first), { 1: "a" });
+  assert.equal((first.answer as SendAnswer).then, "page");
+  const second = nextPage(page(first, { more: false, kvs: 0, lastKey: "" }));
+  assert.deepEqual(request(second), { 1: "b", 4: 7n });
+  assert.equal((second.answer as SendAnswer).then, "done");
+  assert.deepEqual(nextPage(page(second, { more: false })).answer, { do: "done" });
 });

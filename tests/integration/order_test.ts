@@ -84,6 +84,40 @@ for (const { name, type, pushed, options } of VARIANTS) {
     ) assert.deepEqual(await rows(name, where), await rows(`${name}_twin`, where), where);
   });
 
+  test(`order on ${type}: IN and ANY`, async () => {
+    const list = (...keys: string[]) => keys.map((key) => literal(prefix + key, type)).join(", ");
+    const cast = type === "bytea" ? "bytea" : "text";
+    const many = Array.from({ length: 200 }, (_, i) => `k${i}`);
+    for (
+      const where of [
+        `key IN (${list("a", "zz", "é", "a", "")})`,
+        `key IN (${list("a", "b")}, NULL)`,
+        `key NOT IN (${list("a", "b")})`,
+        `key = ANY (ARRAY[]::${cast}[])`,
+        `key = ANY (NULL::${cast}[])`,
+        `key IN (${list("b", "a", "ab")}) AND key IN (${list("ab", "b", "z")})`,
+        `key IN (${list("b", "a", "z")}) AND key > ${literal(prefix + "a", type)}`,
+        `key IN (${list(...many, "a", "z")})`,
+        `key = ANY (ARRAY(SELECT key FROM ${name}_twin WHERE value < 'b'))`,
+        `key <> ALL (ARRAY[${list("a", "b")}])`,
+        `key > ANY (ARRAY[${list("a", "b")}])`,
+      ]
+    ) assert.deepEqual(await rows(name, where), await rows(`${name}_twin`, where), where);
+    await db.sql(
+      `PREPARE f (${cast}[]) AS SELECT value FROM ${name} WHERE key = ANY ($1); SET plan_cache_mode = force_generic_plan`,
+    );
+    for (
+      const [argument, count] of [
+        [`ARRAY[${list("b", "a", "nothing")}]`, 2],
+        [`ARRAY[${list("b")}, NULL]`, 1],
+        [`ARRAY[${list(...many, "a", "z")}]`, 2],
+        ["NULL", 0],
+        [`ARRAY[]::${cast}[]`, 0],
+      ] as const
+    ) assert.equal((await db.sql(`EXECUTE f(${argument})`)).length, count, argument);
+    await db.sql("DEALLOCATE f; RESET plan_cache_mode");
+  });
+
   test(`order on ${type}: prepared statements`, async () => {
     const cast = type === "bytea" ? "bytea" : "text";
     for (const mode of ["force_generic_plan", "force_custom_plan"]) {
@@ -194,4 +228,17 @@ test("filtered scans of many pages lose nothing", async () => {
   );
   assert.deepEqual(row, { count: "2500", d: "2500", min: "2" });
   assert.equal((await db.sql(`SELECT count(*) FROM f WHERE mod_revision <= ${boundary}`))[0].count, "2500");
+});
+
+test("a list of keys is one revision, also when a join scans it again", async () => {
+  const plan = (await db.sql(`EXPLAIN (COSTS OFF) SELECT * FROM c WHERE key IN ('/o/b', '/o/a')`)).map((
+    row,
+  ) => row["QUERY PLAN"].trim());
+  assert.deepEqual(plan.slice(1), ['Etcd Keys: "/o/a", "/o/b"']);
+  await db.sql("SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off");
+  const rows = await db.sql(
+    `SELECT g, value FROM generate_series(1, 3) g LEFT JOIN c ON key IN ('/o/a', '/o/b', '/o/none') ORDER BY 1, 2`,
+  );
+  await db.sql("RESET ALL");
+  assert.deepEqual(rows.map((row) => row.value), ["a", "b", "a", "b", "a", "b"]);
 });
