@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/stratnum.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_database.h"
 #include "commands/explain.h"
@@ -99,6 +100,17 @@ compat_scan_user(ForeignScan *plan, EState *estate)
 	userid = exec_rt_fetch(rtindex, estate)->checkAsUser;
 #endif
 	return OidIsValid(userid) ? userid : GetUserId();
+}
+
+/* 18 names the direction of a path key by a comparison type of its own. */
+static inline bool
+compat_pathkey_ascends(const PathKey *pathkey)
+{
+#if PG_VERSION_NUM >= 180000
+	return pathkey->pk_cmptype == COMPARE_LT;
+#else
+	return pathkey->pk_strategy == BTLessStrategyNumber;
+#endif
 }
 
 /*

@@ -116,6 +116,7 @@ extern void etcd_page_rewind(EtcdPage *page);
 /* ---- qual.c ---- */
 
 extern void etcd_describe_quals(StringInfo buf, PlannerInfo *root, RelOptInfo *rel, Oid relid, List **params);
+extern bool etcd_sorts_as_etcd(Oid collation);
 extern void etcd_append_param(StringInfo buf, Datum value, Oid type);
 
 /* ---- worker.c ---- */

@@ -13,6 +13,7 @@
 
 #include "access/sysattr.h"
 #include "access/table.h"
+#include "catalog/pg_opfamily.h"
 #include "foreign/fdwapi.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -32,6 +33,7 @@ typedef struct EtcdPlan
 	List	   *exact;			/* integer: conditions that need no recheck */
 	List	   *columns;
 	int			strip;
+	int			ordered;		/* attnum of the column that the rows ascend by, or 0 */
 	List	   *params;
 	Cost		startup_cost;
 	Cost		total_cost;
@@ -109,20 +111,56 @@ etcdGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid table)
 	state->exact = etcd_json_ints(answer.control, "exact");
 	state->columns = etcd_json_ints(answer.control, "columns");
 	state->strip = (int) etcd_json_number(answer.control, "strip");
+	state->ordered = (int) etcd_json_number(answer.control, "ordered");
 	state->startup_cost = etcd_json_number(answer.control, "startup");
 	state->total_cost = etcd_json_number(answer.control, "total");
 	rel->rows = clamp_row_est(etcd_json_number(answer.control, "rows"));
 	rel->fdw_private = state;
 }
 
+/*
+ * Whether the rows come in this order: ascending by the column that core
+ * named, compared as bytes are.
+ */
+static bool
+is_etcd_order(PathKey *pathkey, RelOptInfo *rel, int attnum)
+{
+	EquivalenceClass *ec = pathkey->pk_eclass;
+	ListCell   *lc;
+
+	if (attnum == 0 || !compat_pathkey_ascends(pathkey) || ec->ec_has_volatile)
+		return false;
+	if (pathkey->pk_opfamily != BYTEA_BTREE_FAM_OID &&
+		!(pathkey->pk_opfamily == TEXT_BTREE_FAM_OID && etcd_sorts_as_etcd(ec->ec_collation)))
+		return false;
+	foreach(lc, ec->ec_members)
+	{
+		Expr	   *expr = lfirst_node(EquivalenceMember, lc)->em_expr;
+
+		while (IsA(expr, RelabelType))
+			expr = ((RelabelType *) expr)->arg;
+		if (IsA(expr, Var) && ((Var *) expr)->varno == rel->relid &&
+			((Var *) expr)->varattno == attnum && ((Var *) expr)->varlevelsup == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Keys are unique, so that an order that begins with the key is fulfilled by
+ * the order of the key, as far as this table alone is concerned.
+ */
 static void
 etcdGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid table)
 {
-	EtcdPlan  *state = rel->fdw_private;
+	EtcdPlan   *state = rel->fdw_private;
+	List	   *pathkeys = NIL;
 
 	(void) table;
+	if (root->query_pathkeys != NIL && is_etcd_order(linitial(root->query_pathkeys), rel, state->ordered))
+		pathkeys = list_make1(linitial(root->query_pathkeys));
 	add_path(rel, (Path *) compat_foreignscan_path(root, rel, rel->rows, state->startup_cost,
-												   state->total_cost, NIL, rel->lateral_relids));
+												   state->total_cost, pathkeys, rel->lateral_relids));
 }
 
 static ForeignScan *

@@ -131,8 +131,8 @@ etcd_append_param(StringInfo buf, Datum value, Oid type)
  * is etcd's order: the collation compares bytes, and the database's encoding
  * keeps the order of code points.
  */
-static bool
-sorts_as_etcd(Oid collation)
+bool
+etcd_sorts_as_etcd(Oid collation)
 {
 	int			encoding = GetDatabaseEncoding();
 	bool		is_default = collation == DEFAULT_COLLATION_OID;
@@ -159,7 +159,7 @@ collation_name(Oid collation)
 		return "none";
 	if (!get_collation_isdeterministic(collation))
 		return "nondeterministic";
-	return sorts_as_etcd(collation) ? "c" : "deterministic";
+	return etcd_sorts_as_etcd(collation) ? "c" : "deterministic";
 }
 
 /*

@@ -84,6 +84,8 @@ export function planScan(input: PlanInput): Outcome {
       exact,
       columns,
       strip: columns.some(([, field]) => FIELDS[field] === "key") ? options.strip.length : 0,
+      // etcd sends keys in ascending order, pages and ranges follow it; a common prefix cut off changes nothing.
+      ordered: input.columns.find((column) => column.name === "key")?.attnum ?? 0,
       rows,
       startup: REQUEST_COST,
       total: REQUEST_COST + rows * ROW_COST,

@@ -66,3 +66,8 @@ Deno.test("planScan expects one row for one key", () => {
 Deno.test("planScan refuses a range that ends before it starts", () => {
   assert.throws(() => plan({ options: { key: "b", range_end: "a" } }), sqlstate("22023", "t"));
 });
+
+Deno.test("planScan names the column that the rows ascend by", () => {
+  assert.equal(plan({ columns: [column(1, "value", "text"), column(3, "key", "text")] }).ordered, 3);
+  assert.equal(plan({ columns: [column(1, "value", "text")] }).ordered, 0);
+});

@@ -58,6 +58,8 @@ export interface PlanAnswer {
   columns: [number, number][];
   /** Bytes cut off the front of each key. */
   strip: number;
+  /** The attnum of the key column, by whose bytes the rows ascend; 0 without one. */
+  ordered: number;
   /** Estimates, in rows and in PostgreSQL's cost units. */
   rows: number;
   startup: number;

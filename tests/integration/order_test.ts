@@ -118,6 +118,31 @@ for (const { name, type, pushed, options } of VARIANTS) {
     await db.sql("DEALLOCATE f; RESET plan_cache_mode");
   });
 
+  test(`order on ${type}: ORDER BY key ${pushed ? "needs no sort" : "is sorted by PostgreSQL"}`, async () => {
+    for (const order of ["key", "key DESC", "key, value", "key NULLS FIRST", "value, key"]) {
+      for (
+        const where of [
+          "true",
+          `key IN (${["z", "a", "b"].map((k) => literal(prefix + k, type)).join(", ")})`,
+        ]
+      ) {
+        const query = (table: string) =>
+          db.sql(`SELECT value FROM ${table} WHERE ${where} ORDER BY ${order}`);
+        assert.deepEqual(await query(name), await query(`${name}_twin`), `${order} ${where}`);
+        const limited = (table: string) =>
+          db.sql(`SELECT value FROM ${table} WHERE ${where} ORDER BY ${order} LIMIT 3 OFFSET 1`);
+        assert.deepEqual(await limited(name), await limited(`${name}_twin`), `${order} ${where}`);
+      }
+    }
+    const sorts = async (order: string) =>
+      (await db.sql(`EXPLAIN (COSTS OFF) SELECT * FROM ${name} ORDER BY ${order}`)).some((row) =>
+        /Sort/.test(row["QUERY PLAN"])
+      );
+    assert.equal(await sorts("key"), !pushed);
+    assert.equal(await sorts("key DESC"), true);
+    assert.equal(await sorts("value"), true);
+  });
+
   test(`order on ${type}: prepared statements`, async () => {
     const cast = type === "bytea" ? "bytea" : "text";
     for (const mode of ["force_generic_plan", "force_custom_plan"]) {
