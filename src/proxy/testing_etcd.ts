@@ -67,9 +67,15 @@ export class TestEtcd {
     }
   }
 
-  /** Sends the signal: SIGSTOP makes it silent, SIGCONT wakes it. */
+  /** Sends the signal: SIGSTOP makes it silent, and is waited for, since it is sent before it is obeyed; SIGCONT wakes it. */
   signal(signal: Deno.Signal): void {
-    this.#process?.kill(signal);
+    const process = this.#process;
+    process?.kill(signal);
+    if (process === null || signal !== "SIGSTOP") return;
+    const deadline = Date.now() + 5000;
+    while (!allThreadsStopped(process.pid)) {
+      if (Date.now() > deadline) throw new Error(`etcd ${process.pid} did not stop`);
+    }
   }
 
   /** Ends it at once, as a crash does. */
@@ -110,4 +116,12 @@ export function silentServer(): { endpoint: string; stop: () => void } {
     for (const connection of connections) connection.close();
   };
   return { endpoint: `127.0.0.1:${listener.addr.port}`, stop };
+}
+
+function allThreadsStopped(pid: number): boolean {
+  for (const task of Deno.readDirSync(`/proc/${pid}/task`)) {
+    // The state follows the command's name, which stands in parentheses.
+    if (!/\) [tT] [^)]*$/.test(Deno.readTextFileSync(`/proc/${pid}/task/${task.name}/stat`))) return false;
+  }
+  return true;
 }
