@@ -43,6 +43,8 @@ export const Method = {
   DELETE_RANGE: 3,
   TXN: 4,
   COMPACT: 5,
+  /** A Txn that only reads: it may be asked again when its answer is lost. */
+  READ_TXN: 6,
 } as const;
 
 export interface Frame {

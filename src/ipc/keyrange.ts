@@ -49,6 +49,36 @@ export function intersect(a: KeyRange, b: KeyRange): KeyRange | null {
   return { start, end };
 }
 
+/** Both at once, or what covers both: `b` must not start before `a`, nor behind its end. */
+function joined(a: KeyRange, b: KeyRange): KeyRange {
+  const end = a.end === null || b.end === null ? null : compareBytes(a.end, b.end) >= 0 ? a.end : b.end;
+  return { start: a.start, end };
+}
+
+/** The same keys as ranges in etcd's order that neither overlap nor touch. */
+export function unite(ranges: KeyRange[]): KeyRange[] {
+  const united: KeyRange[] = [];
+  for (const range of [...ranges].sort((a, b) => compareBytes(a.start, b.start))) {
+    const last = united.at(-1);
+    const apart = last === undefined || last.end !== null && compareBytes(last.end, range.start) < 0;
+    if (apart) united.push(range);
+    else united[united.length - 1] = joined(last, range);
+  }
+  return united;
+}
+
+/** The keys of both sets. Either is a list of ranges that do not overlap. */
+export function intersectSets(a: KeyRange[], b: KeyRange[]): KeyRange[] {
+  return a.flatMap((x) => b.map((y) => intersect(x, y))).filter((range) => range !== null)
+    .sort((x, y) => compareBytes(x.start, y.start));
+}
+
+/** The smallest range around a set of ranges in etcd's order; null around nothing. */
+export function hull(ranges: KeyRange[]): KeyRange | null {
+  if (ranges.length === 0) return null;
+  return joined(ranges[0], ranges[ranges.length - 1]);
+}
+
 /**
  * The range as etcd's `key` and `range_end`. A single key has no range_end at all (a range_end that is present but
  * empty would mean "to the end"); the end of the keyspace is the byte 0, as is the start, since no key is empty.

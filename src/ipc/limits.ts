@@ -11,3 +11,6 @@ export const FIRST_PAGE_KEYS = 1000;
 
 /** A page may ask for so many times the keys of the page before it. */
 export const PAGE_GROWTH = 16;
+
+/** Operations that etcd takes in one Txn unless --max-txn-ops says otherwise. */
+export const MAX_TXN_OPS = 128;

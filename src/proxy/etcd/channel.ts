@@ -121,6 +121,37 @@ export class Channel {
     });
   }
 
+  /**
+   * Opens a stream in both directions, sends one message and waits for the first reply that is `wanted`. Never rejects;
+   * an aborted signal ends it with CANCELLED, and so does a stream that ends before.
+   */
+  converse(
+    path: string,
+    payload: Uint8Array,
+    { metadata, deadline, signal }: CallOptions,
+    wanted: (reply: Uint8Array) => boolean,
+  ): Promise<Outcome> {
+    return new Promise((resolve) => {
+      if (signal?.aborted) return resolve(failed(grpc.status.CANCELLED, "cancelled"));
+      const stream = this.#client.makeBidiStreamRequest(path, toBuffer, asIs, metadata, { deadline });
+      const cancel = () => stream.cancel();
+      const end = (outcome: Outcome) => {
+        signal?.removeEventListener("abort", cancel);
+        resolve(outcome);
+      };
+      signal?.addEventListener("abort", cancel);
+      stream.on("data", (reply: Uint8Array) => {
+        this.lastAnswer = performance.now();
+        if (!wanted(reply)) return;
+        end({ reply });
+        stream.cancel();
+      });
+      stream.on("error", (error: grpc.ServiceError) => end(failed(error.code, error.details)));
+      stream.on("end", () => end(failed(grpc.status.CANCELLED, "the stream has ended")));
+      stream.write(payload);
+    });
+  }
+
   /** Frees the connection as soon as the calls on it have ended. */
   close(): void {
     this.#client.close();

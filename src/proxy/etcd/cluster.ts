@@ -5,8 +5,10 @@
 // unknown.
 
 import { EtcdFdwError } from "../../ipc/errors.ts";
+import { Method } from "../../ipc/frame.ts";
 import { Authenticator, type FetchToken } from "./auth.ts";
 import type { Channel, Failure, Metadata } from "./channel.ts";
+import { compactedError, isCompacted } from "./compaction.ts";
 import { Connector, waitFor } from "./connector.ts";
 import { type MethodInfo, methodInfo } from "./methods.ts";
 import {
@@ -77,6 +79,13 @@ export class Cluster {
         continue;
       }
       this.#judge(channel, failure, startedAt);
+      if (isCompacted(failure)) {
+        throw await compactedError(channel, payload, method === Method.READ_TXN, failure, {
+          metadata,
+          deadline,
+          signal,
+        });
+      }
       if (attempt >= this.#attempts || !mayRepeat(failure, info)) throw errorOf(failure, context);
       const left = deadline - Date.now();
       if (left <= 0) throw timeoutError(context);

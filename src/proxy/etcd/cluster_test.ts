@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { encodeUtf8 } from "../../ipc/bytes.ts";
+import { encodeReadTxn } from "../../ipc/etcd_messages.ts";
 import { Method } from "../../ipc/frame.ts";
 import { freePort, silentServer, TestEtcd } from "../testing_etcd.ts";
 import { compact, errorFrom, get, getPrefix, put, readRange } from "../testing_requests.ts";
@@ -41,8 +43,12 @@ Deno.test("Cluster: etcd's refusals get their SQLSTATE and etcd's words", async 
     await cluster.call(Method.COMPACT, compact(revision), TIMEOUTS);
     const compacted = await errorFrom(cluster.call(Method.RANGE, get("/a", "1"), TIMEOUTS));
     assert.equal(compacted.sqlstate, "22023");
-    assert.equal(compacted.message, "required revision has been compacted");
+    assert.equal(compacted.message, "revision 1 of etcd has been compacted");
+    assert.equal(compacted.hint, `The oldest revision that can be read is ${revision}.`);
     assert.match(compacted.detail, new RegExp(`^${etcd.endpoint} answered "etcdserver: mvcc: `));
+    const txn = encodeReadTxn([{ key: encodeUtf8("/a"), rangeEnd: null, revision: "1" }]);
+    const inTxn = await errorFrom(cluster.call(Method.READ_TXN, txn, TIMEOUTS));
+    assert.deepEqual([inTxn.message, inTxn.hint], [compacted.message, compacted.hint]);
     const future = await errorFrom(cluster.call(Method.RANGE, get("/a", "1000"), TIMEOUTS));
     assert.equal(future.message, "required revision is in the future");
     const large = await errorFrom(cluster.call(Method.PUT, put("/a", new Uint8Array(3_000_000)), TIMEOUTS));

@@ -15,6 +15,7 @@ const METHODS: Record<number, MethodInfo> = {
   [Method.PUT]: { path: "/etcdserverpb.KV/Put", readonly: false, writes: true },
   [Method.DELETE_RANGE]: { path: "/etcdserverpb.KV/DeleteRange", readonly: false, writes: true },
   [Method.TXN]: { path: "/etcdserverpb.KV/Txn", readonly: false, writes: true },
+  [Method.READ_TXN]: { path: "/etcdserverpb.KV/Txn", readonly: true, writes: false },
   // Compaction takes history away, no data: to do it again is the answer to not knowing.
   [Method.COMPACT]: { path: "/etcdserverpb.KV/Compact", readonly: false, writes: false },
 };

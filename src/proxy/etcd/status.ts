@@ -54,11 +54,6 @@ export function isStaleToken(failure: Failure): boolean {
 
 /** What etcd's texts say better than their status code. */
 const KNOWN_TEXTS: { pattern: RegExp; sqlstate?: string; message?: string; hint?: string }[] = [
-  {
-    pattern: /required revision has been compacted/,
-    message: "required revision has been compacted",
-    hint: "Read a later revision, or run the query again if it read the latest one.",
-  },
   { pattern: /required revision is a future revision/, message: "required revision is in the future" },
   {
     pattern: /database space exceeded/,
