@@ -22,7 +22,9 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/plannodes.h"
+#include "optimizer/appendinfo.h"
 #include "optimizer/pathnode.h"
+#include "optimizer/paths.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -43,20 +45,74 @@
 static inline ForeignPath *
 compat_foreignscan_path(PlannerInfo *root, RelOptInfo *rel, double rows,
 						Cost startup_cost, Cost total_cost, List *pathkeys,
-						Relids required_outer)
+						Relids required_outer, List *fdw_private)
 {
 #if PG_VERSION_NUM >= 180000
 	return create_foreignscan_path(root, rel, NULL, rows, 0, startup_cost,
 								   total_cost, pathkeys, required_outer, NULL,
-								   NIL, NIL);
+								   NIL, fdw_private);
 #elif PG_VERSION_NUM >= 170000
 	return create_foreignscan_path(root, rel, NULL, rows, startup_cost,
 								   total_cost, pathkeys, required_outer, NULL,
-								   NIL, NIL);
+								   NIL, fdw_private);
 #else
 	return create_foreignscan_path(root, rel, NULL, rows, startup_cost,
 								   total_cost, pathkeys, required_outer, NULL,
-								   NIL);
+								   fdw_private);
+#endif
+}
+
+static inline ForeignPath *
+compat_foreign_upper_path(PlannerInfo *root, RelOptInfo *rel, PathTarget *target, double rows,
+						  Cost startup_cost, Cost total_cost, List *pathkeys, List *fdw_private)
+{
+#if PG_VERSION_NUM >= 180000
+	return create_foreign_upper_path(root, rel, target, rows, 0, startup_cost, total_cost,
+									 pathkeys, NULL, NIL, fdw_private);
+#elif PG_VERSION_NUM >= 170000
+	return create_foreign_upper_path(root, rel, target, rows, startup_cost, total_cost,
+									 pathkeys, NULL, NIL, fdw_private);
+#else
+	return create_foreign_upper_path(root, rel, target, rows, startup_cost, total_cost,
+									 pathkeys, NULL, fdw_private);
+#endif
+}
+
+/* The sampler's random state became a struct in 15. */
+#if PG_VERSION_NUM >= 150000
+#define compat_sampler_fract(reservoir) sampler_random_fract(&(reservoir)->randstate)
+#else
+#define compat_sampler_fract(reservoir) sampler_random_fract((reservoir)->randstate)
+#endif
+
+/* What a GUC's check hook keeps; 16 brought its own memory for it. */
+static inline void *
+compat_guc_alloc(size_t size)
+{
+#if PG_VERSION_NUM >= 160000
+	return guc_malloc(LOG, size);
+#else
+	return malloc(size);
+#endif
+}
+
+/* 18 has min and max of bytea. */
+#if PG_VERSION_NUM >= 180000
+#define COMPAT_F_MIN_BYTEA	F_MIN_BYTEA
+#define COMPAT_F_MAX_BYTEA	F_MAX_BYTEA
+#else
+#define COMPAT_F_MIN_BYTEA	InvalidOid
+#define COMPAT_F_MAX_BYTEA	InvalidOid
+#endif
+
+/* Expressions over a partitioned table become expressions over a partition; 16 takes the relations themselves. */
+static inline Node *
+compat_adjust_attrs(PlannerInfo *root, Node *node, RelOptInfo *child)
+{
+#if PG_VERSION_NUM >= 160000
+	return adjust_appendrel_attrs_multilevel(root, node, child, child->top_parent);
+#else
+	return adjust_appendrel_attrs_multilevel(root, node, child->relids, child->top_parent_relids);
 #endif
 }
 
@@ -110,6 +166,16 @@ compat_pathkey_ascends(const PathKey *pathkey)
 	return pathkey->pk_cmptype == COMPARE_LT;
 #else
 	return pathkey->pk_strategy == BTLessStrategyNumber;
+#endif
+}
+
+static inline PathKey *
+compat_ascending_pathkey(PlannerInfo *root, EquivalenceClass *ec, Oid opfamily)
+{
+#if PG_VERSION_NUM >= 180000
+	return make_canonical_pathkey(root, ec, opfamily, COMPARE_LT, false);
+#else
+	return make_canonical_pathkey(root, ec, opfamily, BTLessStrategyNumber, false);
 #endif
 }
 

@@ -483,6 +483,7 @@ etcd_send(Oid userid, Oid serverid, const char *frame, int len, MemoryContext co
 
 	request->context = context;
 	request->id = conn.last_id;
+	request->method = (uint8) frame[FRAME_AT_CODE];
 	request->give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), channel->patience);
 	request->release.func = request_release;
 	request->release.arg = request;

@@ -122,6 +122,16 @@ raise_answer(Jsonb *control)
 void
 etcd_dispatch(Oid function, const char *op, StringInfo input, EtcdAnswer *answer)
 {
+	etcd_dispatch_bytes(function, op, input, "", 0, answer);
+}
+
+/*
+ * The same with bytes beside the input.
+ */
+void
+etcd_dispatch_bytes(Oid function, const char *op, StringInfo input, const char *bytes, int len,
+					EtcdAnswer *answer)
+{
 	MemoryContext target = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(target, "etcd_fdw dispatch", ALLOCSET_DEFAULT_SIZES);
 	FmgrInfo	flinfo;
@@ -133,7 +143,7 @@ etcd_dispatch(Oid function, const char *op, StringInfo input, EtcdAnswer *answer
 	row = FunctionCall3(&flinfo,
 						CStringGetTextDatum(op),
 						PointerGetDatum(cstring_to_text_with_len(input->data, input->len)),
-						PointerGetDatum(cstring_to_text_with_len("", 0)));
+						PointerGetDatum(cstring_to_text_with_len(bytes, len)));
 	read_answer(row, answer, target);
 	MemoryContextSwitchTo(target);
 	MemoryContextDelete(context);
@@ -194,11 +204,10 @@ etcd_json_number(Jsonb *object, const char *field)
 }
 
 /*
- * A field that holds an array of numbers, or of pairs of numbers, as one flat
- * integer list.
+ * Calls back for each element of an array, and of the arrays in it.
  */
-List *
-etcd_json_ints(Jsonb *object, const char *field)
+static List *
+json_elements(Jsonb *object, const char *field, List *(*append) (List *, JsonbValue *, const char *))
 {
 	JsonbValue	value;
 	JsonbIterator *iterator;
@@ -212,32 +221,58 @@ etcd_json_ints(Jsonb *object, const char *field)
 	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
 	{
 		if (token == WJB_ELEM)
-			result = lappend_int(result, (int) numeric_value(&value, field));
+			result = append(result, &value, field);
 	}
 	return result;
 }
 
+static List *
+append_int(List *list, JsonbValue *value, const char *field)
+{
+	return lappend_int(list, (int) numeric_value(value, field));
+}
+
+static List *
+append_string(List *list, JsonbValue *value, const char *field)
+{
+	if (value->type == jbvNull)
+		return lappend(list, NULL);
+	if (value->type != jbvString)
+		elog(ERROR, "field \"%s\" in the answer of etcd_fdw_dispatch is not an array of strings", field);
+	return lappend(list, pnstrdup(value->val.string.val, value->val.string.len));
+}
+
 /*
- * A field that holds an array of arrays of strings, as one flat list of char *.
+ * A field that holds an array of numbers, or of arrays of numbers, as one flat
+ * integer list.
+ */
+List *
+etcd_json_ints(Jsonb *object, const char *field)
+{
+	return json_elements(object, field, append_int);
+}
+
+/*
+ * A field that holds an array of strings, or of arrays of strings, as one flat
+ * list of char *; NULL where a null stands.
  */
 List *
 etcd_json_strings(Jsonb *object, const char *field)
 {
-	JsonbValue	value;
-	JsonbIterator *iterator;
-	JsonbIteratorToken token;
-	List	   *result = NIL;
+	return json_elements(object, field, append_string);
+}
 
-	json_field(object, field, &value);
-	if (value.type != jbvBinary)
-		elog(ERROR, "field \"%s\" in the answer of etcd_fdw_dispatch is not an array", field);
-	iterator = JsonbIteratorInit(value.val.binary.data);
-	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
-	{
-		if (token == WJB_ELEM && value.type == jbvString)
-			result = lappend(result, pnstrdup(value.val.string.val, value.val.string.len));
-	}
-	return result;
+/*
+ * The bytes of hexadecimal that core wrote.
+ */
+char *
+etcd_from_hex(const char *hex, int *len)
+{
+	int			digits = strlen(hex);
+	char	   *bytes = palloc(digits / 2 + 1);
+
+	*len = (int) hex_decode(hex, digits, bytes);
+	return bytes;
 }
 
 void

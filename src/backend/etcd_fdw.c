@@ -21,6 +21,7 @@ _PG_init(void)
 {
 	etcd_worker_init();
 	etcd_connection_init();
+	etcd_revision_init();
 	MarkGUCPrefixReserved("etcd_fdw");
 }
 
@@ -31,5 +32,6 @@ etcd_fdw_handler(PG_FUNCTION_ARGS)
 
 	etcd_plan_callbacks(routine);
 	etcd_scan_callbacks(routine);
+	etcd_analyze_callbacks(routine);
 	PG_RETURN_POINTER(routine);
 }

@@ -39,6 +39,7 @@ typedef struct EtcdServerOptions
 
 extern EtcdServerOptions *etcd_server_options(ForeignServer *server, UserMapping *user);
 extern void etcd_options_json(StringInfo buf, List *options);
+extern bool etcd_uses_remote_estimate(Oid table);
 
 /* ---- dispatch.c ---- */
 
@@ -52,12 +53,15 @@ typedef struct EtcdAnswer
 
 extern Oid	etcd_dispatch_function(Oid serverid);
 extern void etcd_dispatch(Oid function, const char *op, StringInfo input, EtcdAnswer *answer);
+extern void etcd_dispatch_bytes(Oid function, const char *op, StringInfo input, const char *bytes, int len,
+								EtcdAnswer *answer);
 extern char *etcd_json_text(Jsonb *object, const char *field);
 extern double etcd_json_number(Jsonb *object, const char *field);
 extern bool etcd_json_is(Jsonb *object, const char *field, const char *text);
 extern List *etcd_json_ints(Jsonb *object, const char *field);
 extern List *etcd_json_strings(Jsonb *object, const char *field);
 extern void etcd_append_hex(StringInfo buf, const char *data, int len);
+extern char *etcd_from_hex(const char *hex, int *len);
 
 /* ---- connection.c ---- */
 
@@ -71,6 +75,7 @@ typedef struct EtcdRequest
 	MemoryContextCallback release;
 	MemoryContext context;
 	uint32		id;				/* 0 once it is off the list */
+	uint8		method;			/* of frame.h */
 	bool		done;
 	bool		lost;			/* the connection broke before the answer came */
 	uint8		reply_type;
@@ -101,6 +106,9 @@ typedef struct EtcdPage
 	const char *start;
 	const char *end;
 	const char *next;			/* where the next key-value pair is looked for */
+	const char *next_end;		/* where its RangeResponse ends */
+	const char *rest;			/* in a TxnResponse: what follows that */
+	bool		is_txn;
 	uint32		kvs;
 	bool		more;
 	int64		count;
@@ -109,15 +117,23 @@ typedef struct EtcdPage
 	uint32		last_key_len;
 } EtcdPage;
 
-extern void etcd_page_open(EtcdPage *page, const char *data, uint32 len);
+extern void etcd_page_open(EtcdPage *page, const char *data, uint32 len, bool is_txn);
 extern bool etcd_page_next(EtcdPage *page, EtcdKeyValue *kv);
 extern void etcd_page_rewind(EtcdPage *page);
 
 /* ---- qual.c ---- */
 
-extern void etcd_describe_quals(StringInfo buf, PlannerInfo *root, RelOptInfo *rel, Oid relid, List **params);
+extern void etcd_describe_quals(StringInfo buf, PlannerInfo *root, RelOptInfo *rel, Oid relid, List *clauses, Relids outer, List **params);
 extern bool etcd_sorts_as_etcd(Oid collation);
 extern void etcd_append_param(StringInfo buf, Datum value, Oid type);
+
+/* ---- revision.c ---- */
+
+struct EState;
+extern int64 etcd_session_revision(void);
+extern int64 etcd_statement_revision(struct EState *estate, Oid serverid);
+extern void etcd_set_statement_revision(struct EState *estate, Oid serverid, int64 revision);
+extern void etcd_revision_init(void);
 
 /* ---- worker.c ---- */
 
@@ -125,31 +141,12 @@ extern void etcd_worker_init(void);
 extern void etcd_ensure_worker(void);
 extern void etcd_make_run_dir(void);
 
-/* ---- plan.c, scan.c: the callbacks ---- */
-
-/* Fields of etcd's KeyValue, numbered as FIELDS in src/core/protocol.ts. */
-typedef enum EtcdField
-{
-	ETCD_KEY,
-	ETCD_VALUE,
-	ETCD_CREATE_REVISION,
-	ETCD_MOD_REVISION,
-	ETCD_VERSION,
-	ETCD_LEASE,
-	ETCD_FIELDS
-} EtcdField;
-
-/* Members of ForeignScan.fdw_private. */
-enum EtcdScanPrivate
-{
-	ETCD_SCAN_PLAN,				/* String: core's plan */
-	ETCD_SCAN_COLUMNS,			/* integer List: attnum, field, attnum, field ... */
-	ETCD_SCAN_STRIP,			/* Integer: bytes to cut off each key */
-	ETCD_SCAN_PARAM_TYPES		/* oid List, as fdw_exprs */
-};
+/* ---- the callbacks ---- */
 
 struct FdwRoutine;
 extern void etcd_plan_callbacks(struct FdwRoutine *routine);
 extern void etcd_scan_callbacks(struct FdwRoutine *routine);
+extern void etcd_analyze_callbacks(struct FdwRoutine *routine);
+extern void etcd_import_callbacks(struct FdwRoutine *routine);
 
 #endif							/* ETCD_FDW_H */

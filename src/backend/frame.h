@@ -16,6 +16,9 @@
 #define FRAME_REPLY			16
 #define FRAME_ERROR			17
 
+/* Of ipc's Method, those that make a difference here. */
+#define METHOD_READ_TXN		6
+
 /* Offsets of the fields in the header; all numbers are big-endian. */
 #define FRAME_AT_LENGTH		0
 #define FRAME_AT_VERSION	4

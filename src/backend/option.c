@@ -14,6 +14,7 @@
 #include <math.h>
 
 #include "access/reloptions.h"
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_foreign_table.h"
 #include "catalog/pg_user_mapping.h"
@@ -37,7 +38,8 @@ typedef enum OptionKind
 	KIND_SECONDS,
 	KIND_REVISION,
 	KIND_CONSISTENCY,
-	KIND_ROWID
+	KIND_ROWID,
+	KIND_MISMATCH
 } OptionKind;
 
 typedef struct OptionDef
@@ -62,6 +64,11 @@ static const OptionDef option_defs[] = {
 	{"consistency", ForeignTableRelationId, KIND_CONSISTENCY},
 	{"key", ForeignTableRelationId, KIND_NONEMPTY},
 	{"range_end", ForeignTableRelationId, KIND_NONEMPTY},
+	{"key_pattern", ForeignTableRelationId, KIND_NONEMPTY},
+	{"key_mismatch", ForeignTableRelationId, KIND_MISMATCH},
+	{"use_remote_estimate", ForeignServerRelationId, KIND_BOOL},
+	{"use_remote_estimate", ForeignTableRelationId, KIND_BOOL},
+	{"json", AttributeRelationId, KIND_NONEMPTY},
 };
 
 PG_FUNCTION_INFO_V1(etcd_fdw_validator);
@@ -249,6 +256,10 @@ check_value(const OptionDef *def, DefElem *elem)
 			if (strcmp(value, "key") != 0)
 				invalid_value(def->name, value, "Rows of etcd are identified by their key: give \"key\".");
 			break;
+		case KIND_MISMATCH:
+			if (strcmp(value, "skip") != 0 && strcmp(value, "error") != 0)
+				invalid_value(def->name, value, "Give \"skip\" or \"error\".");
+			break;
 	}
 }
 
@@ -376,4 +387,22 @@ etcd_options_json(StringInfo buf, List *options)
 		separator = ',';
 	}
 	appendStringInfoChar(buf, '}');
+}
+
+/*
+ * Whether planning may ask etcd how many keys there are; the table's option
+ * wins over the server's.
+ */
+bool
+etcd_uses_remote_estimate(Oid table)
+{
+	ForeignTable *foreign = GetForeignTable(table);
+	char	   *value = get_option(foreign->options, "use_remote_estimate");
+	bool		result = false;
+
+	if (value == NULL)
+		value = get_option(GetForeignServer(foreign->serverid)->options, "use_remote_estimate");
+	if (value != NULL)
+		(void) parse_bool(value, &result);
+	return result;
 }

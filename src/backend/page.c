@@ -1,6 +1,7 @@
 /*
  * page.c
- *	  Walks an etcd RangeResponse in place.
+ *	  Walks an etcd RangeResponse in place, or the RangeResponses of a Txn that
+ *	  only read, one after the other.
  *
  * The reply of a scan reaches the backend as etcd sent it.  It is read here
  * once from end to end before the first row is taken, so that a reply that is
@@ -23,6 +24,9 @@
 #define RANGE_KVS		2
 #define RANGE_MORE		3
 #define RANGE_COUNT		4
+#define TXN_HEADER		1
+#define TXN_RESPONSES	3
+#define OP_RANGE		1
 #define HEADER_REVISION 3
 #define KV_KEY			1
 #define KV_CREATE		2
@@ -171,27 +175,21 @@ read_header_revision(const char *at, const char *end)
 }
 
 /*
- * Reads the page's own fields and checks the whole of it.  `data` must stay
- * where it is as long as the page is used.  Raises 08P01 for anything that is
- * not a RangeResponse.
+ * Reads a RangeResponse's own fields and checks the whole of it.
  */
-void
-etcd_page_open(EtcdPage *page, const char *data, uint32 len)
+static void
+open_range(EtcdPage *page, const char *at, const char *end)
 {
-	const char *at = data;
 	WireField	field;
 	EtcdKeyValue kv;
 
-	memset(page, 0, sizeof(*page));
-	page->start = page->next = data;
-	page->end = data + len;
-	while (read_field(&at, page->end, &field))
+	while (read_field(&at, end, &field))
 	{
 		switch (field.field)
 		{
 			case RANGE_HEADER:
 				expect(&field, WIRE_BYTES);
-				page->revision = read_header_revision(field.data, field.data + field.number);
+				page->revision = Max(page->revision, read_header_revision(field.data, field.data + field.number));
 				break;
 			case RANGE_KVS:
 				expect(&field, WIRE_BYTES);
@@ -217,6 +215,86 @@ etcd_page_open(EtcdPage *page, const char *data, uint32 len)
 }
 
 /*
+ * Finds the RangeResponse in a ResponseOp; false when it holds another answer.
+ */
+static bool
+find_range(const WireField *op, WireField *range)
+{
+	const char *at = op->data;
+
+	expect(op, WIRE_BYTES);
+	while (read_field(&at, op->data + op->number, range))
+	{
+		if (range->field == OP_RANGE)
+		{
+			expect(range, WIRE_BYTES);
+			return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * Reads the page's own fields and checks the whole of it.  `data` must stay
+ * where it is as long as the page is used.  Raises 08P01 for anything that is
+ * not a RangeResponse, or a TxnResponse of reads.
+ */
+void
+etcd_page_open(EtcdPage *page, const char *data, uint32 len, bool is_txn)
+{
+	const char *at = data;
+	WireField	field;
+	WireField	range;
+
+	memset(page, 0, sizeof(*page));
+	page->start = data;
+	page->end = data + len;
+	page->is_txn = is_txn;
+	etcd_page_rewind(page);
+	if (!is_txn)
+	{
+		open_range(page, data, page->end);
+		return;
+	}
+	while (read_field(&at, page->end, &field))
+	{
+		if (field.field == TXN_HEADER)
+		{
+			expect(&field, WIRE_BYTES);
+			page->revision = read_header_revision(field.data, field.data + field.number);
+		}
+		else if (field.field == TXN_RESPONSES)
+		{
+			if (!find_range(&field, &range))
+				corrupt("A transaction's answer holds something else than keys.");
+			open_range(page, range.data, range.data + range.number);
+		}
+	}
+	page->more = false;
+}
+
+/*
+ * Goes on to the next RangeResponse of a Txn; false after the last.
+ */
+static bool
+next_range(EtcdPage *page)
+{
+	WireField	field;
+	WireField	range;
+
+	while (page->is_txn && read_field(&page->rest, page->end, &field))
+	{
+		if (field.field == TXN_RESPONSES && find_range(&field, &range))
+		{
+			page->next = range.data;
+			page->next_end = range.data + range.number;
+			return true;
+		}
+	}
+	return false;
+}
+
+/*
  * The next key-value pair, pointing into the page; false after the last.
  */
 bool
@@ -224,19 +302,24 @@ etcd_page_next(EtcdPage *page, EtcdKeyValue *kv)
 {
 	WireField	field;
 
-	while (read_field(&page->next, page->end, &field))
+	do
 	{
-		if (field.field == RANGE_KVS)
+		while (read_field(&page->next, page->next_end, &field))
 		{
-			read_key_value(field.data, field.data + field.number, kv);
-			return true;
+			if (field.field == RANGE_KVS)
+			{
+				read_key_value(field.data, field.data + field.number, kv);
+				return true;
+			}
 		}
-	}
+	} while (next_range(page));
 	return false;
 }
 
 void
 etcd_page_rewind(EtcdPage *page)
 {
-	page->next = page->start;
+	page->next = page->next_end = page->rest = page->start;
+	if (!page->is_txn)
+		page->next_end = page->end;
 }

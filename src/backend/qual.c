@@ -23,6 +23,7 @@
 #include "optimizer/optimizer.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -32,6 +33,8 @@ typedef struct DescribeContext
 	StringInfo	buf;
 	Index		relid;			/* of the foreign table in the range table */
 	Oid			table;
+	PlannerInfo *root;
+	Relids		outer;			/* whose columns count as values: the scan is inside of a join */
 	List	  **params;			/* expressions to evaluate when the scan starts */
 } DescribeContext;
 
@@ -166,9 +169,10 @@ collation_name(Oid collation)
  * Whether the expression has one value for the whole scan, known at its start.
  */
 static bool
-is_scan_constant(Node *node)
+is_scan_constant(DescribeContext *context, Node *node)
 {
-	return !contain_var_clause(node) && !contain_volatile_functions(node) && !contain_subplans(node);
+	return bms_is_subset(pull_varnos(context->root, node), context->outer) &&
+		!contain_volatile_functions(node) && !contain_subplans(node);
 }
 
 static bool
@@ -179,11 +183,11 @@ describe_operand(DescribeContext *context, Node *node)
 
 	while (IsA(node, RelabelType) && IsA(((RelabelType *) node)->arg, Var))
 		node = (Node *) ((RelabelType *) node)->arg;
-	if (IsA(node, Var))
+	if (IsA(node, Var) && ((Var *) node)->varno == context->relid)
 	{
 		Var		   *var = (Var *) node;
 
-		if (var->varno != context->relid || var->varlevelsup != 0 || var->varattno <= 0)
+		if (var->varlevelsup != 0 || var->varattno <= 0)
 			return false;
 		appendStringInfoString(buf, "{\"column\":");
 		escape_json(buf, get_attname(context->table, var->varattno, false));
@@ -207,7 +211,7 @@ describe_operand(DescribeContext *context, Node *node)
 	}
 	else
 	{
-		if (!is_scan_constant(node))
+		if (!is_scan_constant(context, node))
 			return false;
 		appendStringInfo(buf, "{\"param\":%d", list_length(*context->params));
 		*context->params = lappend(*context->params, node);
@@ -247,64 +251,107 @@ describe_any(DescribeContext *context, ScalarArrayOpExpr *any)
 }
 
 /*
- * column IS NOT NULL
+ * column IS NULL, column IS NOT NULL
  */
 static bool
 describe_null_test(DescribeContext *context, NullTest *test)
 {
-	if (test->nulltesttype != IS_NOT_NULL || test->argisrow)
+	if (test->argisrow)
 		return false;
-	appendStringInfoString(context->buf, "{\"op\":\"is not null\",\"collation\":\"none\",\"left\":");
+	appendStringInfo(context->buf, "{\"op\":\"%s\",\"collation\":\"none\",\"left\":",
+					 test->nulltesttype == IS_NULL ? "is null" : "is not null");
 	if (!describe_operand(context, (Node *) test->arg))
 		return false;
 	appendStringInfoString(context->buf, ",\"right\":{\"null\":true,\"type\":\"text\"}}");
 	return true;
 }
 
+static void describe_clause(DescribeContext *context, Node *clause);
+
 static bool
-describe_comparison(DescribeContext *context, Expr *clause)
+describe_bool(DescribeContext *context, BoolExpr *expr)
+{
+	ListCell   *lc;
+
+	if (expr->boolop == NOT_EXPR)
+		return false;
+	appendStringInfo(context->buf, "{\"%s\":[", expr->boolop == OR_EXPR ? "or" : "and");
+	foreach(lc, expr->args)
+	{
+		if (lc != list_head(expr->args))
+			appendStringInfoChar(context->buf, ',');
+		describe_clause(context, lfirst(lc));
+	}
+	appendStringInfoString(context->buf, "]}");
+	return true;
+}
+
+static bool
+describe_shape(DescribeContext *context, Node *clause)
 {
 	OpExpr	   *op = (OpExpr *) clause;
+	FuncExpr   *func = (FuncExpr *) clause;
 	char	   *name;
 
-	if (IsA(clause, NullTest))
-		return describe_null_test(context, (NullTest *) clause);
-	if (IsA(clause, ScalarArrayOpExpr))
-		return describe_any(context, (ScalarArrayOpExpr *) clause);
-	if (!IsA(clause, OpExpr) || list_length(op->args) != 2 || op->opno >= FirstGenbkiObjectId)
-		return false;
-	name = get_opname(op->opno);
-	return name != NULL && describe_binary(context, name, op->inputcollid, op->args);
+	switch (nodeTag(clause))
+	{
+		case T_RestrictInfo:
+			return describe_shape(context, (Node *) ((RestrictInfo *) clause)->clause);
+		case T_BoolExpr:
+			return describe_bool(context, (BoolExpr *) clause);
+		case T_NullTest:
+			return describe_null_test(context, (NullTest *) clause);
+		case T_ScalarArrayOpExpr:
+			return describe_any(context, (ScalarArrayOpExpr *) clause);
+		case T_FuncExpr:
+			return func->funcid == F_STARTS_WITH &&
+				describe_binary(context, "^@", func->inputcollid, func->args);
+		case T_OpExpr:
+			if (list_length(op->args) != 2 || op->opno >= FirstGenbkiObjectId)
+				return false;
+			name = get_opname(op->opno);
+			return name != NULL && describe_binary(context, name, op->inputcollid, op->args);
+		default:
+			return false;
+	}
 }
 
 /*
- * Appends an array with an entry for each of the relation's conditions, and
- * collects in `*params` the expressions that the entries refer to by number.
+ * Appends the description, or null where the shape is not known.
+ */
+static void
+describe_clause(DescribeContext *context, Node *clause)
+{
+	int			start = context->buf->len;
+	int			param_count = list_length(*context->params);
+
+	if (describe_shape(context, clause))
+		return;
+	context->buf->len = start;
+	context->buf->data[start] = '\0';
+	*context->params = list_truncate(*context->params, param_count);
+	appendStringInfoString(context->buf, "null");
+}
+
+/*
+ * Appends an array with an entry for each of the conditions (RestrictInfos),
+ * and collects in `*params` the expressions that the entries refer to by
+ * number.  Columns of the relations in `outer` count as values.
  */
 void
-etcd_describe_quals(StringInfo buf, PlannerInfo *root, RelOptInfo *rel, Oid table, List **params)
+etcd_describe_quals(StringInfo buf, PlannerInfo *root, RelOptInfo *rel, Oid table, List *clauses,
+					Relids outer, List **params)
 {
-	DescribeContext context = {buf, rel->relid, table, params};
+	DescribeContext context = {buf, rel->relid, table, root, outer, params};
 	ListCell   *lc;
 
-	(void) root;
 	*params = NIL;
 	appendStringInfoChar(buf, '[');
-	foreach(lc, rel->baserestrictinfo)
+	foreach(lc, clauses)
 	{
-		int			start;
-		int			param_count = list_length(*params);
-
-		if (lc != list_head(rel->baserestrictinfo))
+		if (lc != list_head(clauses))
 			appendStringInfoChar(buf, ',');
-		start = buf->len;
-		if (!describe_comparison(&context, lfirst_node(RestrictInfo, lc)->clause))
-		{
-			buf->len = start;
-			buf->data[start] = '\0';
-			*params = list_truncate(*params, param_count);
-			appendStringInfoString(buf, "null");
-		}
+		describe_clause(&context, lfirst(lc));
 	}
 	appendStringInfoChar(buf, ']');
 }

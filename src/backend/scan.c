@@ -1,88 +1,59 @@
 /*
  * scan.c
- *	  Executor callbacks: pages in, rows out.
+ *	  Pages in, keys out: the scan by itself, and the executor's callbacks.
  *
- * Core says what to ask; this file sends it, waits, and forms tuples from the
- * page.  Two pages' memory takes turns: while the rows of one are handed out,
- * the request for the next is on its way into the other.  Resetting a page's
- * memory cancels its request, which also covers every kind of abort.
+ * Core says what to ask; this file sends it, waits, and walks the pages.  Two
+ * pages' memory takes turns: while the keys of one are handed out, the request
+ * for the next is on its way into the other.  Resetting a page's memory
+ * cancels its request, which also covers every kind of abort.
  */
 #include "postgres.h"
 
 #include "compat.h"
 #include "etcd_fdw.h"
+#include "frame.h"
+#include "plan.h"
+#include "scan.h"
 
-#include "access/htup_details.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_type.h"
 #include "foreign/fdwapi.h"
-#include "mb/pg_wchar.h"
-#include "nodes/nodeFuncs.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
-typedef struct ScanColumn
+/*
+ * A scan that a ForeignScan's private list describes; `desc` is the row that
+ * it forms.  It lives in a context of its own under the current one.
+ */
+EtcdScan *
+etcd_scan_create(List *fdw_private, Oid userid, TupleDesc desc, EState *estate)
 {
-	AttrNumber	attnum;
-	EtcdField	field;
-} ScanColumn;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "etcd_fdw scan", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	EtcdScan   *scan = palloc0(sizeof(EtcdScan));
+	Oid			table = linitial_oid(list_nth(fdw_private, ETCD_SCAN_TABLE));
 
-typedef struct EtcdScan
-{
-	Oid			userid;
-	Oid			serverid;
-	Oid			dispatch;
-	char	   *plan;
-	int			ncolumns;
-	ScanColumn *columns;
-	uint32		strip;
-	List	   *params;			/* of ExprState */
-	List	   *param_types;
-	MemoryContext pages[2];
-	MemoryContext work;			/* for the calls of core */
-	int			current;		/* which of the two holds `page` */
-	bool		started;
-	bool		finished;		/* no page after `page` */
-	bool		single;			/* `page` is the scan's only one */
-	bool		last;			/* a page that is not cut off ends the scan */
-	EtcdRequest *request;		/* the next page, on its way */
-	char	   *state;			/* core's, in the scan's memory */
-	EtcdPage	page;
-	int64		revision;		/* what the first page said */
-} EtcdScan;
-
-static void
-etcdBeginForeignScan(ForeignScanState *node, int eflags)
-{
-	ForeignScan *plan = castNode(ForeignScan, node->ss.ps.plan);
-	EState	   *estate = node->ss.ps.state;
-	EtcdScan   *scan;
-	List	   *columns;
-
-	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
-		return;
-	scan = palloc0(sizeof(EtcdScan));
-	node->fdw_state = scan;
-	scan->userid = compat_scan_user(plan, estate);
-	scan->serverid = GetForeignTable(RelationGetRelid(node->ss.ss_currentRelation))->serverid;
+	scan->context = context;
+	scan->estate = estate;
+	scan->userid = userid;
+	scan->serverid = GetForeignTable(table)->serverid;
 	scan->dispatch = etcd_dispatch_function(scan->serverid);
-	scan->plan = strVal(list_nth(plan->fdw_private, ETCD_SCAN_PLAN));
-	columns = list_nth(plan->fdw_private, ETCD_SCAN_COLUMNS);
-	scan->ncolumns = list_length(columns) / 2;
-	scan->columns = palloc(sizeof(ScanColumn) * Max(scan->ncolumns, 1));
-	for (int i = 0; i < scan->ncolumns; i++)
-	{
-		scan->columns[i].attnum = list_nth_int(columns, 2 * i);
-		scan->columns[i].field = list_nth_int(columns, 2 * i + 1);
-	}
-	scan->strip = intVal(list_nth(plan->fdw_private, ETCD_SCAN_STRIP));
-	scan->param_types = list_nth(plan->fdw_private, ETCD_SCAN_PARAM_TYPES);
-	scan->params = ExecInitExprList(plan->fdw_exprs, &node->ss.ps);
-	scan->pages[0] = AllocSetContextCreate(estate->es_query_cxt, "etcd_fdw page", ALLOCSET_SMALL_SIZES);
-	scan->pages[1] = AllocSetContextCreate(estate->es_query_cxt, "etcd_fdw page", ALLOCSET_SMALL_SIZES);
-	scan->work = AllocSetContextCreate(estate->es_query_cxt, "etcd_fdw scan", ALLOCSET_SMALL_SIZES);
+	scan->plan = strVal(list_nth(fdw_private, ETCD_SCAN_PLAN));
+	scan->order = strVal(list_nth(fdw_private, ETCD_SCAN_ORDER));
+	scan->aggregates = list_nth(fdw_private, ETCD_SCAN_AGGREGATES);
+	scan->cells = etcd_cells_create(table, fdw_private, desc);
+	scan->pages[0] = AllocSetContextCreate(context, "etcd_fdw page", ALLOCSET_SMALL_SIZES);
+	scan->pages[1] = AllocSetContextCreate(context, "etcd_fdw page", ALLOCSET_SMALL_SIZES);
+	scan->work = AllocSetContextCreate(context, "etcd_fdw dispatch", ALLOCSET_SMALL_SIZES);
+	initStringInfo(&scan->begun);
+	MemoryContextSwitchTo(old);
+	return scan;
+}
+
+void
+etcd_scan_end(EtcdScan *scan)
+{
+	MemoryContextDelete(scan->context);
 }
 
 /*
@@ -93,51 +64,106 @@ static void
 follow_answer(EtcdScan *scan, EtcdAnswer *answer)
 {
 	MemoryContext into = scan->pages[1 - scan->current];
+	MemoryContext old;
 
 	if (etcd_json_is(answer->control, "do", "done"))
 	{
 		scan->finished = true;
 		return;
 	}
+	if (etcd_json_is(answer->control, "do", "row"))
+	{
+		old = MemoryContextSwitchTo(into);
+		scan->row = etcd_json_strings(answer->control, "cells");
+		MemoryContextSwitchTo(old);
+		scan->finished = true;
+		return;
+	}
 	if (scan->state != NULL)
 		pfree(scan->state);
-	scan->state = MemoryContextStrdup(GetMemoryChunkContext(scan), etcd_json_text(answer->control, "state"));
+	scan->state = MemoryContextStrdup(scan->context, etcd_json_text(answer->control, "state"));
 	scan->last = etcd_json_is(answer->control, "then", "done");
+	scan->latest = etcd_json_number(answer->control, "latest") != 0;
 	MemoryContextReset(into);
 	scan->request = etcd_send(scan->userid, scan->serverid, answer->payload, answer->payload_len, into);
+	scan->counters.requests++;
+}
+
+/*
+ * The revision that the scan is to read; 0 for the latest.
+ */
+static int64
+revision_to_read(EtcdScan *scan)
+{
+	int64		revision = etcd_session_revision();
+
+	if (revision == 0 && scan->estate != NULL)
+		revision = etcd_statement_revision(scan->estate, scan->serverid);
+	return revision;
 }
 
 static void
-begin_scan(ForeignScanState *node, EtcdScan *scan)
+begin_scan(EtcdScan *scan, StringInfo params, int64 wanted)
 {
-	ExprContext *econtext = node->ss.ps.ps_ExprContext;
 	StringInfoData input;
 	EtcdAnswer	answer;
-	ListCell   *value;
-	ListCell   *type;
-	bool		first = true;
+	ListCell   *lc;
 
 	initStringInfo(&input);
 	appendStringInfoString(&input, "{\"plan\":");
 	escape_json(&input, scan->plan);
-	appendStringInfo(&input, ",\"revision\":\"" INT64_FORMAT "\",\"params\":[", scan->revision);
-	forboth(value, scan->params, type, scan->param_types)
-	{
-		bool		isnull;
-		Datum		datum = ExecEvalExpr((ExprState *) lfirst(value), econtext, &isnull);
-
-		if (!first)
-			appendStringInfoChar(&input, ',');
-		first = false;
-		if (isnull)
-			appendStringInfoString(&input, "null");
-		else
-			etcd_append_param(&input, datum, lfirst_oid(type));
-	}
+	appendStringInfo(&input, ",\"params\":[%s],\"revision\":\"" INT64_FORMAT "\",\"order\":\"%s\",\"limit\":",
+					 params->data, revision_to_read(scan), scan->order);
+	if (wanted >= 0)
+		appendStringInfo(&input, "\"" INT64_FORMAT "\"", wanted);
+	else
+		appendStringInfoString(&input, "null");
+	appendStringInfoString(&input, ",\"aggregates\":[");
+	foreach(lc, scan->aggregates)
+		appendStringInfo(&input, "%s\"%s\"", lc == list_head(scan->aggregates) ? "" : ",", strVal(lfirst(lc)));
 	appendStringInfoString(&input, "]}");
 	etcd_dispatch(scan->dispatch, "begin", &input, &answer);
-	scan->started = true;
 	follow_answer(scan, &answer);
+}
+
+static void
+forget_pages(EtcdScan *scan)
+{
+	MemoryContextReset(scan->pages[0]);
+	MemoryContextReset(scan->pages[1]);
+	scan->request = NULL;
+	scan->row = NIL;
+	scan->finished = scan->single = false;
+	memset(&scan->page, 0, sizeof(scan->page));
+}
+
+/*
+ * Starts the scan, or starts it anew.  `params` are their values as core takes
+ * them, with commas between; `limit` is -1 for all rows.  Rows that are still
+ * there are not asked for again: the statement reads one revision.
+ */
+void
+etcd_scan_start(EtcdScan *scan, StringInfo params, int64 limit, int64 offset)
+{
+	MemoryContext old = MemoryContextSwitchTo(scan->work);
+	bool		same = scan->begun.len == params->len &&
+		memcmp(scan->begun.data, params->data, params->len) == 0;
+	int64		wanted = limit < 0 || limit > PG_INT64_MAX - offset ? -1 : limit + offset;
+
+	scan->skip = offset;
+	scan->left = limit;
+	scan->wanted = wanted;
+	if (scan->single && same)
+		etcd_page_rewind(&scan->page);
+	else
+	{
+		forget_pages(scan);
+		resetStringInfo(&scan->begun);
+		appendBinaryStringInfo(&scan->begun, params->data, params->len);
+		begin_scan(scan, params, wanted);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(scan->work);
 }
 
 /*
@@ -178,10 +204,8 @@ prefetch(EtcdScan *scan)
 	initStringInfo(&input);
 	appendStringInfoString(&input, "{\"state\":");
 	escape_json(&input, scan->state);
-	appendStringInfo(&input, ",\"revision\":\"" INT64_FORMAT "\",\"count\":\"" INT64_FORMAT "\","
-					 "\"more\":%s,\"kvs\":%u,\"bytes\":%ld,\"lastKey\":\"",
-					 page->revision, page->count, page->more ? "true" : "false", page->kvs,
-					 (long) (page->end - page->start));
+	appendStringInfo(&input, ",\"revision\":\"" INT64_FORMAT "\",\"more\":%s,\"kvs\":%u,\"bytes\":%ld,\"lastKey\":\"",
+					 page->revision, page->more ? "true" : "false", page->kvs, (long) (page->end - page->start));
 	if (page->kvs > 0)
 		etcd_append_hex(&input, page->last_key, page->last_key_len);
 	appendStringInfoString(&input, "\"}");
@@ -190,220 +214,282 @@ prefetch(EtcdScan *scan)
 }
 
 /*
+ * Waits for what is on its way; failures that core has an answer to are asked
+ * about again.
+ */
+static EtcdRequest *
+await_reply(EtcdScan *scan)
+{
+	for (;;)
+	{
+		ErrorData	fields = {0};
+		EtcdRequest *request = scan->request;
+
+		etcd_wait(request);
+		scan->request = NULL;
+		if (!etcd_reply_is_error(request, &fields))
+		{
+			scan->counters.bytes += request->reply_len;
+			return request;
+		}
+		page_failed(scan, &fields);
+	}
+}
+
+/*
+ * The statement's other scans read what this one has found to be the latest.
+ */
+static void
+note_revision(EtcdScan *scan, const EtcdPage *page)
+{
+	if (scan->latest && scan->estate != NULL)
+		etcd_set_statement_revision(scan->estate, scan->serverid, page->revision);
+}
+
+/*
  * Waits for the page that is on its way and makes it the current one.
  */
 static void
 next_page(EtcdScan *scan)
 {
-	bool		first_page = scan->revision == 0 || scan->page.start == NULL;
-	EtcdRequest *request;
-	ErrorData	fields = {0};
+	bool		first = scan->page.start == NULL;
+	EtcdRequest *request = await_reply(scan);
+	EtcdPage   *page = &scan->page;
 
-	for (;;)
-	{
-		request = scan->request;
-		etcd_wait(request);
-		scan->request = NULL;
-		if (!etcd_reply_is_error(request, &fields))
-			break;
-		page_failed(scan, &fields);
-	}
 	scan->current = 1 - scan->current;
-	etcd_page_open(&scan->page, request->reply, request->reply_len);
-	if (scan->revision == 0)
-		scan->revision = scan->page.revision;
-	scan->single = first_page && !scan->page.more && scan->last;
-	if (scan->page.more || !scan->last)
+	etcd_page_open(page, request->reply, request->reply_len, request->method == METHOD_READ_TXN);
+	scan->counters.pages++;
+	scan->counters.rows += page->kvs;
+	note_revision(scan, page);
+	if (scan->wanted >= 0)
+		scan->wanted = Max(scan->wanted - page->kvs, 0);
+	if (scan->wanted != 0 && (page->more || !scan->last))
 		prefetch(scan);
 	else
 		scan->finished = true;
-}
-
-/* ---- rows ---- */
-
-typedef struct CellContext
-{
-	ForeignScanState *node;
-	const EtcdKeyValue *kv;
-	AttrNumber	attnum;
-} CellContext;
-
-/*
- * A key as an error shows it: printable ASCII as it is, other bytes as \xNN.
- */
-static char *
-printable_key(const EtcdKeyValue *kv)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	for (uint32 i = 0; i < kv->key_len && i < 256; i++)
-	{
-		unsigned char byte = (unsigned char) kv->key[i];
-
-		if (byte >= 0x20 && byte < 0x7f && byte != '\\')
-			appendStringInfoChar(&buf, byte);
-		else
-			appendStringInfo(&buf, "\\x%02x", byte);
-	}
-	if (kv->key_len > 256)
-		appendStringInfoString(&buf, "...");
-	return buf.data;
-}
-
-static void
-invalid_text(CellContext *cell)
-{
-	Relation	relation = cell->node->ss.ss_currentRelation;
-	const char *column = NameStr(TupleDescAttr(RelationGetDescr(relation), cell->attnum - 1)->attname);
-
-	ereport(ERROR,
-			(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
-			 errmsg("column \"%s\" of foreign table \"%s\" cannot show the etcd key \"%s\"",
-					column, RelationGetRelationName(relation), printable_key(cell->kv)),
-			 errdetail("Its bytes are not valid text in encoding \"%s\".", GetDatabaseEncodingName()),
-			 errhint("Declare column \"%s\" as bytea.", column)));
+	scan->single = first && scan->finished;
 }
 
 /*
- * Text of bytes that are UTF-8 by etcd's custom; bytes that are not, or that
- * the database's encoding lacks, are an error that names the key, never a
- * silent change.
+ * The next key that is a row; false after the last.
  */
-static Datum
-make_text(CellContext *cell, const char *data, uint32 len)
+bool
+etcd_scan_next(EtcdScan *scan, EtcdKeyValue *kv)
 {
-	int			encoding = GetDatabaseEncoding();
-	Oid			conversion;
-	Size		room;
-	char	   *converted;
+	MemoryContext old;
 
-	if (encoding == PG_SQL_ASCII ? memchr(data, '\0', len) != NULL
-		: !pg_verify_mbstr(PG_UTF8, data, len, true))
-		invalid_text(cell);
-	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
-		return PointerGetDatum(cstring_to_text_with_len(data, len));
-
-	conversion = FindDefaultConversionProc(PG_UTF8, encoding);
-	if (!OidIsValid(conversion))
-		elog(ERROR, "no conversion from UTF8 to encoding \"%s\"", GetDatabaseEncodingName());
-	room = (Size) len * MAX_CONVERSION_GROWTH + 1;
-	converted = palloc_extended(room, MCXT_ALLOC_HUGE);
-	if (pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding,
-									  (unsigned char *) pnstrdup(data, len), len,
-									  (unsigned char *) converted, (int) Min(room, PG_INT32_MAX),
-									  true) < (int) len)
-		invalid_text(cell);
-	return PointerGetDatum(cstring_to_text(converted));
-}
-
-static Datum
-make_cell(CellContext *cell, const char *data, uint32 len, Oid type)
-{
-	bytea	   *result;
-
-	if (type == TEXTOID)
-		return make_text(cell, data, len);
-	result = palloc(VARHDRSZ + len);
-	SET_VARSIZE(result, VARHDRSZ + len);
-	memcpy(VARDATA(result), data, len);
-	return PointerGetDatum(result);
-}
-
-static void
-fill_slot(ForeignScanState *node, EtcdScan *scan, TupleTableSlot *slot, const EtcdKeyValue *kv)
-{
-	TupleDesc	desc = slot->tts_tupleDescriptor;
-
-	memset(slot->tts_isnull, true, desc->natts * sizeof(bool));
-	for (int i = 0; i < scan->ncolumns; i++)
+	while (scan->left != 0)
 	{
-		const ScanColumn *column = &scan->columns[i];
-		Oid			type = TupleDescAttr(desc, column->attnum - 1)->atttypid;
-		CellContext cell = {node, kv, column->attnum};
-		Datum		value;
-
-		switch (column->field)
+		if (scan->page.start != NULL && etcd_page_next(&scan->page, kv))
 		{
-			case ETCD_KEY:
-				if (kv->key_len < scan->strip)
-					elog(ERROR, "etcd sent a key outside of the range that was asked for");
-				value = make_cell(&cell, kv->key + scan->strip, kv->key_len - scan->strip, type);
-				break;
-			case ETCD_VALUE:
-				value = make_cell(&cell, kv->value, kv->value_len, type);
-				break;
-			default:
-				value = Int64GetDatum(kv->numbers[column->field - ETCD_CREATE_REVISION]);
-				break;
+			if (!etcd_cells_match(scan->cells, kv))
+				continue;
+			if (scan->skip > 0)
+			{
+				scan->skip--;
+				continue;
+			}
+			if (scan->left > 0)
+				scan->left--;
+			return true;
 		}
-		slot->tts_values[column->attnum - 1] = value;
-		slot->tts_isnull[column->attnum - 1] = false;
+		if (scan->finished)
+			return false;
+		old = MemoryContextSwitchTo(scan->work);
+		next_page(scan);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(scan->work);
 	}
-	ExecStoreVirtualTuple(slot);
+	return false;
+}
+
+static void
+read_aggregates(EtcdScan *scan)
+{
+	EtcdRequest *request = await_reply(scan);
+	EtcdPage	page;
+	StringInfoData input;
+	EtcdAnswer	answer;
+
+	etcd_page_open(&page, request->reply, request->reply_len, true);
+	scan->counters.pages++;
+	scan->counters.rows += page.kvs;
+	note_revision(scan, &page);
+	initStringInfo(&input);
+	appendStringInfoString(&input, "{\"state\":");
+	escape_json(&input, scan->state);
+	appendStringInfoChar(&input, '}');
+	etcd_dispatch_bytes(scan->dispatch, "aggregate", &input, request->reply, request->reply_len, &answer);
+	follow_answer(scan, &answer);
+}
+
+/*
+ * The row of aggregates, once.
+ */
+bool
+etcd_scan_aggregates(EtcdScan *scan, Datum *values, bool *isnull)
+{
+	MemoryContext old = MemoryContextSwitchTo(scan->work);
+
+	if (scan->request != NULL)
+		read_aggregates(scan);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(scan->work);
+	if (scan->left == 0)
+		return false;
+	for (int i = 0; i < scan->cells->ncolumns; i++)
+	{
+		EtcdColumn *column = &scan->cells->columns[i];
+		char	   *hex = list_nth(scan->row, i);
+		int			len;
+		char	   *data;
+
+		isnull[i] = hex == NULL;
+		if (hex == NULL)
+			continue;
+		data = etcd_from_hex(hex, &len);
+		values[i] = etcd_cell_make(scan->cells, column, data, len);
+	}
+	scan->left = 0;
+	return true;
+}
+
+/* ---- the executor's callbacks ---- */
+
+typedef struct EtcdScanState
+{
+	EtcdScan   *scan;
+	List	   *params;			/* of ExprState, LIMIT and OFFSET among them */
+	List	   *param_types;
+	int			limit;			/* indexes into params, or -1 */
+	int			offset;
+	bool		started;
+} EtcdScanState;
+
+static void
+etcdBeginForeignScan(ForeignScanState *node, int eflags)
+{
+	ForeignScan *plan = castNode(ForeignScan, node->ss.ps.plan);
+	EState	   *estate = node->ss.ps.state;
+	List	   *numbers = list_nth(plan->fdw_private, ETCD_SCAN_NUMBERS);
+	EtcdScanState *state;
+
+	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+	state = palloc0(sizeof(EtcdScanState));
+	node->fdw_state = state;
+	state->scan = etcd_scan_create(plan->fdw_private, compat_scan_user(plan, estate),
+								   node->ss.ss_ScanTupleSlot->tts_tupleDescriptor, estate);
+	state->params = ExecInitExprList(plan->fdw_exprs, &node->ss.ps);
+	state->param_types = list_nth(plan->fdw_private, ETCD_SCAN_PARAM_TYPES);
+	state->limit = list_nth_int(numbers, ETCD_SCAN_LIMIT);
+	state->offset = list_nth_int(numbers, ETCD_SCAN_OFFSET);
+}
+
+/*
+ * The node's scan; NULL when the node is only explained.
+ */
+EtcdScan *
+etcd_node_scan(ForeignScanState *node)
+{
+	EtcdScanState *state = node->fdw_state;
+
+	return state == NULL ? NULL : state->scan;
+}
+
+/*
+ * The value of LIMIT or OFFSET; `otherwise` without one, and for NULL.
+ */
+static int64
+row_count(ForeignScanState *node, EtcdScanState *state, int index, int64 otherwise)
+{
+	bool		isnull;
+	Datum		value;
+	int64		count;
+
+	if (index < 0)
+		return otherwise;
+	value = ExecEvalExprSwitchContext(list_nth(state->params, index), node->ss.ps.ps_ExprContext, &isnull);
+	if (isnull)
+		return otherwise;
+	count = DatumGetInt64(value);
+	if (count < 0 && index == state->limit)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_ROW_COUNT_IN_LIMIT_CLAUSE),
+				 errmsg("LIMIT must not be negative")));
+	if (count < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_ROW_COUNT_IN_RESULT_OFFSET_CLAUSE),
+				 errmsg("OFFSET must not be negative")));
+	return count;
+}
+
+static void
+start_node(ForeignScanState *node, EtcdScanState *state)
+{
+	ExprContext *econtext = node->ss.ps.ps_ExprContext;
+	MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+	StringInfoData params;
+	int			index = 0;
+	ListCell   *type;
+
+	initStringInfo(&params);
+	foreach(type, state->param_types)
+	{
+		bool		isnull;
+		Datum		datum = ExecEvalExpr((ExprState *) list_nth(state->params, index), econtext, &isnull);
+
+		if (index++ > 0)
+			appendStringInfoChar(&params, ',');
+		if (isnull)
+			appendStringInfoString(&params, "null");
+		else
+			etcd_append_param(&params, datum, lfirst_oid(type));
+	}
+	etcd_scan_start(state->scan, &params, row_count(node, state, state->limit, -1),
+					row_count(node, state, state->offset, 0));
+	MemoryContextSwitchTo(old);
+	state->started = true;
 }
 
 static TupleTableSlot *
 etcdIterateForeignScan(ForeignScanState *node)
 {
-	EtcdScan   *scan = node->fdw_state;
+	EtcdScanState *state = node->fdw_state;
 	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
 	EtcdKeyValue kv;
-	MemoryContext old;
 
 	ExecClearTuple(slot);
-	for (;;)
+	if (!state->started)
+		start_node(node, state);
+	if (state->scan->aggregates != NIL)
 	{
-		if (scan->page.start != NULL && etcd_page_next(&scan->page, &kv))
-		{
-			fill_slot(node, scan, slot, &kv);
-			return slot;
-		}
-		if (scan->started && scan->finished)
-			return slot;
-		old = MemoryContextSwitchTo(scan->work);
-		if (!scan->started)
-			begin_scan(node, scan);
-		if (!scan->finished)
-			next_page(scan);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(scan->work);
+		if (etcd_scan_aggregates(state->scan, slot->tts_values, slot->tts_isnull))
+			ExecStoreVirtualTuple(slot);
+		return slot;
 	}
+	if (etcd_scan_next(state->scan, &kv))
+	{
+		memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
+		etcd_cells_fill(state->scan->cells, &kv, slot->tts_values, slot->tts_isnull);
+		ExecStoreVirtualTuple(slot);
+	}
+	return slot;
 }
 
-/*
- * Starts again.  A scan of one page with the same params has its rows still;
- * otherwise etcd is asked again, at the revision that the first run read.
- */
 static void
 etcdReScanForeignScan(ForeignScanState *node)
 {
-	EtcdScan   *scan = node->fdw_state;
-
-	if (!scan->started)
-		return;
-	if (scan->single && node->ss.ps.chgParam == NULL)
-	{
-		etcd_page_rewind(&scan->page);
-		return;
-	}
-	MemoryContextReset(scan->pages[0]);
-	MemoryContextReset(scan->pages[1]);
-	scan->request = NULL;
-	scan->started = scan->finished = scan->single = false;
-	memset(&scan->page, 0, sizeof(scan->page));
+	((EtcdScanState *) node->fdw_state)->started = false;
 }
 
 static void
 etcdEndForeignScan(ForeignScanState *node)
 {
-	EtcdScan   *scan = node->fdw_state;
+	EtcdScanState *state = node->fdw_state;
 
-	if (scan == NULL)
-		return;
-	MemoryContextDelete(scan->pages[0]);
-	MemoryContextDelete(scan->pages[1]);
-	MemoryContextDelete(scan->work);
+	if (state != NULL)
+		etcd_scan_end(state->scan);
 }
 
 void

@@ -4,24 +4,41 @@
 // superset and PostgreSQL checks each row again.
 
 import { compareBytes, concatBytes, fromHex, toHex } from "../ipc/bytes.ts";
-import { intersect, type KeyRange, prefixRange, singleKey, successor } from "../ipc/keyrange.ts";
-import type { Comparison, Operand, ParamValue } from "./protocol.ts";
+import {
+  ALL_KEYS,
+  hull,
+  intersectSets,
+  type KeyRange,
+  prefixRange,
+  singleKey,
+  successor,
+  unite,
+} from "../ipc/keyrange.ts";
+import { type Column, showsBytes } from "./columns.ts";
+import type { Comparison, Operand, ParamValue, Qual } from "./protocol.ts";
+
+/** Hexadecimal when known at planning time, otherwise the number of the param. */
+type Value = string | number;
 
 /** `like` keeps its pattern: it is read when the value is known. */
-export type ConditionKind = "equal" | "any" | "prefix" | "like" | "<" | "<=" | ">" | ">=";
+export type Comparator = "equal" | "prefix" | "like" | "<" | "<=" | ">" | ">=";
 
-export interface Condition {
-  kind: ConditionKind;
-  /** Hexadecimal when known at planning time (several for "any"), otherwise the number of the param. */
-  value: string | string[] | number;
-}
+export type Condition =
+  | { kind: Comparator; value: Value }
+  | { kind: "any"; value: string[] | number }
+  /** Any of these conjunctions; with `hull`, the one range around them all. */
+  | { kind: "or"; arms: Condition[][]; hull?: true }
+  /** The key begins with the first literal, a value, the second literal and so on; `whole`: and that is all of it. */
+  | { kind: "segments"; literals: string[]; values: Value[]; whole?: true }
+  /** A comparison with NULL: no row can come. */
+  | { kind: "never" };
 
-/** More keys than this are asked for as one range around them, which PostgreSQL then checks. */
-export const MAX_KEYS = 128;
+/** More ranges than this are asked for as one range around them, which PostgreSQL then checks. */
+export const MAX_RANGES = 128;
 
 export interface Recognized {
-  /** Null: the comparison is NULL for every row, so no row fulfils it. Absent: every row fulfils it. */
-  condition?: Condition | null;
+  /** Absent: every row fulfils it. */
+  condition?: Condition;
   exact: boolean;
 }
 
@@ -58,57 +75,30 @@ export function readLikePattern(
   return { literal: Uint8Array.from(literal), rest: "equal" };
 }
 
-const isKey = (operand: Operand) => "column" in operand && operand.column === "key";
-const isValue = (operand: Operand) => !("column" in operand);
+const NEVER: Recognized = { condition: { kind: "never" }, exact: true };
+
+/** Whether the operand is the column that shows the key, byte for byte. */
+function isKey(operand: Operand, columns: Column[]): boolean {
+  if (!("column" in operand)) return false;
+  const column = columns.find(({ name }) => name === operand.column);
+  return column?.field === "key" && showsBytes(column);
+}
 
 /** A list of keys; without NULLs, which equal nothing. */
 function recognizeAny(operand: Operand): Recognized | null {
-  if ("null" in operand) return { condition: null, exact: true };
+  if ("null" in operand) return NEVER;
   if ("param" in operand) return { condition: { kind: "any", value: operand.param }, exact: false };
   if (!("array" in operand)) return null;
-  const value = operand.array.filter((hex) => hex !== null);
-  return { condition: { kind: "any", value }, exact: new Set(value).size <= MAX_KEYS };
+  const value = [...new Set(operand.array.filter((hex) => hex !== null))];
+  return { condition: { kind: "any", value }, exact: value.length <= MAX_RANGES };
 }
 
-function valueOf(operand: Operand): string | number | null {
+function valueOf(operand: Operand): Value | null {
   if ("hex" in operand) return operand.hex;
   return "param" in operand ? operand.param : null;
 }
 
-/** The comparison as a condition on the key, or null when it is none that etcd can help with. */
-export function recognize(comparison: Comparison | null): Recognized | null {
-  if (comparison === null || comparison.collation === "nondeterministic") return null;
-  let { op, left, right } = comparison;
-  // No key is NULL.
-  if (op === "is not null") return isKey(left) ? { exact: true } : null;
-  if (isKey(right) && Object.hasOwn(COMMUTED, op)) [op, left, right] = [COMMUTED[op], right, left];
-  if (!isKey(left) || !isValue(right)) return null;
-  if (op === "= any") return recognizeAny(right);
-  const value = valueOf(right);
-  switch (op) {
-    case "=":
-      return value === null
-        ? { condition: null, exact: true }
-        : { condition: { kind: "equal", value }, exact: true };
-    case "^@":
-      return value === null
-        ? { condition: null, exact: true }
-        : { condition: { kind: "prefix", value }, exact: true };
-    case "~~":
-      return value === null ? { condition: null, exact: true } : recognizeLike(value);
-    case "<":
-    case "<=":
-    case ">":
-    case ">=":
-      // Under another collation the order is not etcd's.
-      if (comparison.collation !== "c" && comparison.collation !== "none") return null;
-      return { condition: value === null ? null : { kind: op, value }, exact: true };
-    default:
-      return null;
-  }
-}
-
-function recognizeLike(value: string | number): Recognized {
+function recognizeLike(value: Value): Recognized {
   // A pattern that is known only later may hold anything: its prefix narrows the range, the rows are checked again.
   if (typeof value === "number") return { condition: { kind: "like", value }, exact: false };
   const { literal, rest } = readLikePattern(fromHex(value));
@@ -116,7 +106,83 @@ function recognizeLike(value: string | number): Recognized {
   return { condition: { kind, value: toHex(literal) }, exact: rest !== "other" };
 }
 
-function rangeOf(kind: Exclude<ConditionKind, "any">, value: Uint8Array, strip: Uint8Array): KeyRange {
+function recognizeComparison(comparison: Comparison, columns: Column[]): Recognized | null {
+  const { op, left, right, collation } = comparison;
+  // No key is NULL.
+  if (op === "is not null") return isKey(left, columns) ? { exact: true } : null;
+  if (op === "is null") return isKey(left, columns) ? NEVER : null;
+  if (collation === "nondeterministic") return null;
+  if (!isKey(left, columns)) {
+    if (!isKey(right, columns) || !Object.hasOwn(COMMUTED, op)) return null;
+    return recognizeComparison({ op: COMMUTED[op], left: right, right: left, collation }, columns);
+  }
+  if ("column" in right) return null;
+  if (op === "= any") return recognizeAny(right);
+  if ("array" in right) return null;
+  const value = valueOf(right);
+  const exactly = (kind: Comparator): Recognized =>
+    value === null ? NEVER : { condition: { kind, value }, exact: true };
+  switch (op) {
+    case "=":
+      return exactly("equal");
+    case "^@":
+      return exactly("prefix");
+    case "~~":
+      return value === null ? NEVER : recognizeLike(value);
+    case "<":
+    case "<=":
+    case ">":
+    case ">=":
+      // Under another collation the order is not etcd's.
+      return collation === "c" || collation === "none" ? exactly(op) : null;
+    default:
+      return null;
+  }
+}
+
+/** A conjunction: what is not recognized in it only makes it inexact. */
+function recognizeAnd(quals: Qual[], columns: Column[]): { conditions: Condition[]; exact: boolean } {
+  const parts = quals.map((qual) => recognize(qual, columns));
+  return {
+    conditions: parts.flatMap((part) => part?.condition ?? []),
+    exact: parts.every((part) => part !== null && part.exact),
+  };
+}
+
+function recognizeOr(quals: Qual[], columns: Column[]): Recognized | null {
+  const arms = quals.map((qual) => recognizeAnd([qual], columns));
+  if (arms.some(({ conditions }) => conditions.length === 0)) return null;
+  const condition: Condition = { kind: "or", arms: arms.map(({ conditions }) => conditions) };
+  if (rangeBound(condition) > MAX_RANGES) return { condition: { ...condition, hull: true }, exact: false };
+  return { condition, exact: arms.every(({ exact }) => exact) };
+}
+
+/** The condition of the query as one on the key, or null when it is none that etcd can help with. */
+export function recognize(qual: Qual, columns: Column[]): Recognized | null {
+  if (qual === null) return null;
+  if ("or" in qual) return recognizeOr(qual.or, columns);
+  if (!("and" in qual)) return recognizeComparison(qual, columns);
+  const { conditions, exact } = recognizeAnd(qual.and, columns);
+  if (conditions.length === 0) return exact ? { exact } : null;
+  return { condition: conditions.length === 1 ? conditions[0] : { kind: "or", arms: [conditions] }, exact };
+}
+
+/** How many ranges the condition can leave of one. */
+export function rangeBound(condition: Condition): number {
+  switch (condition.kind) {
+    case "any":
+      if (!Array.isArray(condition.value)) return MAX_RANGES;
+      return condition.value.length > MAX_RANGES ? 1 : condition.value.length;
+    case "or": {
+      const sum = (numbers: number[]) => numbers.reduce((a, b) => a + b, 0);
+      return condition.hull ? 1 : sum(condition.arms.map((arm) => sum(arm.map(rangeBound)) - arm.length + 1));
+    }
+    default:
+      return 1;
+  }
+}
+
+function rangeOf(kind: Comparator, value: Uint8Array, strip: Uint8Array): KeyRange {
   const key = concatBytes(strip, value);
   switch (kind) {
     case "equal":
@@ -141,14 +207,48 @@ function rangeOf(kind: Exclude<ConditionKind, "any">, value: Uint8Array, strip: 
 /** The ranges of a list of keys, in order and each once. */
 function keyRanges(values: (string | null)[], strip: Uint8Array): KeyRange[] {
   const distinct = [...new Set(values.filter((hex) => hex !== null))];
-  const keys = distinct.map((hex) => concatBytes(strip, fromHex(hex))).sort(compareBytes);
-  if (keys.length <= MAX_KEYS) return keys.map(singleKey);
-  return [{ start: keys[0], end: successor(keys[keys.length - 1]) }];
+  const keys = distinct.map((hex) => singleKey(concatBytes(strip, fromHex(hex))))
+    .sort((a, b) => compareBytes(a.start, b.start));
+  return keys.length <= MAX_RANGES ? keys : around(keys);
 }
 
-function rangesOf({ kind }: Condition, value: string | (string | null)[], strip: Uint8Array): KeyRange[] {
-  if (Array.isArray(value)) return keyRanges(value, strip);
-  return kind === "any" ? [] : [rangeOf(kind, fromHex(value), strip)];
+const around = (ranges: KeyRange[]) => {
+  const range = hull(ranges);
+  return range === null ? [] : [range];
+};
+
+function segmentRanges({ literals, values, whole }: Condition & { kind: "segments" }, params: ParamValue[]) {
+  const parts = [fromHex(literals[0])];
+  for (const [i, value] of values.entries()) {
+    const hex = typeof value === "number" ? params[value] : value;
+    if (hex === undefined) return [prefixRange(concatBytes(...parts))];
+    if (typeof hex !== "string") return [];
+    parts.push(fromHex(hex), fromHex(literals[i + 1]));
+  }
+  const key = concatBytes(...parts);
+  return [whole ? singleKey(key) : prefixRange(key)];
+}
+
+/** What one condition allows; undefined when it depends on a param that is not given. */
+function rangesOf(condition: Condition, strip: Uint8Array, params: ParamValue[]): KeyRange[] | undefined {
+  switch (condition.kind) {
+    case "never":
+      return [];
+    case "segments":
+      return segmentRanges(condition, params);
+    case "or": {
+      const arms = condition.arms.map((arm) => applyConditions(ALL_KEYS, arm, strip, params));
+      const united = unite(arms.flat());
+      return condition.hull ? around(united) : united;
+    }
+    default: {
+      const value = typeof condition.value === "number" ? params[condition.value] : condition.value;
+      if (value === undefined) return undefined;
+      if (value === null) return [];
+      if (condition.kind === "any") return Array.isArray(value) ? keyRanges(value, strip) : [];
+      return Array.isArray(value) ? [] : [rangeOf(condition.kind, fromHex(value), strip)];
+    }
+  }
 }
 
 /**
@@ -163,10 +263,8 @@ export function applyConditions(
 ): KeyRange[] {
   let ranges = range === null ? [] : [range];
   for (const condition of conditions) {
-    const value = typeof condition.value === "number" ? params[condition.value] : condition.value;
-    if (value === undefined) continue;
-    const allowed = value === null ? [] : rangesOf(condition, value, strip);
-    ranges = ranges.flatMap((a) => allowed.map((b) => intersect(a, b))).filter((r) => r !== null);
+    const allowed = rangesOf(condition, strip, params);
+    if (allowed !== undefined) ranges = intersectSets(ranges, allowed);
   }
-  return ranges.sort((a, b) => compareBytes(a.start, b.start));
+  return ranges;
 }

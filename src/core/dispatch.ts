@@ -2,6 +2,7 @@
 
 import { EtcdFdwError } from "../ipc/errors.ts";
 import { PROTOCOL_VERSION } from "../ipc/frame.ts";
+import { readAggregates } from "./aggregates.ts";
 import { explainScan } from "./explain.ts";
 import { planScan } from "./plan.ts";
 import type { Answer, ErrorAnswer, Outcome } from "./protocol.ts";
@@ -9,13 +10,14 @@ import { beginScan, nextPage, pageFailed } from "./scan.ts";
 
 // The input of each operation is JSON that only the backend writes; protocol.ts states its shape.
 // deno-lint-ignore no-explicit-any -- the one place where parsed JSON gets its type
-type Operation = (input: any) => Outcome;
+type Operation = (input: any, bytes: Uint8Array) => Outcome;
 
 const OPERATIONS: Record<string, Operation> = {
   plan: planScan,
   begin: beginScan,
   page: nextPage,
   failed: pageFailed,
+  aggregate: readAggregates,
   explain: explainScan,
   about: () => ({ answer: { do: "about", protocol: PROTOCOL_VERSION } }),
 };
@@ -38,14 +40,15 @@ function errorAnswer(thrown: unknown): ErrorAnswer {
  *
  * @param op One of the names in protocol.ts
  * @param text The input as JSON
+ * @param bytes What goes with the input: etcd's reply for "aggregate"
  */
-export function dispatch(op: string, text: string, _bytes: Uint8Array): Dispatched {
+export function dispatch(op: string, text: string, bytes: Uint8Array): Dispatched {
   let answer: Answer;
   let payload: Uint8Array = NOTHING;
   try {
     const operation = Object.hasOwn(OPERATIONS, op) ? OPERATIONS[op] : undefined;
     if (operation === undefined) throw new EtcdFdwError("XX000", `unknown operation "${op}"`);
-    const outcome = operation(JSON.parse(text));
+    const outcome = operation(JSON.parse(text), bytes);
     answer = outcome.answer;
     payload = outcome.payload ?? NOTHING;
   } catch (thrown) {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { dispatch } from "./dispatch.ts";
+import { beginInput, KEY_VALUE } from "./testing_input.ts";
 
 const call = (op: string, text: string) => JSON.parse(dispatch(op, text, new Uint8Array(0)).control);
 
@@ -15,14 +16,12 @@ Deno.test("dispatch returns errors as values", () => {
 });
 
 Deno.test("dispatch hands a frame over as bytes beside the control text", () => {
-  const columns = [{ attnum: 1, name: "key", type: "text", used: true }];
-  const input = { table: "t", server: {}, options: {}, columns, quals: [] };
-  const { plan } = call("plan", JSON.stringify(input));
-  const { control, payload } = dispatch(
-    "begin",
-    JSON.stringify({ plan, params: [], revision: "0" }),
-    new Uint8Array(0),
+  const { plan } = call(
+    "plan",
+    JSON.stringify({ table: "t", server: {}, options: {}, columns: KEY_VALUE, quals: [] }),
   );
+  const input = JSON.stringify(beginInput(plan));
+  const { control, payload } = dispatch("begin", input, new Uint8Array(0));
   assert.equal(JSON.parse(control).do, "send");
   assert.ok(payload.length > 16);
 });

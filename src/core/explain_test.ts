@@ -1,12 +1,26 @@
 import assert from "node:assert/strict";
 import { explainScan } from "./explain.ts";
-import { planScan } from "./plan.ts";
-import type { Comparison, ExplainAnswer, PlanAnswer } from "./protocol.ts";
+import type { Comparison, ExplainAnswer, ExplainInput, Qual } from "./protocol.ts";
+import { column, compare, key, param, plan, text } from "./testing_input.ts";
 
-function explain(options: Record<string, string>, quals: Comparison[] = [], params: string[] = []) {
-  const columns = [{ attnum: 1, name: "key", type: "text", used: true }];
-  const { plan } = planScan({ table: "t", server: {}, options, columns, quals }).answer as PlanAnswer;
-  return (explainScan({ plan, params, verbose: false }).answer as ExplainAnswer).lines;
+function explain(
+  options: Record<string, string>,
+  quals: Qual[] = [],
+  params: string[] = [],
+  more: Partial<ExplainInput> = {},
+) {
+  const input = {
+    plan: plan({ options, quals, columns: [column(1, "key")] }).plan,
+    params,
+    order: "",
+    limit: "",
+    offset: "",
+    aggregates: [],
+    revision: "0",
+    verbose: false,
+    ...more,
+  };
+  return (explainScan(input).answer as ExplainAnswer).lines;
 }
 
 const equal = (right: Comparison["right"]): Comparison => ({
@@ -54,4 +68,31 @@ Deno.test("explainScan names the keys of a list", () => {
   });
   assert.deepEqual(explain({}, [list(2)]), [["Etcd Keys", '"a", "b"']]);
   assert.deepEqual(explain({}, [list(7)]), [["Etcd Keys", '"a", "b", "c", "d", "e" and 2 more']]);
+});
+
+Deno.test("explainScan shows the ranges of an OR, and an OR that is known only later", () => {
+  const or = (right: Comparison["right"]): Qual => ({
+    or: [compare("^@", key, text("a")), compare("=", key, right)],
+  });
+  assert.deepEqual(explain({}, [or(text("c"))]), [["Etcd Ranges", '["a", "b"), "c"']]);
+  assert.deepEqual(explain({}, [or(param(0))], ["$1"]), [
+    ["Etcd Range", "all keys"],
+    ["Etcd Condition", "... OR key = $1"],
+  ]);
+});
+
+Deno.test("explainScan shows order, limit, offset and aggregates", () => {
+  assert.deepEqual(explain({}, [], [], { order: "key desc", limit: "5", offset: "2" }).slice(1), [
+    ["Etcd Order", "key descending"],
+    ["Etcd Limit", "5"],
+    ["Etcd Offset", "2"],
+  ]);
+  assert.deepEqual(explain({}, [], [], { aggregates: ["count"], revision: "7" }).slice(1), [
+    ["Etcd Aggregates", "count"],
+    ["Etcd Count Only", "true"],
+    ["Etcd Revision", "7"],
+  ]);
+  assert.deepEqual(explain({}, [], [], { aggregates: ["min", "count"] }).slice(1), [
+    ["Etcd Aggregates", "min(key), count"],
+  ]);
 });

@@ -4,12 +4,16 @@
 import { encodeUtf8 } from "../ipc/bytes.ts";
 import { EtcdFdwError } from "../ipc/errors.ts";
 import { ALL_KEYS, intersect, type KeyRange, prefixRange, singleKey } from "../ipc/keyrange.ts";
+import { type KeyPattern, readKeyPattern } from "./pattern.ts";
 
 export interface TableOptions {
   /** The keys that the table shows; null when the options leave none. */
   range: KeyRange | null;
   /** What the key column leaves out, and what a key in a condition gets in front; empty without strip_prefix. */
   strip: Uint8Array;
+  pattern: KeyPattern | null;
+  /** A key that does not match the pattern is an error. */
+  strict: boolean;
   keysOnly: boolean;
   /** Decimal; "0" reads the latest. */
   revision: string;
@@ -38,9 +42,13 @@ export function readTableOptions(table: string, options: Record<string, string>)
       hint: "A range holds the keys from key up to, but not including, range_end.",
     });
   }
+  const pattern = options.key_pattern === undefined ? null : readKeyPattern(table, options.key_pattern);
+  const range = intersect(prefixRange(prefix), byKey);
   return {
-    range: intersect(prefixRange(prefix), byKey),
+    range: range === null || pattern === null ? range : intersect(range, prefixRange(pattern.literals[0])),
     strip: options.strip_prefix === "true" ? prefix : new Uint8Array(0),
+    pattern,
+    strict: options.key_mismatch === "error",
     keysOnly: options.keys_only === "true",
     revision: options.revision ?? "0",
     serializable: options.consistency === "s",

@@ -2,12 +2,14 @@
 // PostgreSQL (perhaps for long, in a prepared statement) as text, and read again when the scan starts.
 
 import { fromHex, toHex } from "../ipc/bytes.ts";
+import type { SortTarget } from "../ipc/etcd_messages.ts";
 import { isSingleKey, type KeyRange } from "../ipc/keyrange.ts";
-import { columnMap } from "./columns.ts";
-import { applyConditions, type Condition, recognize } from "./conditions.ts";
+import { type Column, columnMap, needsValue, readColumn, showsBytes } from "./columns.ts";
+import { applyConditions, type Condition, rangeBound, recognize } from "./conditions.ts";
 import { readTableOptions, type TableOptions } from "./options.ts";
 import { recognizeRevision, type RevisionCondition } from "./revisions.ts";
-import { FIELDS, type Outcome, type PlanInput } from "./protocol.ts";
+import { recognizeSegments } from "./segments.ts";
+import type { Outcome, PlanAnswer, PlanInput } from "./protocol.ts";
 
 /** A scan as planned: short names, since it travels as JSON with every start of the scan. */
 export interface ScanPlan {
@@ -17,18 +19,10 @@ export interface ScanPlan {
   strip: string;
   conditions: Condition[];
   revisions?: RevisionCondition[];
-  /** A comparison with NULL: no row can come. */
-  never?: true;
   keysOnly?: true;
   serializable?: true;
   revision: string;
 }
-
-/** Rows to expect of a range with nothing known about it. */
-const DEFAULT_ROWS = 1000;
-/** Cost of one round trip to etcd and of one row of its answer, beside PostgreSQL's cpu_tuple_cost of 0.01. */
-const REQUEST_COST = 25;
-const ROW_COST = 0.02;
 
 export function decodeRange(plan: ScanPlan): KeyRange | null {
   if (plan.range === undefined) return null;
@@ -36,59 +30,97 @@ export function decodeRange(plan: ScanPlan): KeyRange | null {
   return { start: fromHex(start), end: end === null ? null : fromHex(end) };
 }
 
-function build(input: PlanInput, options: TableOptions): { plan: ScanPlan; exact: number[] } {
+interface Built {
+  plan: ScanPlan;
+  exact: number[];
+  used: number[];
+}
+
+function build(input: PlanInput, options: TableOptions, columns: Column[]): Built {
   const plan: ScanPlan = { strip: toHex(options.strip), conditions: [], revision: options.revision };
   const exact: number[] = [];
+  const used: number[] = [];
   input.quals.forEach((qual, index) => {
-    const recognized = recognize(qual);
-    if (recognized === null) {
-      const revision = recognizeRevision(qual);
-      if (revision === "never") plan.never = true;
-      else if (revision !== null) (plan.revisions ??= []).push(revision);
-      if (revision !== null) exact.push(index);
+    const recognized = recognize(qual, columns);
+    if (recognized !== null) {
+      if (recognized.condition !== undefined) plan.conditions.push(recognized.condition);
+      if (recognized.exact) exact.push(index);
+      used.push(index);
       return;
     }
-    if (recognized.condition === null) plan.never = true;
-    else if (recognized.condition !== undefined) plan.conditions.push(recognized.condition);
-    if (recognized.exact) exact.push(index);
+    const revision = recognizeRevision(qual, columns);
+    if (revision === null) return;
+    if (revision === "never") plan.conditions.push({ kind: "never" });
+    else (plan.revisions ??= []).push(revision);
+    exact.push(index);
+    used.push(index);
   });
+  if (options.pattern !== null) {
+    const segments = recognizeSegments(input.quals, columns, options.pattern);
+    if (segments !== null) {
+      plan.conditions.push(segments.condition);
+      used.push(...segments.used);
+    }
+  }
   if (options.range !== null) {
     plan.range = [toHex(options.range.start), options.range.end === null ? null : toHex(options.range.end)];
   }
-  const needsValue = input.columns.some((column) => column.name === "value" && column.used);
-  if (options.keysOnly || !needsValue) plan.keysOnly = true;
+  if (options.keysOnly || !columns.some(needsValue)) plan.keysOnly = true;
   if (options.serializable) plan.serializable = true;
-  return { plan, exact };
+  return { plan, exact, used };
 }
 
-function estimateRows(plan: ScanPlan, options: TableOptions): number {
+/** How many keys can come, when that is known before the params are. */
+function keyBound(plan: ScanPlan, options: TableOptions): number {
   // A param counts as a key of its own kind: its value does not matter to "one key".
   const ranges = applyConditions(options.range, plan.conditions, options.strip, []);
-  const oneKey = plan.conditions.some((condition) => condition.kind === "equal");
-  if (ranges.length === 0 || plan.never || oneKey) return 1;
-  if (ranges.every(isSingleKey)) return ranges.length;
-  const narrowed = plan.conditions.length > 0 || plan.revisions !== undefined;
-  return narrowed ? DEFAULT_ROWS / 10 : DEFAULT_ROWS;
+  if (ranges.length === 0) return 0;
+  const one = plan.conditions.some((c) => c.kind === "equal" || c.kind === "segments" && c.whole);
+  if (one) return 1;
+  return ranges.every(isSingleKey) ? ranges.length : -1;
+}
+
+type Orders = Pick<PlanAnswer, "targets" | "orders">;
+
+/** Which orders etcd can bring the rows in. Only a single range can be sorted by something else than the key. */
+function ordersOf(columns: Column[], ranges: number): Orders {
+  const result: Orders = { targets: [], orders: [] };
+  for (const column of columns) {
+    const { attnum, field, type } = column;
+    if (field === undefined || field === "lease") continue;
+    const bytes = field === "key" || field === "value";
+    if (bytes ? !showsBytes(column) : type !== "bigint") continue;
+    const target: SortTarget = field;
+    if (target !== "key" && ranges > 1) continue;
+    result.targets.push(target);
+    result.orders.push([attnum, Number(bytes), Number(target === "key")]);
+  }
+  return result;
 }
 
 /** Operation "plan". */
 export function planScan(input: PlanInput): Outcome {
   const options = readTableOptions(input.table, input.options);
-  const columns = columnMap(input.table, input.columns, options.keysOnly);
-  const { plan, exact } = build(input, options);
-  const rows = estimateRows(plan, options);
+  const { pattern } = options;
+  const columns = input.columns.map((column) => readColumn(input.table, column, pattern));
+  const { plan, exact, used } = build(input, options, columns);
+  const ranges = 1 + plan.conditions.reduce((sum, condition) => sum + rangeBound(condition) - 1, 0);
   return {
     answer: {
       do: "plan",
       plan: JSON.stringify(plan),
       exact,
-      columns,
-      strip: columns.some(([, field]) => FIELDS[field] === "key") ? options.strip.length : 0,
-      // etcd sends keys in ascending order, pages and ranges follow it; a common prefix cut off changes nothing.
-      ordered: input.columns.find((column) => column.name === "key")?.attnum ?? 0,
-      rows,
-      startup: REQUEST_COST,
-      total: REQUEST_COST + rows * ROW_COST,
+      used,
+      ...columnMap(columns, options.keysOnly),
+      literals: pattern?.literals.map(toHex) ?? [],
+      rest: Number(pattern?.rest ?? false),
+      strict: Number(options.strict),
+      strip: options.strip.length,
+      ...ordersOf(columns, ranges),
+      limitable: Number(pattern === null),
+      countable: Number(pattern === null && plan.revisions === undefined),
+      keys: keyBound(plan, options),
+      ranges,
     },
   };
 }

@@ -6,10 +6,13 @@
 export interface ColumnInput {
   attnum: number;
   name: string;
-  /** As format_type() prints it, without the type modifier. */
+  /** As format_type() prints it, without the type modifier; a domain's base type. */
   type: string;
+  /** Whether it has a type modifier, as varchar(10) has. */
+  typmod: boolean;
   /** Whether the query needs it. */
   used: boolean;
+  options: Record<string, string>;
 }
 
 /** A side of a comparison that the backend recognized. A param is an expression that is evaluated when the scan starts. */
@@ -26,7 +29,10 @@ export type Collation = "c" | "deterministic" | "nondeterministic" | "none";
 /** The value of a param: hexadecimal, null for SQL's NULL, or an array of these. */
 export type ParamValue = string | null | (string | null)[];
 
-/** A condition `left op right` with a built-in operator, "= any" (right is an array) or "is not null" (right counts not). */
+/**
+ * A condition `left op right` with a built-in operator, "= any" (right is an array), "is null" or "is not null" (right
+ * counts not).
+ */
 export interface Comparison {
   op: string;
   collation: Collation;
@@ -34,19 +40,26 @@ export interface Comparison {
   right: Operand;
 }
 
+/** A condition of the query; null where the backend did not recognize the shape. */
+export type Qual = Comparison | { or: Qual[] } | { and: Qual[] } | null;
+
 export interface PlanInput {
   table: string;
   /** Server and table options by name, booleans as "true" and "false". Never user mapping options. */
   server: Record<string, string>;
   options: Record<string, string>;
   columns: ColumnInput[];
-  /** One for each condition of the scan; null where the backend did not recognize the shape. */
-  quals: (Comparison | null)[];
+  /** One for each condition of the scan. */
+  quals: Qual[];
 }
 
 /** Fields of an etcd KeyValue, in the order in which page.c numbers them. */
 export const FIELDS = ["key", "value", "create_revision", "mod_revision", "version", "lease"] as const;
 export type Field = typeof FIELDS[number];
+
+/** Further sources of a column, numbered after FIELDS: a field of the value read as JSON, and a part of the key. */
+export const SOURCE_JSON = FIELDS.length;
+export const SOURCE_SEGMENT = FIELDS.length + 1;
 
 export interface PlanAnswer {
   do: "plan";
@@ -54,30 +67,64 @@ export interface PlanAnswer {
   plan: string;
   /** Indexes of the conditions that the request fulfils exactly, so that nobody need check them again. */
   exact: number[];
-  /** For each column that is filled: its attnum and the index into FIELDS. */
-  columns: [number, number][];
+  /** Indexes of the conditions that narrow what is asked for, exactly or not. */
+  used: number[];
+  /** For each column that is filled: its attnum, its source, and the source's argument (an index, or 0). */
+  columns: [number, number, number][];
+  /** Arguments of SOURCE_JSON, as literals of text[]. */
+  paths: string[];
+  /** What stands before, between and after the placeholders of key_pattern, in hexadecimal; empty without one. */
+  literals: string[];
+  /** 1: the pattern's last placeholder takes slashes too. */
+  rest: number;
+  /** 1: a key that does not match the pattern is an error; otherwise it is skipped. */
+  strict: number;
   /** Bytes cut off the front of each key. */
   strip: number;
-  /** The attnum of the key column, by whose bytes the rows ascend; 0 without one. */
-  ordered: number;
-  /** Estimates, in rows and in PostgreSQL's cost units. */
-  rows: number;
-  startup: number;
-  total: number;
+  /** What to put into begin's `order`, followed by "" or " desc", for each of the orders in which rows can come. */
+  targets: string[];
+  /**
+   * For each target: its column's attnum; 1 if that compares as bytes do, 0 for numbers; 1 if rows can come in this order
+   * without end, 0 for the first few only, in one reply.
+   */
+  orders: [number, number, number][];
+  /** 1: each key that etcd sends is a row, so that a LIMIT may be sent along when all conditions are exact. */
+  limitable: number;
+  /** 1: etcd's count is the number of rows when all conditions are exact. */
+  countable: number;
+  /** Keys that the request can bring at most; -1 when only etcd knows. */
+  keys: number;
+  /** Ranges that are asked for, at most. */
+  ranges: number;
 }
 
-export interface BeginInput {
+/** What the plan node adds to the plan. */
+export interface Shape {
+  /** "" or one of the orders' targets with its direction. */
+  order: string;
+  /** Rows that are wanted at most, those that OFFSET leaves out included; null for all. Decimal. */
+  limit: string | null;
+  /** "count", "min" and "max" (of the key): one row of these instead of rows; empty without. */
+  aggregates: string[];
+}
+
+export interface BeginInput extends Shape {
   plan: string;
   params: ParamValue[];
-  /** The revision that an earlier run of this scan node read, or "0". */
+  /** The revision that the statement reads, or "0". */
   revision: string;
 }
 
-/** Send the payload (a frame) and come back with op "page" or "failed" and this state. */
+/**
+ * Send the payload (a frame). After "done" and "page" come back with op "page" or "failed" and this state, after "row" with
+ * op "aggregate" and the reply.
+ */
 export interface SendAnswer {
   do: "send";
   /** What follows a page that does not say `more`: nothing, or a further request after "page" all the same. */
-  then: "done" | "page";
+  then: "done" | "page" | "row";
+  /** 1: the latest revision is asked for, and the reply says which that is. */
+  latest: number;
   state: string;
 }
 
@@ -86,12 +133,16 @@ export interface DoneAnswer {
   do: "done";
 }
 
-/** What the backend read from a RangeResponse. One that does not say `more`, sent with `then` "done", ends the scan by itself. */
+/** The one row of aggregates: numbers as decimal digits, all in hexadecimal; null for NULL. */
+export interface RowAnswer {
+  do: "row";
+  cells: (string | null)[];
+}
+
+/** What the backend read from a page. One that does not say `more`, sent with `then` "done", ends the scan by itself. */
 export interface PageInput {
   state: string;
   revision: string;
-  /** Keys in the whole range, as etcd counted them. */
-  count: string;
   more: boolean;
   kvs: number;
   bytes: number;
@@ -107,10 +158,22 @@ export interface FailedInput {
   hint: string;
 }
 
+/** Comes with etcd's reply as bytes. */
+export interface AggregateInput {
+  state: string;
+}
+
 export interface ExplainInput {
   plan: string;
   /** The params' expressions as SQL text. */
   params: string[];
+  order: string;
+  /** As SQL text; empty without. */
+  limit: string;
+  offset: string;
+  aggregates: string[];
+  /** The session's etcd_fdw.revision, or "0". */
+  revision: string;
   verbose: boolean;
 }
 
@@ -136,6 +199,7 @@ export type Answer =
   | PlanAnswer
   | SendAnswer
   | DoneAnswer
+  | RowAnswer
   | ExplainAnswer
   | AboutAnswer
   | ErrorAnswer;

@@ -2,7 +2,8 @@
 
 import { decodeUtf8, fromHex } from "../ipc/bytes.ts";
 import type { RevisionFilters } from "../ipc/etcd_messages.ts";
-import type { Comparison, Operand, ParamValue } from "./protocol.ts";
+import type { Column } from "./columns.ts";
+import type { Operand, ParamValue, Qual } from "./protocol.ts";
 
 export interface RevisionCondition {
   column: "mod_revision" | "create_revision";
@@ -21,20 +22,22 @@ const COMMUTED: Record<string, RevisionCondition["op"]> = {
 const NUMBERS = ["int2", "int4", "int8"];
 const LARGEST = 2n ** 63n - 1n;
 
-function revisionColumn(operand: Operand): RevisionCondition["column"] | null {
+function revisionColumn(operand: Operand, columns: Column[]): RevisionCondition["column"] | null {
   if (!("column" in operand)) return null;
-  return operand.column === "mod_revision" || operand.column === "create_revision" ? operand.column : null;
+  const column = columns.find(({ name }) => name === operand.column);
+  if (column === undefined || column.type !== "bigint") return null;
+  return column.field === "mod_revision" || column.field === "create_revision" ? column.field : null;
 }
 
 /**
  * The comparison as a filter; null when it is none. "never" when it compares with NULL.
  */
-export function recognizeRevision(comparison: Comparison | null): RevisionCondition | "never" | null {
-  if (comparison === null || !Object.hasOwn(COMMUTED, comparison.op)) return null;
-  let { left, right } = comparison;
-  let op = comparison.op as RevisionCondition["op"];
-  if (revisionColumn(right) !== null) [op, left, right] = [COMMUTED[op], right, left];
-  const column = revisionColumn(left);
+export function recognizeRevision(qual: Qual, columns: Column[]): RevisionCondition | "never" | null {
+  if (qual === null || !("op" in qual) || !Object.hasOwn(COMMUTED, qual.op)) return null;
+  let { left, right } = qual;
+  let op = qual.op as RevisionCondition["op"];
+  if (revisionColumn(right, columns) !== null) [op, left, right] = [COMMUTED[op], right, left];
+  const column = revisionColumn(left, columns);
   if (column === null || "column" in right || "array" in right || !NUMBERS.includes(right.type)) return null;
   if ("null" in right) return "never";
   return { column, op, value: "hex" in right ? right.hex : right.param };

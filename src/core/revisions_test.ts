@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
 import { encodeUtf8, toHex } from "../ipc/bytes.ts";
 import type { Operand } from "./protocol.ts";
+import { COLUMNS } from "./testing_input.ts";
 import { recognizeRevision, type RevisionCondition, revisionFilters } from "./revisions.ts";
 
 const number = (value: string, type = "int8"): Operand => ({ hex: toHex(encodeUtf8(value)), type });
 const mod: Operand = { column: "mod_revision" };
 const compare = (op: string, left: Operand, right: Operand) =>
-  recognizeRevision({ op, left, right, collation: "none" });
+  recognizeRevision({ op, left, right, collation: "none" }, COLUMNS);
 const filters = (...conditions: [RevisionCondition["op"], string][]) =>
   revisionFilters(
     conditions.map(([op, v]) => ({ column: "mod_revision", op, value: toHex(encodeUtf8(v)) })),
@@ -28,7 +29,10 @@ Deno.test("recognizeRevision leaves other columns, operators and types alone", (
   assert.equal(compare(">", { column: "version" }, number("5")), null);
   assert.equal(compare("<>", mod, number("5")), null);
   assert.equal(compare(">", mod, { column: "create_revision" }), null);
-  assert.equal(recognizeRevision(null), null);
+  assert.equal(recognizeRevision(null, COLUMNS), null);
+  const narrow = COLUMNS.map((column) => ({ ...column, type: "integer" }));
+  const qual = { op: ">", left: mod, right: number("5"), collation: "none" as const };
+  assert.equal(recognizeRevision(qual, narrow), null);
 });
 
 Deno.test("revisionFilters are inclusive bounds", () => {

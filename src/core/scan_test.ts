@@ -1,44 +1,33 @@
 import assert from "node:assert/strict";
-import { BinaryReader } from "@bufbuild/protobuf/wire";
-import { decodeUtf8, encodeUtf8, toHex } from "../ipc/bytes.ts";
+import { encodeUtf8, toHex } from "../ipc/bytes.ts";
 import { EtcdFdwError } from "../ipc/errors.ts";
-import { FrameDecoder } from "../ipc/frame.ts";
-import { FIRST_PAGE_KEYS, PAGE_BYTES, PAGE_GROWTH } from "../ipc/limits.ts";
-import { planScan } from "./plan.ts";
-import type { Comparison, Outcome, PageInput, PlanAnswer, SendAnswer } from "./protocol.ts";
+import { Method } from "../ipc/frame.ts";
+import { FIRST_PAGE_KEYS, MAX_TXN_OPS, PAGE_BYTES, PAGE_GROWTH } from "../ipc/limits.ts";
+import type { BeginInput, Comparison, Outcome, PageInput, ParamValue, Qual, SendAnswer } from "./protocol.ts";
+import {
+  array,
+  beginInput,
+  compare,
+  hex,
+  key,
+  methodOf,
+  plan as planOf,
+  rangeOf as request,
+  text,
+  txnOf,
+} from "./testing_input.ts";
 import { beginScan, nextPage, pageFailed } from "./scan.ts";
 
-const columns = [{ attnum: 1, name: "key", type: "text", used: true }, {
-  attnum: 2,
-  name: "value",
-  type: "text",
-  used: true,
-}];
-
-function plan(options: Record<string, string>, quals: (Comparison | null)[] = []): string {
-  return (planScan({ table: "t", server: {}, options, columns, quals }).answer as PlanAnswer).plan;
+function plan(options: Record<string, string>, quals: Qual[] = []): string {
+  return planOf({ options, quals }).plan;
 }
 
-const begin = (text: string, params: (string | null)[] = [], revision = "0") =>
-  beginScan({ plan: text, params, revision });
-
-/** The RangeRequest inside the frame of a "send" answer, by field number. */
-function request(outcome: Outcome): Record<number, string | bigint> {
-  assert.equal(outcome.answer.do, "send");
-  const [frame] = [...new FrameDecoder().push(outcome.payload!)];
-  const reader = new BinaryReader(frame.payload);
-  const fields: Record<number, string | bigint> = {};
-  while (reader.pos < reader.len) {
-    const [field, wire] = reader.tag();
-    fields[field] = wire === 2 ? decodeUtf8(reader.bytes()) : BigInt(reader.int64());
-  }
-  return fields;
-}
+const begin = (text: string, params: ParamValue[] = [], revision = "0", more: Partial<BeginInput> = {}) =>
+  beginScan(beginInput(text, { params, revision, ...more }));
 
 const page = (outcome: Outcome, more: Partial<PageInput> = {}): PageInput => ({
   state: (outcome.answer as SendAnswer).state,
   revision: "7",
-  count: "1000000",
   more: true,
   kvs: 1000,
   bytes: 100_000,
@@ -125,18 +114,55 @@ Deno.test("pageFailed hands every other error on", () => {
   assert.deepEqual(pageFailed({ state, ...error }).answer, { do: "error", ...error });
 });
 
-Deno.test("nextPage goes from key to key of a list, at the first one's revision", () => {
-  const qual: Comparison = {
-    op: "= any",
-    collation: "deterministic",
-    left: { column: "key" },
-    right: { array: [toHex(encodeUtf8("b")), toHex(encodeUtf8("a"))], type: "text[]" },
-  };
-  const first = begin(plan({}, [qual]));
-  assert.deepEqual(request(first), { 1: "a" });
+Deno.test("keys of a list are read in one Txn, in order", () => {
+  const first = begin(plan({}, [compare("= any", key, array("b", "a", "c"))]));
+  assert.equal(methodOf(first), Method.READ_TXN);
+  assert.deepEqual(txnOf(first), [{ 1: "a" }, { 1: "b" }, { 1: "c" }]);
+  assert.equal((first.answer as SendAnswer).then, "done");
+  const descending = begin(plan({}, [compare("= any", key, array("b", "a"))]), [], "0", {
+    order: "key desc",
+  });
+  assert.deepEqual(txnOf(descending), [{ 1: "b" }, { 1: "a" }]);
+});
+
+Deno.test("more keys than a Txn takes, and ranges among them, follow at the first one's revision", () => {
+  const keys = Array.from({ length: MAX_TXN_OPS }, (_, i) => `k${1000 + i}`);
+  const or: Qual = { or: [compare("= any", key, array(...keys.slice(1))), compare("^@", key, text("k2"))] };
+  const first = begin(plan({}, [or]));
+  assert.equal(txnOf(first).length, MAX_TXN_OPS - 1);
   assert.equal((first.answer as SendAnswer).then, "page");
-  const second = nextPage(page(first, { more: false, kvs: 0, lastKey: "" }));
-  assert.deepEqual(request(second), { 1: "b", 4: 7n });
-  assert.equal((second.answer as SendAnswer).then, "done");
+  const second = nextPage(page(first, { more: false, kvs: 3 }));
+  assert.deepEqual(request(second), { 1: "k2", 2: "k3", 3: BigInt(FIRST_PAGE_KEYS), 4: 7n });
   assert.deepEqual(nextPage(page(second, { more: false })).answer, { do: "done" });
+});
+
+Deno.test("a Txn whose answer is too large is halved", () => {
+  const first = begin(plan({}, [compare("= any", key, array("a", "b", "c", "d"))]));
+  const state = (first.answer as SendAnswer).state;
+  const half = pageFailed({ state, sqlstate: "54000", message: "too large", detail: "", hint: "" });
+  assert.deepEqual(txnOf(half), [{ 1: "a" }, { 1: "b" }]);
+  assert.deepEqual(txnOf(nextPage(page(half, { more: false, kvs: 2 }))).map((r) => r[1]), ["c", "d"]);
+});
+
+Deno.test("a descending scan goes on below the last key", () => {
+  const first = begin(plan({ prefix: "/a/" }), [], "0", { order: "key desc" });
+  assert.deepEqual(request(first), { 1: "/a/", 2: "/a0", 3: BigInt(FIRST_PAGE_KEYS), 5: 2n, 6: 0n });
+  const second = request(nextPage(page(first)));
+  assert.deepEqual([second[1], second[2], second[5]], ["/a/", "/a/m", 2n]);
+});
+
+Deno.test("a limit bounds the pages and ends the scan", () => {
+  const first = begin(plan({ prefix: "/a/" }), [], "0", { limit: "1500" });
+  assert.equal(request(first)[3], BigInt(FIRST_PAGE_KEYS));
+  const second = nextPage(page(first));
+  assert.equal(request(second)[3], 500n);
+  assert.deepEqual(nextPage(page(second, { kvs: 500, lastKey: hex("/a/z") })).answer, { do: "done" });
+  assert.equal(request(begin(plan({}), [], "0", { limit: "5" }))[3], 5n);
+  assert.deepEqual(begin(plan({}), [], "0", { limit: "0" }).answer, { do: "done" });
+});
+
+Deno.test("an order that has no pages asks for all that is wanted at once", () => {
+  const first = begin(plan({}), [], "0", { limit: "5000", order: "mod_revision desc" });
+  const fields = request(first);
+  assert.deepEqual([fields[3], fields[5], fields[6]], [5000n, 2n, 3n]);
 });

@@ -18,7 +18,7 @@ test("an unknown option is answered with the list of valid ones", async () => {
   assert.equal(onServer.code, "HV00D");
   assert.equal(
     onServer.hint,
-    "Valid options in this context are: connstr, endpoints, connect_timeout, request_timeout.",
+    "Valid options in this context are: connstr, endpoints, connect_timeout, request_timeout, use_remote_estimate.",
   );
   const onTable = await failure("CREATE FOREIGN TABLE x (key text) SERVER etcd OPTIONS (perfix 'x')");
   assert.match(
@@ -81,18 +81,12 @@ test("endpoints is connstr under its other name, and lists are tried until one a
   assert.deepEqual(await db.sql("SELECT key FROM named"), [{ key: "/ddl/a" }]);
 });
 
-test("an unknown column and a wrong type name the column and the way out", async () => {
-  await db.sql(`
-    CREATE FOREIGN TABLE unknown_column (key text, owner text) SERVER etcd;
-    CREATE FOREIGN TABLE wrong_type (key text, version integer) SERVER etcd`);
+test("an unknown column names the column and the way out", async () => {
+  await db.sql("CREATE FOREIGN TABLE unknown_column (key text, owner text) SERVER etcd");
   const unknown = await failure("SELECT key FROM unknown_column");
   assert.equal(unknown.code, "HV007");
   assert.match(unknown.message, /"owner".*"unknown_column"/);
   assert.match(unknown.hint!, /key, value, create_revision, mod_revision, version, lease/);
-  const wrong = await failure("SELECT key FROM wrong_type");
-  assert.equal(wrong.code, "HV004");
-  assert.match(wrong.message, /"version".*integer/);
-  assert.match(wrong.hint!, /bigint/);
 });
 
 test("a foreign table cannot be written yet, and says so", async () => {

@@ -1,0 +1,165 @@
+// Which revision is read: one for all scans of a statement, of a transaction where PostgreSQL promises that, or the one
+// that was asked for.
+
+import assert from "node:assert/strict";
+import { suite } from "../helpers/suite.ts";
+import { explain, property } from "../helpers/twin.ts";
+
+const { db, etcd, test } = await suite("revision");
+
+await etcd.putMany(Array.from({ length: 20 }, (_, i): [string, string] => [`/r/${i}`, "old"]));
+await db.sql(`CREATE EXTENSION dblink`).catch(() => {});
+await db.sql(`CREATE SERVER etcd FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${etcd.endpoints[0]}');
+  CREATE FOREIGN TABLE r (key text COLLATE "C", value text, mod_revision bigint) SERVER etcd OPTIONS (prefix '/r/');
+  CREATE FOREIGN TABLE n (key text COLLATE "C", value text) SERVER etcd OPTIONS (prefix '/n/')`);
+
+/** Runs `act` while a statement of another session stands between its first and its second scan. */
+async function between(query: string, act: () => Promise<unknown>) {
+  const client = await db.connect();
+  try {
+    await client.query("BEGIN; SELECT pg_advisory_lock(1); COMMIT");
+    // The lock in the middle of the statement is taken by the test until it has written.
+    const running = db.sql(query);
+    for (;;) {
+      const { rows } = await client.query(
+        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted",
+      );
+      if (rows.length > 0) break;
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    await act();
+    await client.query("SELECT pg_advisory_unlock(1)");
+    const result = await running;
+    await db.sql("SELECT pg_advisory_unlock_all()");
+    return result;
+  } finally {
+    await client.end();
+  }
+}
+
+test("all scans of one statement see one state, while another client writes", async () => {
+  const query = `WITH first AS MATERIALIZED (SELECT count(*) FILTER (WHERE value = 'old') AS n FROM r),
+      wait AS MATERIALIZED (SELECT pg_advisory_lock(1) FROM first WHERE n >= 0),
+      second AS MATERIALIZED (SELECT (SELECT count(*) FROM wait) AS w, r.value FROM r WHERE key = '/r/1'
+        AND (SELECT count(*) FROM wait) = 1),
+      third AS MATERIALIZED (SELECT count(*) AS keys FROM r WHERE (SELECT count(*) FROM wait) = 1),
+      fourth AS MATERIALIZED (SELECT max(key) FROM n WHERE (SELECT count(*) FROM wait) = 1)
+    SELECT n, second.value, keys, max FROM first, second, third, fourth`;
+  const rows = await between(query, async () => {
+    await etcd.put("/r/1", "new");
+    await etcd.put("/r/more", "new");
+    await etcd.put("/n/1", "new");
+  });
+  assert.deepEqual(rows, [{ n: "20", value: "old", keys: "20", max: null }]);
+  assert.equal((await db.sql("SELECT value FROM r WHERE key = '/r/1'"))[0].value, "new");
+  assert.equal((await db.sql("SELECT max(key) FROM n"))[0].max, "/n/1");
+});
+
+test("a self-join sees one state", async () => {
+  for (let i = 0; i < 30; i++) {
+    const writing = etcd.put("/r/2", `w${i}`);
+    const rows = await db.sql(
+      "SELECT a.value AS x, b.value AS y FROM r a JOIN r b USING (key) WHERE a.value <> b.value",
+    );
+    assert.deepEqual(rows, []);
+    await writing;
+  }
+});
+
+test("READ COMMITTED: each statement reads anew; REPEATABLE READ: the first one's revision", async () => {
+  const value = async () => (await db.sql("SELECT value FROM r WHERE key = '/r/3'"))[0].value;
+  for (const [level, sees] of [["READ COMMITTED", "2"], ["REPEATABLE READ", "1"], ["SERIALIZABLE", "1"]]) {
+    await etcd.put("/r/3", "1");
+    await db.sql(`BEGIN ISOLATION LEVEL ${level}`);
+    assert.equal(await value(), "1");
+    await etcd.put("/r/3", "2");
+    assert.equal(await value(), sees, level);
+    await db.sql("SAVEPOINT s");
+    assert.equal(await value(), sees, level);
+    await db.sql("ROLLBACK TO s");
+    assert.equal((await db.sql("SELECT max(value) FROM r WHERE key IN ('/r/3', '/r/none')"))[0].max, sees);
+    await db.sql("COMMIT");
+    assert.equal(await value(), "2");
+  }
+});
+
+test("a cursor keeps its revision, statements beside it do not", async () => {
+  await etcd.put("/r/4", "1");
+  await db.sql("BEGIN; DECLARE c CURSOR FOR SELECT key, value FROM r ORDER BY key DESC; FETCH 1 FROM c");
+  await etcd.put("/r/4", "2");
+  assert.equal((await db.sql("SELECT value FROM r WHERE key = '/r/4'"))[0].value, "2");
+  const rest = await db.sql("FETCH ALL FROM c");
+  assert.equal(rest.find((row) => row.key === "/r/4")!.value, "1");
+  await db.sql("COMMIT");
+});
+
+test("a volatile function's query reads anew, a stable one's reads with its caller", async () => {
+  await db.sql(`CREATE FUNCTION vol() RETURNS text LANGUAGE plpgsql VOLATILE AS
+      $$ BEGIN PERFORM pg_advisory_lock(1); RETURN (SELECT value FROM r WHERE key = '/r/5'); END $$;
+    CREATE FUNCTION sta() RETURNS text LANGUAGE plpgsql STABLE AS
+      $$ BEGIN RETURN (SELECT value FROM r WHERE key = '/r/5'); END $$`);
+  await etcd.put("/r/5", "1");
+  const rows = await between(
+    "SELECT value AS before, vol() AS vol, sta() AS sta FROM r WHERE key = '/r/5'",
+    () => etcd.put("/r/5", "2"),
+  );
+  assert.deepEqual(rows, [{ before: "1", vol: "2", sta: "1" }]);
+});
+
+test("etcd_fdw.revision travels in time, a table's own revision wins", async () => {
+  await etcd.put("/r/6", "then");
+  const then = await etcd.revision();
+  await etcd.put("/r/6", "now");
+  await db.sql(
+    `CREATE FOREIGN TABLE pinned (key text, value text) SERVER etcd OPTIONS (prefix '/r/', revision '${then}')`,
+  );
+  const value = async (table = "r") =>
+    (await db.sql(`SELECT value FROM ${table} WHERE key = '/r/6'`))[0].value;
+  await db.sql(`SET etcd_fdw.revision = ${then}`);
+  assert.equal(await value(), "then");
+  assert.equal(property(await explain(db, "SELECT * FROM r"), "Etcd Revision"), String(then));
+  await db.sql("SET etcd_fdw.revision = 2");
+  assert.equal(await value("pinned"), "then");
+  assert.equal((await db.sql("SELECT count(*) FROM r WHERE key = '/r/6' AND value = 'old'"))[0].count, "1");
+  await db.sql("BEGIN; SET LOCAL etcd_fdw.revision = 0");
+  assert.equal(await value(), "now");
+  await db.sql("COMMIT; RESET etcd_fdw.revision");
+  assert.equal(await value(), "now");
+  for (const wrong of ["-1", "x", "1.5", "99999999999999999999"]) {
+    assert.equal((await db.failure(`SET etcd_fdw.revision = '${wrong}'`)).code, "22023", wrong);
+  }
+});
+
+test("a compacted revision is an error with the oldest one that can be read", async () => {
+  await etcd.put("/r/7", "1");
+  const oldest = await etcd.revision();
+  await etcd.put("/r/7", "2");
+  await etcd.compact(oldest);
+  await db.sql("SET etcd_fdw.revision = 2");
+  for (
+    const query of [
+      "SELECT * FROM r",
+      "SELECT count(*) FROM r",
+      "SELECT * FROM r WHERE key IN ('/r/1', '/r/2')",
+    ]
+  ) {
+    const error = await db.failure(query);
+    assert.equal(error.code, "22023");
+    assert.match(error.message, /revision 2 .*compacted/);
+    assert.match(error.hint!, new RegExp(`oldest .* ${oldest}\\b`));
+  }
+  await db.sql(`SET etcd_fdw.revision = ${oldest}`);
+  assert.equal((await db.sql("SELECT value FROM r WHERE key = '/r/7'"))[0].value, "1");
+  await db.sql("RESET etcd_fdw.revision");
+  const future = await db.failure("SET etcd_fdw.revision = 1000000; SELECT * FROM r");
+  assert.equal(future.code, "22023");
+  await db.sql("RESET etcd_fdw.revision");
+});
+
+test("a serializable read is served by one member alone", async () => {
+  await db.sql(
+    "CREATE FOREIGN TABLE ser (key text, value text) SERVER etcd OPTIONS (prefix '/r/', consistency 's')",
+  );
+  assert.equal(property(await explain(db, "SELECT * FROM ser"), "Etcd Consistency"), "serializable");
+  assert.equal((await db.sql("SELECT value FROM ser WHERE key = '/r/7'"))[0].value, "2");
+});
