@@ -401,45 +401,24 @@ channel_open(Channel *channel)
 {
 	ForeignServer *server = GetForeignServer(channel->key.serverid);
 	UserMapping *mapping = NULL;
-	EtcdServerOptions *options;
-	StringInfoData json;
-	ListCell   *lc;
-	char	   *utf8;
+	char	   *payload;
+	int			patience;
 
 	if (SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(channel->key.userid),
 							  ObjectIdGetDatum(channel->key.serverid)) ||
 		SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
 							  ObjectIdGetDatum(channel->key.serverid)))
 		mapping = GetUserMapping(channel->key.userid, channel->key.serverid);
-	options = etcd_server_options(server, mapping);
-
-	initStringInfo(&json);
-	appendStringInfoString(&json, "{\"endpoints\":");
-	foreach(lc, options->endpoints)
-	{
-		appendStringInfoChar(&json, lc == list_head(options->endpoints) ? '[' : ',');
-		escape_json(&json, lfirst(lc));
-	}
-	appendStringInfo(&json, "],\"connectTimeout\":%d,\"requestTimeout\":%d",
-					 options->connect_timeout, options->request_timeout);
-	if (options->username != NULL)
-	{
-		appendStringInfoString(&json, ",\"username\":");
-		escape_json(&json, options->username);
-		appendStringInfoString(&json, ",\"password\":");
-		escape_json(&json, options->password ? options->password : "");
-	}
-	appendStringInfoChar(&json, '}');
-	utf8 = pg_server_to_any(json.data, json.len, PG_UTF8);
+	payload = etcd_open_payload(server, mapping, &patience);
 
 	if (channel->number != 0)
 		connection_queue(FRAME_CLOSE, channel->number, 0, NULL, 0);
 	channel->number = ++conn.last_channel;
 	channel->stale = false;
-	channel->patience = options->connect_timeout + options->request_timeout + PROXY_GRACE_MS;
-	connection_queue(FRAME_OPEN, channel->number, 0, utf8, strlen(utf8));
-	memset(json.data, 0, json.len);
-	pfree(json.data);
+	channel->patience = patience + PROXY_GRACE_MS;
+	connection_queue(FRAME_OPEN, channel->number, 0, payload, strlen(payload));
+	explicit_bzero(payload, strlen(payload));
+	pfree(payload);
 }
 
 static Channel *

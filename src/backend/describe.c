@@ -47,7 +47,7 @@ etcd_describe_table(StringInfo buf, Relation relation, Bitmapset *used)
 	appendStringInfoString(buf, "{\"table\":");
 	escape_json(buf, RelationGetRelationName(relation));
 	appendStringInfoString(buf, ",\"server\":");
-	etcd_options_json(buf, server->options);
+	etcd_options_json(buf, etcd_merged_options(server));
 	appendStringInfoString(buf, ",\"options\":");
 	etcd_options_json(buf, foreign->options);
 	appendStringInfoString(buf, ",\"columns\":[");

@@ -31,15 +31,28 @@
 typedef struct EtcdServerOptions
 {
 	List	   *endpoints;		/* of char *, "host:port" */
+	bool		tls;
+	bool		tls_verify;
+	char	   *tls_servername; /* NULL: the endpoint's own name */
+	DefElem    *cafile;			/* these three: NULL for none */
+	DefElem    *certfile;
+	DefElem    *keyfile;
 	int			connect_timeout;
 	int			request_timeout;
+	int			max_retries;
+	int			retry_backoff;
 	char	   *username;		/* NULL: no authentication */
 	char	   *password;
 } EtcdServerOptions;
 
 extern EtcdServerOptions *etcd_server_options(ForeignServer *server, UserMapping *user);
+extern List *etcd_merged_options(ForeignServer *server);
 extern void etcd_options_json(StringInfo buf, List *options);
 extern bool etcd_uses_remote_estimate(Oid table);
+
+/* ---- open.c ---- */
+
+extern char *etcd_open_payload(ForeignServer *server, UserMapping *user, int *patience);
 
 /* ---- dispatch.c ---- */
 

@@ -1,98 +1,176 @@
 /*
  * option.c
- *	  Options of servers, user mappings and foreign tables.
+ *	  Options of the wrapper, servers, user mappings, foreign tables and columns.
  *
- * One table names every option, where it belongs and what its value must look
- * like.  A value is checked here when it is set; what it means for a request
- * is core's business (src/core/options.ts).  Connection options and passwords
- * are read here and never reach core.
+ * One table names every option, where it may stand, what its value must look
+ * like and what holds without it; docs/options.md says the same in words, and
+ * build/options_test.ts compares the two.  A value is checked here when it is set;
+ * what it means for a request is core's business (src/core/options.ts).
+ * Connection options and passwords are read here and never reach core.
  */
 #include "postgres.h"
 
 #include "etcd_fdw.h"
-
-#include <math.h>
+#include "option.h"
 
 #include "access/reloptions.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_foreign_data_wrapper.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_foreign_table.h"
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 
-#define DEFAULT_ENDPOINT		"127.0.0.1:2379"
-#define DEFAULT_PORT			"2379"
-#define DEFAULT_CONNECT_TIMEOUT 10000
-#define DEFAULT_REQUEST_TIMEOUT 30000
-#define MAX_TIMEOUT_SECONDS		86400
-
-typedef enum OptionKind
-{
-	KIND_TEXT,
-	KIND_NONEMPTY,
-	KIND_BOOL,
-	KIND_ENDPOINTS,
-	KIND_SECONDS,
-	KIND_REVISION,
-	KIND_CONSISTENCY,
-	KIND_ROWID,
-	KIND_MISMATCH
-} OptionKind;
+/* Where an option may stand. */
+#define WRAPPER 1
+#define SERVER	2
+#define USER	4
+#define TABLE	8
+#define COLUMN	16
 
 typedef struct OptionDef
 {
 	const char *name;
-	Oid			context;		/* catalog of the object it belongs to */
+	const char *setting;		/* what it sets: two names of one option share it */
+	int			where;
 	OptionKind	kind;
+	const char *preset;			/* what holds when the setting is nowhere given */
 } OptionDef;
 
 static const OptionDef option_defs[] = {
-	{"connstr", ForeignServerRelationId, KIND_ENDPOINTS},
-	{"endpoints", ForeignServerRelationId, KIND_ENDPOINTS},
-	{"connect_timeout", ForeignServerRelationId, KIND_SECONDS},
-	{"request_timeout", ForeignServerRelationId, KIND_SECONDS},
-	{"username", UserMappingRelationId, KIND_NONEMPTY},
-	{"password", UserMappingRelationId, KIND_TEXT},
-	{"prefix", ForeignTableRelationId, KIND_TEXT},
-	{"strip_prefix", ForeignTableRelationId, KIND_BOOL},
-	{"rowid_column", ForeignTableRelationId, KIND_ROWID},
-	{"keys_only", ForeignTableRelationId, KIND_BOOL},
-	{"revision", ForeignTableRelationId, KIND_REVISION},
-	{"consistency", ForeignTableRelationId, KIND_CONSISTENCY},
-	{"key", ForeignTableRelationId, KIND_NONEMPTY},
-	{"range_end", ForeignTableRelationId, KIND_NONEMPTY},
-	{"key_pattern", ForeignTableRelationId, KIND_NONEMPTY},
-	{"key_mismatch", ForeignTableRelationId, KIND_MISMATCH},
-	{"use_remote_estimate", ForeignServerRelationId, KIND_BOOL},
-	{"use_remote_estimate", ForeignTableRelationId, KIND_BOOL},
-	{"json", AttributeRelationId, KIND_NONEMPTY},
+	{"connstr", "endpoints", WRAPPER | SERVER, KIND_ENDPOINTS, "127.0.0.1:2379"},
+	{"endpoints", "endpoints", WRAPPER | SERVER, KIND_ENDPOINTS, "127.0.0.1:2379"},
+	{"use_tls", "use_tls", WRAPPER | SERVER, KIND_BOOL, NULL},
+	{"cafile", "cafile", WRAPPER | SERVER, KIND_FILE, NULL},
+	{"ssl_ca", "cafile", WRAPPER | SERVER, KIND_FILE, NULL},
+	{"certfile", "certfile", WRAPPER | SERVER, KIND_FILE, NULL},
+	{"ssl_cert", "certfile", WRAPPER | SERVER, KIND_FILE, NULL},
+	{"keyfile", "keyfile", WRAPPER | SERVER, KIND_FILE, NULL},
+	{"ssl_key", "keyfile", WRAPPER | SERVER, KIND_FILE, NULL},
+	{"ssl_servername", "ssl_servername", WRAPPER | SERVER, KIND_NONEMPTY, NULL},
+	{"tls_verify", "tls_verify", WRAPPER | SERVER, KIND_BOOL, "true"},
+	{"connect_timeout", "connect_timeout", WRAPPER | SERVER, KIND_SECONDS, "10"},
+	{"connect_timeout_ms", "connect_timeout", WRAPPER | SERVER, KIND_MILLISECONDS, "10000"},
+	{"request_timeout", "request_timeout", WRAPPER | SERVER, KIND_SECONDS, "30"},
+	{"request_timeout_ms", "request_timeout", WRAPPER | SERVER, KIND_MILLISECONDS, "30000"},
+	{"max_retries", "max_retries", WRAPPER | SERVER, KIND_COUNT, "2"},
+	{"retry_backoff_ms", "retry_backoff_ms", WRAPPER | SERVER, KIND_MILLISECONDS, "200"},
+	{"username", "username", SERVER | USER, KIND_NONEMPTY, NULL},
+	{"user", "username", USER, KIND_NONEMPTY, NULL},
+	{"password", "password", SERVER | USER, KIND_TEXT, NULL},
+	{"use_remote_estimate", "use_remote_estimate", WRAPPER | SERVER | TABLE, KIND_BOOL, "false"},
+	{"prefix", "prefix", SERVER | TABLE, KIND_TEXT, ""},
+	{"strip_prefix", "strip_prefix", TABLE, KIND_BOOL, "false"},
+	{"rowid_column", "rowid_column", TABLE, KIND_ROWID, "key"},
+	{"keys_only", "keys_only", TABLE, KIND_BOOL, "false"},
+	{"revision", "revision", TABLE, KIND_REVISION, "0"},
+	{"consistency", "consistency", TABLE, KIND_CONSISTENCY, "l"},
+	{"key", "key", TABLE, KIND_NONEMPTY, NULL},
+	{"range_end", "range_end", TABLE, KIND_NONEMPTY, NULL},
+	{"key_pattern", "key_pattern", TABLE, KIND_NONEMPTY, NULL},
+	{"key_mismatch", "key_mismatch", TABLE, KIND_MISMATCH, "skip"},
+	{"json", "json", COLUMN, KIND_NONEMPTY, NULL},
 };
 
 PG_FUNCTION_INFO_V1(etcd_fdw_validator);
 
+static int
+place_of_catalog(Oid catalog)
+{
+	switch (catalog)
+	{
+		case ForeignDataWrapperRelationId:
+			return WRAPPER;
+		case ForeignServerRelationId:
+			return SERVER;
+		case UserMappingRelationId:
+			return USER;
+		case ForeignTableRelationId:
+			return TABLE;
+		case AttributeRelationId:
+			return COLUMN;
+		default:
+			return 0;
+	}
+}
+
 static const OptionDef *
-find_option_def(const char *name, Oid context)
+find_option_def(const char *name)
 {
 	for (int i = 0; i < (int) lengthof(option_defs); i++)
 	{
-		if (option_defs[i].context == context && strcmp(option_defs[i].name, name) == 0)
+		if (strcmp(option_defs[i].name, name) == 0)
 			return &option_defs[i];
 	}
 	return NULL;
 }
 
+/*
+ * The option of the list that sets this, or NULL.
+ */
+static DefElem *
+find_setting(List *options, const char *setting)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *elem = lfirst_node(DefElem, lc);
+		const OptionDef *def = find_option_def(elem->defname);
+
+		if (def != NULL && strcmp(def->setting, setting) == 0)
+			return elem;
+	}
+	return NULL;
+}
+
+static char *
+get_setting(List *options, const char *setting)
+{
+	DefElem    *elem = find_setting(options, setting);
+
+	return elem ? defGetString(elem) : NULL;
+}
+
+/*
+ * A setting that is a number, by default what the table of options says.  The
+ * option that is named like the setting has its default.
+ */
+static int
+get_number(List *options, const char *setting)
+{
+	DefElem    *elem = find_setting(options, setting);
+	const OptionDef *def = find_option_def(elem ? elem->defname : setting);
+
+	return option_parse_number(def->name, def->kind, elem ? defGetString(elem) : def->preset);
+}
+
+static bool
+get_bool(List *options, const char *setting)
+{
+	const char *value = get_setting(options, setting);
+	bool		flag = false;
+
+	if (value == NULL)
+		value = find_option_def(setting)->preset;
+	return value != NULL && parse_bool(value, &flag) && flag;
+}
+
 static void
-unknown_option(const char *name, Oid context)
+unknown_option(const char *name, int place)
 {
 	StringInfoData valid;
 
 	initStringInfo(&valid);
 	for (int i = 0; i < (int) lengthof(option_defs); i++)
 	{
-		if (option_defs[i].context == context)
+		if ((option_defs[i].where & place) != 0)
 			appendStringInfo(&valid, "%s%s", valid.len > 0 ? ", " : "", option_defs[i].name);
 	}
 	ereport(ERROR,
@@ -103,179 +181,92 @@ unknown_option(const char *name, Oid context)
 			 : errhint("There are no valid options in this context.")));
 }
 
+/*
+ * A file is read with the rights of the server's operating system user, so
+ * that naming one is for those who may do that anyway.
+ */
 static void
-invalid_value(const char *name, const char *value, const char *hint)
+check_file_privilege(const char *name)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid value for option \"%s\": \"%s\"", name, value),
-			 errhint("%s", hint)));
+	if (!has_privs_of_role(GetUserId(), ROLE_PG_READ_SERVER_FILES))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to set option \"%s\"", name),
+				 errdetail("The file is read by the PostgreSQL server."),
+				 errhint("Only superusers and roles with privileges of the role pg_read_server_files may name files of the server.")));
 }
 
 /*
- * Milliseconds of a time in seconds, which may have a fraction.
+ * Two names of one option, or two units of one time, cannot stand together.
  */
-static int
-parse_seconds(const char *name, const char *value)
+static void
+check_setting_once(List *options, DefElem *elem, const OptionDef *def)
 {
-	char	   *end;
-	double		seconds;
+	DefElem    *first = find_setting(options, def->setting);
 
-	errno = 0;
-	seconds = strtod(value, &end);
-	while (*end == ' ')
-		end++;
-	if (*value == '\0' || *end != '\0' || errno != 0 || isnan(seconds) ||
-		seconds < 0.001 || seconds > MAX_TIMEOUT_SECONDS)
-		invalid_value(name, value, psprintf("Give a time in seconds, from 0.001 to %d.", MAX_TIMEOUT_SECONDS));
-	return (int) (seconds * 1000 + 0.5);
+	if (strcmp(first->defname, elem->defname) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("options \"%s\" and \"%s\" cannot both be given", first->defname, elem->defname),
+				 errhint("They set the same: drop one of them.")));
+}
+
+static void
+check_needs(List *options, const char *setting, const char *needed, const char *hint)
+{
+	DefElem    *elem = find_setting(options, setting);
+
+	if (elem != NULL && find_setting(options, needed) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("option \"%s\" needs option \"%s\"", elem->defname, needed),
+				 errhint("%s", hint)));
+}
+
+static void
+check_key_range(List *options)
+{
+	char	   *key = get_setting(options, "key");
+	char	   *range_end = get_setting(options, "range_end");
+	const char *hint = "A range holds the keys from key up to, but not including, range_end.";
+
+	check_needs(options, "range_end", "key", hint);
+	if (range_end != NULL && strcmp(range_end, "\\0") != 0 && strcmp(key, "\\0") != 0 &&
+		strcmp(key, range_end) >= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"range_end\" (\"%s\") does not sort after option \"key\" (\"%s\")", range_end, key),
+				 errhint("%s", hint)));
 }
 
 /*
- * One endpoint as host:port.  An http:// in front is what etcdctl takes, so it
- * is taken here; a missing port is etcd's own.
+ * The endpoints, and whether they are spoken to in TLS: as use_tls says, else
+ * as their URLs say, else with TLS when there are certificates for it.
  */
-static char *
-parse_endpoint(const char *name, char *text, const char *whole)
-{
-	const char *hint = "Give a list of host:port, separated by commas.";
-	char	   *colon;
-	long		port;
-	char	   *end;
-
-	while (*text == ' ')
-		text++;
-	for (char *last = text + strlen(text); last > text && (last[-1] == ' ' || last[-1] == '/'); last--)
-		last[-1] = '\0';
-	if (pg_strncasecmp(text, "https://", 8) == 0)
-		invalid_value(name, whole, "This version of etcd_fdw connects without TLS only.");
-	if (pg_strncasecmp(text, "http://", 7) == 0)
-		text += 7;
-	if (*text == '\0' || strpbrk(text, " /@\"") != NULL)
-		invalid_value(name, whole, hint);
-
-	/* An IPv6 address has colons of its own and stands in brackets. */
-	colon = strrchr(text, ':');
-	if (*text == '[')
-	{
-		char	   *bracket = strchr(text, ']');
-
-		if (bracket == NULL || bracket == text + 1 || (bracket[1] != '\0' && bracket[1] != ':'))
-			invalid_value(name, whole, "An IPv6 address stands in brackets, as in [::1]:2379.");
-		if (colon != NULL && colon < bracket)
-			colon = NULL;
-	}
-	else if (colon != NULL && strchr(text, ':') != colon)
-		invalid_value(name, whole, "An IPv6 address stands in brackets, as in [::1]:2379.");
-
-	if (colon == NULL)
-		return psprintf("%s:%s", text, DEFAULT_PORT);
-	errno = 0;
-	port = strtol(colon + 1, &end, 10);
-	if (colon == text || colon[1] < '0' || colon[1] > '9' || *end != '\0' || errno != 0 || port < 1 || port > 65535)
-		invalid_value(name, whole, hint);
-	return pstrdup(text);
-}
-
 static List *
-parse_endpoints(const char *name, const char *value)
+read_endpoints(List *options, bool *tls)
 {
-	List	   *result = NIL;
-	char	   *rest = pstrdup(value);
+	DefElem    *elem = find_setting(options, "endpoints");
+	const OptionDef *def = find_option_def(elem ? elem->defname : "endpoints");
+	bool		told = find_setting(options, "use_tls") != NULL;
+	EndpointScheme scheme;
+	List	   *endpoints;
 
-	for (;;)
-	{
-		char	   *comma = strchr(rest, ',');
-
-		if (comma != NULL)
-			*comma = '\0';
-		result = lappend(result, parse_endpoint(name, rest, value));
-		if (comma == NULL)
-			return result;
-		rest = comma + 1;
-	}
-}
-
-static void
-check_revision(const char *name, const char *value)
-{
-	char	   *end;
-	long long	revision;
-
-	errno = 0;
-	revision = strtoll(value, &end, 10);
-	if (*value < '0' || *value > '9' || *end != '\0' || errno != 0 || revision < 0)
-		invalid_value(name, value, "Give a revision of etcd's store, or 0 for the latest.");
-}
-
-static bool
-parse_consistency(const char *value, const char **canonical)
-{
-	if (pg_strcasecmp(value, "l") == 0 || pg_strcasecmp(value, "linearizable") == 0)
-		*canonical = "l";
-	else if (pg_strcasecmp(value, "s") == 0 || pg_strcasecmp(value, "serializable") == 0)
-		*canonical = "s";
+	endpoints = option_parse_endpoints(def->name, elem ? defGetString(elem) : def->preset, &scheme);
+	if (told)
+		*tls = get_bool(options, "use_tls");
+	else if (scheme != SCHEME_NONE)
+		*tls = scheme == SCHEME_HTTPS;
 	else
-		return false;
-	return true;
-}
-
-static void
-check_value(const OptionDef *def, DefElem *elem)
-{
-	char	   *value = defGetString(elem);
-	const char *canonical;
-	bool		flag;
-
-	switch (def->kind)
-	{
-		case KIND_TEXT:
-			break;
-		case KIND_NONEMPTY:
-			if (*value == '\0')
-				invalid_value(def->name, value, "The value must not be empty.");
-			break;
-		case KIND_BOOL:
-			if (!parse_bool(value, &flag))
-				invalid_value(def->name, value, "Give true or false.");
-			break;
-		case KIND_ENDPOINTS:
-			(void) parse_endpoints(def->name, value);
-			break;
-		case KIND_SECONDS:
-			(void) parse_seconds(def->name, value);
-			break;
-		case KIND_REVISION:
-			check_revision(def->name, value);
-			break;
-		case KIND_CONSISTENCY:
-			if (!parse_consistency(value, &canonical))
-				invalid_value(def->name, value, "Give \"l\" for linearizable reads or \"s\" for serializable ones.");
-			break;
-		case KIND_ROWID:
-			if (strcmp(value, "key") != 0)
-				invalid_value(def->name, value, "Rows of etcd are identified by their key: give \"key\".");
-			break;
-		case KIND_MISMATCH:
-			if (strcmp(value, "skip") != 0 && strcmp(value, "error") != 0)
-				invalid_value(def->name, value, "Give \"skip\" or \"error\".");
-			break;
-	}
-}
-
-static char *
-get_option(List *options, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, options)
-	{
-		DefElem    *elem = lfirst_node(DefElem, lc);
-
-		if (strcmp(elem->defname, name) == 0)
-			return defGetString(elem);
-	}
-	return NULL;
+		*tls = find_setting(options, "cafile") != NULL || find_setting(options, "certfile") != NULL;
+	if (told && scheme == (*tls ? SCHEME_HTTP : SCHEME_HTTPS))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"use_tls\" contradicts option \"%s\"", def->name),
+				 errdetail("use_tls is %s, but the endpoints are %s URLs.",
+						   *tls ? "true" : "false", *tls ? "http://" : "https://"),
+				 errhint("Give %s URLs or host:port, or drop use_tls.", *tls ? "https://" : "http://")));
+	return endpoints;
 }
 
 /*
@@ -285,44 +276,57 @@ Datum
 etcd_fdw_validator(PG_FUNCTION_ARGS)
 {
 	List	   *options = untransformRelOptions(PG_GETARG_DATUM(0));
-	Oid			context = PG_GETARG_OID(1);
+	int			place = place_of_catalog(PG_GETARG_OID(1));
 	ListCell   *lc;
-	char	   *key;
-	char	   *range_end;
+	bool		tls;
 
 	foreach(lc, options)
 	{
 		DefElem    *elem = lfirst_node(DefElem, lc);
-		const OptionDef *def = find_option_def(elem->defname, context);
+		const OptionDef *def = find_option_def(elem->defname);
 
-		if (def == NULL)
-			unknown_option(elem->defname, context);
-		check_value(def, elem);
+		if (def == NULL || (def->where & place) == 0)
+			unknown_option(elem->defname, place);
+		option_check_value(def->name, def->kind, defGetString(elem));
+		check_setting_once(options, elem, def);
+		if (def->kind == KIND_FILE)
+			check_file_privilege(def->name);
 	}
-
-	if (get_option(options, "connstr") && get_option(options, "endpoints"))
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-				 errmsg("options \"connstr\" and \"endpoints\" cannot both be given"),
-				 errhint("They are two names of one option: drop one of them.")));
-	key = get_option(options, "key");
-	range_end = get_option(options, "range_end");
-	if (range_end != NULL && key == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-				 errmsg("option \"range_end\" needs option \"key\""),
-				 errhint("A range holds the keys from key up to, but not including, range_end.")));
-	if (range_end != NULL && strcmp(range_end, "\\0") != 0 && strcmp(key, "\\0") != 0 &&
-		strcmp(key, range_end) >= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"range_end\" (\"%s\") does not sort after option \"key\" (\"%s\")", range_end, key),
-				 errhint("A range holds the keys from key up to, but not including, range_end.")));
-	if (get_option(options, "password") && !get_option(options, "username"))
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-				 errmsg("option \"password\" needs option \"username\"")));
+	check_key_range(options);
+	check_needs(options, "password", "username", "A password is that of a user.");
+	check_needs(options, "keyfile", "certfile", "A private key is that of a certificate.");
+	if (place == SERVER || place == WRAPPER)
+		(void) read_endpoints(options, &tls);
+	if (place == SERVER && find_setting(options, "password") != NULL)
+		ereport(WARNING,
+				(errmsg("the password of a server can be read by every user"),
+				 errhint("Give username and password to a user mapping instead.")));
 	PG_RETURN_VOID();
+}
+
+/*
+ * The options of a server and of its wrapper: what the server does not set,
+ * the wrapper does.  A certificate takes its key along: the wrapper's key is
+ * not that of the server's certificate.
+ */
+List *
+etcd_merged_options(ForeignServer *server)
+{
+	List	   *result = list_copy(server->options);
+	bool		own_certificate = find_setting(server->options, "certfile") != NULL;
+	ListCell   *lc;
+
+	foreach(lc, GetForeignDataWrapper(server->fdwid)->options)
+	{
+		DefElem    *elem = lfirst_node(DefElem, lc);
+		const OptionDef *def = find_option_def(elem->defname);
+
+		if (def == NULL || find_setting(server->options, def->setting) != NULL ||
+			(own_certificate && strcmp(def->setting, "keyfile") == 0))
+			continue;
+		result = lappend(result, elem);
+	}
+	return result;
 }
 
 /*
@@ -332,30 +336,41 @@ EtcdServerOptions *
 etcd_server_options(ForeignServer *server, UserMapping *user)
 {
 	EtcdServerOptions *result = palloc0(sizeof(EtcdServerOptions));
-	const char *name = "connstr";
-	char	   *value = get_option(server->options, name);
+	List	   *options = etcd_merged_options(server);
+	List	   *login = options;
 
-	if (value == NULL)
-	{
-		name = "endpoints";
-		value = get_option(server->options, name);
-	}
-	result->endpoints = parse_endpoints(name, value ? value : DEFAULT_ENDPOINT);
-	value = get_option(server->options, "connect_timeout");
-	result->connect_timeout = value ? parse_seconds("connect_timeout", value) : DEFAULT_CONNECT_TIMEOUT;
-	value = get_option(server->options, "request_timeout");
-	result->request_timeout = value ? parse_seconds("request_timeout", value) : DEFAULT_REQUEST_TIMEOUT;
-	if (user != NULL)
-	{
-		result->username = get_option(user->options, "username");
-		result->password = get_option(user->options, "password");
-	}
+	result->endpoints = read_endpoints(options, &result->tls);
+	result->tls_verify = get_bool(options, "tls_verify");
+	result->tls_servername = get_setting(options, "ssl_servername");
+	result->cafile = find_setting(options, "cafile");
+	result->certfile = find_setting(options, "certfile");
+	result->keyfile = find_setting(options, "keyfile");
+	result->connect_timeout = get_number(options, "connect_timeout");
+	result->request_timeout = get_number(options, "request_timeout");
+	result->max_retries = get_number(options, "max_retries");
+	result->retry_backoff = get_number(options, "retry_backoff_ms");
+
+	/* The password goes with the name: one of each would be nobody's. */
+	if (user != NULL && find_setting(user->options, "username") != NULL)
+		login = user->options;
+	result->username = get_setting(login, "username");
+	result->password = get_setting(login, "password");
 	return result;
 }
 
 /*
- * Appends the options as a JSON object for core: booleans as true and false,
- * consistency as l or s.
+ * Whether core reads the option: those of tables and columns, and what servers and the
+ * wrapper say for all their tables.
+ */
+static bool
+is_for_core(const OptionDef *def)
+{
+	return (def->where & (TABLE | COLUMN)) != 0;
+}
+
+/*
+ * Appends the options that core reads as a JSON object: booleans as true and
+ * false, consistency as l or s.
  */
 void
 etcd_options_json(StringInfo buf, List *options)
@@ -363,46 +378,40 @@ etcd_options_json(StringInfo buf, List *options)
 	ListCell   *lc;
 	char		separator = '{';
 
-	if (options == NIL)
-		appendStringInfoChar(buf, '{');
 	foreach(lc, options)
 	{
 		DefElem    *elem = lfirst_node(DefElem, lc);
+		const OptionDef *def = find_option_def(elem->defname);
 		const char *value = defGetString(elem);
 		bool		flag;
 
-		for (int i = 0; i < (int) lengthof(option_defs); i++)
-		{
-			if (strcmp(option_defs[i].name, elem->defname) != 0)
-				continue;
-			if (option_defs[i].kind == KIND_BOOL && parse_bool(value, &flag))
-				value = flag ? "true" : "false";
-			else if (option_defs[i].kind == KIND_CONSISTENCY)
-				(void) parse_consistency(value, &value);
-		}
+		if (def == NULL || !is_for_core(def))
+			continue;
+		if (def->kind == KIND_BOOL && parse_bool(value, &flag))
+			value = flag ? "true" : "false";
+		else if (def->kind == KIND_CONSISTENCY)
+			(void) option_parse_consistency(value, &value);
 		appendStringInfoChar(buf, separator);
 		escape_json(buf, elem->defname);
 		appendStringInfoChar(buf, ':');
 		escape_json(buf, value);
 		separator = ',';
 	}
+	if (separator == '{')
+		appendStringInfoChar(buf, '{');
 	appendStringInfoChar(buf, '}');
 }
 
 /*
  * Whether planning may ask etcd how many keys there are; the table's option
- * wins over the server's.
+ * wins over the server's, and that over the wrapper's.
  */
 bool
 etcd_uses_remote_estimate(Oid table)
 {
 	ForeignTable *foreign = GetForeignTable(table);
-	char	   *value = get_option(foreign->options, "use_remote_estimate");
-	bool		result = false;
 
-	if (value == NULL)
-		value = get_option(GetForeignServer(foreign->serverid)->options, "use_remote_estimate");
-	if (value != NULL)
-		(void) parse_bool(value, &result);
-	return result;
+	if (find_setting(foreign->options, "use_remote_estimate") != NULL)
+		return get_bool(foreign->options, "use_remote_estimate");
+	return get_bool(etcd_merged_options(GetForeignServer(foreign->serverid)), "use_remote_estimate");
 }

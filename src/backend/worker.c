@@ -191,7 +191,10 @@ start_proxy(int *pipe_fd)
 		"--allow-read=" ETCD_SOCKET_FILES, "--allow-write=" ETCD_SOCKET_FILES,
 		bundle, ETCD_SOCKET_PATH, NULL
 	};
-	char	   *envp[] = {path_env, deno_dir, "DENO_NO_UPDATE_CHECK=1", "NO_COLOR=1", NULL};
+	char	   *envp[] = {
+		path_env, deno_dir, "DENO_NO_UPDATE_CHECK=1", "NO_COLOR=1",
+		"DENO_TLS_CA_STORE=system,mozilla", NULL
+	};
 
 	find_programs(deno, bundle);
 	snprintf(path_env, sizeof(path_env), "PATH=%s", path ? path : "/usr/local/bin:/usr/bin:/bin");

@@ -4,6 +4,7 @@
 import { encodeUtf8 } from "../ipc/bytes.ts";
 import { EtcdFdwError } from "../ipc/errors.ts";
 import { ALL_KEYS, intersect, type KeyRange, prefixRange, singleKey } from "../ipc/keyrange.ts";
+import type { PlanInput } from "./protocol.ts";
 import { type KeyPattern, readKeyPattern } from "./pattern.ts";
 
 export interface TableOptions {
@@ -34,8 +35,10 @@ function keyRangeOption(options: Record<string, string>): KeyRange {
 }
 
 /** Throws EtcdFdwError 22023 for a combination that has no meaning. */
-export function readTableOptions(table: string, options: Record<string, string>): TableOptions {
-  const prefix = encodeUtf8(options.prefix ?? "");
+export function readTableOptions(
+  { table, server, options }: Pick<PlanInput, "table" | "server" | "options">,
+): TableOptions {
+  const prefix = encodeUtf8((server.prefix ?? "") + (options.prefix ?? ""));
   const byKey = keyRangeOption(options);
   if (byKey.end !== null && intersect(byKey, ALL_KEYS) === null) {
     throw new EtcdFdwError("22023", `range_end of foreign table "${table}" does not sort after its key`, {

@@ -100,7 +100,7 @@ function ordersOf(columns: Column[], ranges: number): Orders {
 
 /** Operation "plan". */
 export function planScan(input: PlanInput): Outcome {
-  const options = readTableOptions(input.table, input.options);
+  const options = readTableOptions(input);
   const { pattern } = options;
   const columns = input.columns.map((column) => readColumn(input.table, column, pattern));
   const { plan, exact, used } = build(input, options, columns);

@@ -61,8 +61,26 @@ export interface OpenPayload {
   endpoints: string[];
   connectTimeout: number;
   requestTimeout: number;
+  /** Passes over all endpoints beyond the first, for reads and for what was never sent. */
+  maxRetries: number;
+  /** Pause before the first of these, which grows by as much with each. */
+  retryBackoff: number;
   username?: string;
   password?: string;
+  /** Absent: no TLS. */
+  tls?: TlsPayload;
+}
+
+/** How to speak TLS; files as PEM text. */
+export interface TlsPayload {
+  /** Absent: the certificates that the machine trusts. */
+  ca?: string;
+  cert?: string;
+  /** Absent: it stands in the certificate's file. */
+  key?: string;
+  /** The name that etcd's certificate must have; absent: the endpoint's host. */
+  servername?: string;
+  verify: boolean;
 }
 
 /** The frame as bytes. Throws EtcdFdwError 54000 when the payload is larger than a frame may be. */

@@ -6,7 +6,13 @@ import { listen } from "./server.ts";
 import type { ClusterHandle } from "./session.ts";
 import { TestClient } from "./testing_client.ts";
 
-const OPEN: OpenPayload = { endpoints: ["h:1"], connectTimeout: 1000, requestTimeout: 1000 };
+const OPEN: OpenPayload = {
+  endpoints: ["h:1"],
+  connectTimeout: 1000,
+  requestTimeout: 1000,
+  maxRetries: 0,
+  retryBackoff: 0,
+};
 
 /** A cluster whose calls do what their payload says, and that notes what happens to it. */
 class FakeCluster implements ClusterHandle {

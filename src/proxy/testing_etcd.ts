@@ -18,20 +18,25 @@ export function freePort(): number {
 
 export class TestEtcd {
   readonly endpoint: string;
+  /** The listener that speaks TLS, by name and by address; empty without certificates. */
+  readonly secure: { name: string; address: string };
+  readonly #tls: EtcdTls | undefined;
   readonly #directory: string;
-  readonly #ports: readonly [number, number];
+  readonly #ports: readonly number[];
   #process: Deno.ChildProcess | null = null;
 
-  private constructor(directory: string, ports: readonly [number, number]) {
+  private constructor(directory: string, ports: readonly number[], tls: EtcdTls | undefined) {
     this.#directory = directory;
     this.#ports = ports;
+    this.#tls = tls;
     this.endpoint = `127.0.0.1:${ports[0]}`;
+    this.secure = { name: `localhost:${ports[2]}`, address: `127.0.0.1:${ports[2]}` };
   }
 
   /** Starts one member and waits until it serves. Throws EtcdFdwError 08001 when it does not within 15 s. */
-  static async start(): Promise<TestEtcd> {
+  static async start(tls?: EtcdTls): Promise<TestEtcd> {
     const directory = await Deno.makeTempDir({ prefix: "etcd_fdw_test_" });
-    const etcd = new TestEtcd(directory, [freePort(), freePort()]);
+    const etcd = new TestEtcd(directory, [freePort(), freePort(), freePort()], tls);
     await etcd.restart();
     return etcd;
   }
@@ -39,10 +44,12 @@ export class TestEtcd {
   /** Starts it again, on the same port with the same data, after {@linkcode TestEtcd.kill}. */
   async restart(): Promise<void> {
     const [client, peer] = this.#ports.map((port) => `http://127.0.0.1:${port}`);
+    const clients = this.#tls ? `${client},https://${this.secure.address}` : client;
     this.#process = new Deno.Command("etcd", {
       args: [
         ["--name", "m", "--data-dir", this.#directory, "--log-level", "error", "--unsafe-no-fsync"],
-        ["--listen-client-urls", client, "--advertise-client-urls", client],
+        ["--listen-client-urls", clients, "--advertise-client-urls", clients],
+        tlsArgs(this.#tls),
         ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", `m=${peer}`],
       ].flat(),
       stdout: "null",
@@ -102,6 +109,20 @@ export class TestEtcd {
     if (!success) throw new EtcdFdwError("XX000", `etcdctl ${args[0]} failed: ${text(stderr)}`);
     return text(stdout);
   }
+}
+
+/** Files in PEM format. */
+export interface EtcdTls {
+  cert: string;
+  key: string;
+  /** Clients must show a certificate of this authority. */
+  clientCa?: string;
+}
+
+function tlsArgs(tls: EtcdTls | undefined): string[] {
+  if (tls === undefined) return [];
+  const files = ["--cert-file", tls.cert, "--key-file", tls.key];
+  return tls.clientCa ? [...files, "--trusted-ca-file", tls.clientCa, "--client-cert-auth"] : files;
 }
 
 /** A TCP server that accepts and never says a word: what a black hole looks like to a client. */

@@ -5,13 +5,13 @@
 // everything else here together. No error and no log line may hold the password or the token.
 
 import { EtcdFdwError } from "../../ipc/errors.ts";
-import { CHANNEL_OPTIONS, Metadata } from "./channel.ts";
+import { type Channel, Metadata } from "./channel.ts";
 
 const NO_TOKEN = new Metadata();
 
 /** Asks for a token; null when etcd has authentication switched off. Rejects with EtcdFdwError. */
 export type FetchToken = (
-  endpoint: string,
+  channel: Channel,
   username: string,
   password: string,
   deadline: number,
@@ -32,8 +32,8 @@ export class Authenticator {
   }
 
   /** Metadata for a call, at once when the token is there. Rejects with EtcdFdwError 28P01 or 08006. */
-  metadata(endpoint: string, deadline: number): Metadata | Promise<Metadata> {
-    return this.#current ?? (this.#pending ??= this.#authenticate(endpoint, deadline));
+  metadata(channel: Channel, deadline: number): Metadata | Promise<Metadata> {
+    return this.#current ?? (this.#pending ??= this.#authenticate(channel, deadline));
   }
 
   /** Forgets the token that etcd has refused. False when a new one would not help: there is no user. */
@@ -44,9 +44,9 @@ export class Authenticator {
     return true;
   }
 
-  async #authenticate(endpoint: string, deadline: number): Promise<Metadata> {
+  async #authenticate(channel: Channel, deadline: number): Promise<Metadata> {
     try {
-      const token = await this.#fetch(endpoint, this.#username!, this.#password, deadline);
+      const token = await this.#fetch(channel, this.#username!, this.#password, deadline);
       const metadata = new Metadata();
       if (token !== null) metadata.set("token", token);
       return this.#current = metadata;
@@ -56,10 +56,10 @@ export class Authenticator {
   }
 }
 
-/** Fetches a token from this endpoint through etcd3. The deadline is in milliseconds since the epoch. */
-export const fetchToken: FetchToken = async (endpoint, username, password, deadline) => {
+/** Fetches a token through etcd3, on this channel. The deadline is in milliseconds since the epoch. */
+export const fetchToken: FetchToken = async (channel, username, password, deadline) => {
   const { Etcd3, EtcdAuthenticationFailedError } = await import("etcd3");
-  const client = new Etcd3({ hosts: endpoint, grpcOptions: CHANNEL_OPTIONS });
+  const client = new Etcd3(channel.etcd3Options());
   try {
     const { token } = await client.auth.authenticate({ name: username, password }, { deadline });
     return token;
@@ -72,9 +72,7 @@ export const fetchToken: FetchToken = async (endpoint, username, password, deadl
       });
     }
     throw new EtcdFdwError("08006", `could not authenticate etcd user "${username}"`, {
-      detail: `${endpoint} answered: ${text}.`,
+      detail: `${channel.endpoint} answered: ${text}.`,
     });
-  } finally {
-    client.close();
   }
 };

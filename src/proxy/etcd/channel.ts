@@ -6,6 +6,8 @@
 
 import { Buffer } from "node:buffer";
 import * as grpc from "@grpc/grpc-js";
+import type { TlsPayload } from "../../ipc/frame.ts";
+import { securityOf } from "./tls.ts";
 
 /** A gRPC status other than OK. */
 export interface Failure {
@@ -31,8 +33,7 @@ export { Metadata } from "@grpc/grpc-js";
 const KEEPALIVE_TIME_MS = 6_000;
 const KEEPALIVE_TIMEOUT_MS = 3_000;
 
-/** Of every channel, etcd3's too. */
-export const CHANNEL_OPTIONS: grpc.ChannelOptions = {
+const CHANNEL_OPTIONS: grpc.ChannelOptions = {
   "grpc.max_receive_message_length": -1,
   "grpc.max_send_message_length": -1,
   "grpc.keepalive_time_ms": KEEPALIVE_TIME_MS,
@@ -49,11 +50,6 @@ export const CHANNEL_OPTIONS: grpc.ChannelOptions = {
   "grpc.enable_channelz": 0,
 };
 
-/** Credentials of a channel. TLS will be decided here. */
-export function channelCredentials(): grpc.ChannelCredentials {
-  return grpc.credentials.createInsecure();
-}
-
 // The library wants Buffers; this one shares the memory.
 const toBuffer = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 const asIs = (bytes: Uint8Array) => bytes;
@@ -69,9 +65,16 @@ export class Channel {
   readonly #client: grpc.Client;
 
   /** Does not connect before {@linkcode Channel.connect}. */
-  constructor(endpoint: string) {
+  constructor(endpoint: string, tls?: TlsPayload) {
     this.endpoint = endpoint;
-    this.#client = new grpc.Client(endpoint, channelCredentials(), CHANNEL_OPTIONS);
+    const { credentials, options } = securityOf(endpoint, tls);
+    this.#client = new grpc.Client(endpoint, credentials, { ...CHANNEL_OPTIONS, ...options });
+  }
+
+  /** What a client of etcd3 is made with to use this channel and no other; such a client must not be closed. */
+  etcd3Options(): { hosts: string; grpcOptions: grpc.ChannelOptions } {
+    const override: grpc.ClientOptions = { channelOverride: this.#client.getChannel() };
+    return { hosts: this.endpoint, grpcOptions: override as grpc.ChannelOptions };
   }
 
   /** Starts to connect if nothing did, and tells the state. */

@@ -6,7 +6,7 @@ import { freePort, silentServer, TestEtcd } from "../testing_etcd.ts";
 import { compact, errorFrom, get, getPrefix, put, readRange } from "../testing_requests.ts";
 import { Cluster } from "./cluster.ts";
 
-const TIMEOUTS = { connect: 3_000, request: 5_000 };
+const TIMEOUTS = { connect: 3_000, request: 5_000, retries: 1 };
 const quiet = () => {};
 
 /** Runs the test with a cluster of etcds that know nothing of each other, and frees all whatever happens. */
@@ -211,6 +211,45 @@ Deno.test("Cluster: authentication", async (t) => {
     assert.doesNotMatch(lines.join("\n"), /s3cret|wr0ng|apppw/);
   } finally {
     for (const cluster of all) cluster.close();
+    await etcd.stop();
+  }
+});
+
+Deno.test("Cluster: passes over the endpoints wait longer each time, and end", async () => {
+  const cluster = new Cluster({ endpoints: [`127.0.0.1:${freePort()}`], log: quiet });
+  const timeouts = { connect: 5_000, request: 5_000, retries: 2, backoff: 100 };
+  const startedAt = performance.now();
+  const error = await errorFrom(cluster.call(Method.PUT, put("/a", "1"), timeouts));
+  const took = performance.now() - startedAt;
+  assert.equal(error.sqlstate, "08001");
+  assert.ok(took >= 300 && took < 1_500, `${took} ms`);
+  const controller = new AbortController();
+  setTimeout(() => controller.abort(), 50);
+  const patient = { ...timeouts, backoff: 4_000 };
+  const aborted = await errorFrom(cluster.call(Method.RANGE, get("/a"), patient, controller.signal));
+  assert.equal(aborted.sqlstate, "57014");
+  const hasty = { ...patient, connect: 200 };
+  assert.equal((await errorFrom(cluster.call(Method.RANGE, get("/a"), hasty))).sqlstate, "08001");
+  assert.ok(performance.now() - startedAt < took + 1_500);
+  cluster.close();
+});
+
+Deno.test("Cluster: an etcd that comes back between two passes serves a call that began without it", async () => {
+  const etcd = await TestEtcd.start();
+  const cluster = new Cluster({ endpoints: [etcd.endpoint], log: quiet });
+  try {
+    await etcd.kill();
+    const write = cluster.call(Method.PUT, put("/a", "1"), {
+      connect: 10_000,
+      request: 5_000,
+      retries: 20,
+      backoff: 20,
+    });
+    await etcd.restart();
+    await write;
+    assert.deepEqual(readRange(await cluster.call(Method.RANGE, get("/a"), TIMEOUTS)).values, ["1"]);
+  } finally {
+    cluster.close();
     await etcd.stop();
   }
 });

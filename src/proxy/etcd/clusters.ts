@@ -1,10 +1,11 @@
-// The clusters in use: one for each list of endpoints and user, shared by all sessions that name the same.
+// The clusters in use: one for each list of endpoints, user and certificates, shared by all sessions that name the same.
 //
 // A cluster outlives its last session for a while: short sessions that follow each other keep one connection.
 
 import { EtcdFdwError } from "../../ipc/errors.ts";
 import type { OpenPayload } from "../../ipc/frame.ts";
 import type { ClusterHandle } from "../session.ts";
+import { checkTls } from "./tls.ts";
 import { Cluster, type ClusterOptions } from "./cluster.ts";
 
 /** How long a cluster that nobody uses keeps its connection, in milliseconds. */
@@ -33,21 +34,26 @@ export class Clusters {
 
   /** A handle on the cluster that OPEN names; it connects at the first call. Throws EtcdFdwError 22023. */
   open(open: OpenPayload): ClusterHandle {
-    const { endpoints, username, password, connectTimeout, requestTimeout } = checked(open);
+    const { endpoints, username, password, tls, ...times } = checked(open);
     // Who knows another password, or none, must not get the connection of one who knows it.
-    const key = JSON.stringify([endpoints, username, password]);
+    const key = JSON.stringify([endpoints, username, password, tls]);
     let entry = this.#entries.get(key);
     if (entry === undefined) {
-      const cluster = this.#create({ endpoints, username, password, log: this.#log });
+      const cluster = this.#create({ endpoints, username, password, tls, log: this.#log });
       this.#entries.set(key, entry = { cluster, users: 0, timer: undefined });
     }
     const { cluster } = entry;
     clearTimeout(entry.timer);
     entry.users++;
+    const timeouts = {
+      connect: times.connectTimeout,
+      request: times.requestTimeout,
+      retries: times.maxRetries,
+      backoff: times.retryBackoff,
+    };
     let released = false;
     return {
-      call: (method, payload, signal) =>
-        cluster.call(method, payload, { connect: connectTimeout, request: requestTimeout }, signal),
+      call: (method, payload, signal) => cluster.call(method, payload, timeouts, signal),
       close: () => {
         if (!released) this.#release(key, entry);
         released = true;
@@ -71,12 +77,18 @@ export class Clusters {
 
 function checked(open: OpenPayload): OpenPayload {
   const isTime = (ms: unknown) => typeof ms === "number" && ms > 0 && ms <= 0x7fffffff;
+  const isCount = (count: unknown) => typeof count === "number" && count >= 0 && count <= 0x7fffffff;
   const isText = (text: unknown) => text === undefined || typeof text === "string";
+  const isTls = (tls: OpenPayload["tls"]) =>
+    tls === undefined ||
+    typeof tls === "object" && tls !== null && typeof tls.verify === "boolean" &&
+      [tls.ca, tls.cert, tls.key, tls.servername].every(isText);
   const valid = Array.isArray(open.endpoints) && open.endpoints.length > 0 &&
     open.endpoints.every((endpoint) => typeof endpoint === "string" && endpoint !== "") &&
     isTime(open.connectTimeout) && isTime(open.requestTimeout) && isText(open.username) &&
-    isText(open.password);
+    isText(open.password) && isCount(open.maxRetries) && isCount(open.retryBackoff) && isTls(open.tls);
   // The payload is not quoted: it may hold a password.
   if (!valid) throw new EtcdFdwError("22023", "malformed connection options in an open frame");
+  if (open.tls !== undefined) checkTls(open.tls);
   return open;
 }

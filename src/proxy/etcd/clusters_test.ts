@@ -3,7 +3,13 @@ import type { OpenPayload } from "../../ipc/frame.ts";
 import { Cluster, type ClusterOptions } from "./cluster.ts";
 import { Clusters } from "./clusters.ts";
 
-const OPEN: OpenPayload = { endpoints: ["127.0.0.1:1"], connectTimeout: 1000, requestTimeout: 1000 };
+const OPEN: OpenPayload = {
+  endpoints: ["127.0.0.1:1"],
+  connectTimeout: 1000,
+  requestTimeout: 1000,
+  maxRetries: 0,
+  retryBackoff: 0,
+};
 const quiet = () => {};
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -31,11 +37,13 @@ Deno.test("Clusters: same endpoints and user share one, another password does no
     clusters.open({ ...OPEN, username: "u", password: "p" }),
     clusters.open({ ...OPEN, username: "u", password: "q" }),
     clusters.open({ ...OPEN, endpoints: ["127.0.0.1:2"] }),
+    clusters.open({ ...OPEN, tls: { verify: true } }),
+    clusters.open({ ...OPEN, tls: { verify: false } }),
   ];
-  assert.equal(count.created, 4);
+  assert.equal(count.created, 6);
   for (const handle of handles) handle.close();
   await pause(20);
-  assert.equal(count.closed, 4);
+  assert.equal(count.closed, 6);
   assert.equal(clusters.size, 0);
 });
 
@@ -64,6 +72,10 @@ Deno.test("Clusters: malformed options are refused without being quoted", () => 
     { ...OPEN, connectTimeout: 0 },
     { ...OPEN, requestTimeout: "1" },
     { ...OPEN, password: 1 },
+    { ...OPEN, maxRetries: -1 },
+    { ...OPEN, retryBackoff: undefined },
+    { ...OPEN, tls: { verify: "no" } },
+    { ...OPEN, tls: { verify: true, ca: 1 } },
   ];
   for (const open of bad) {
     assert.throws(() => new Clusters(quiet).open(open as OpenPayload), {

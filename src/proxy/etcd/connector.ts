@@ -6,6 +6,7 @@
 // watched, and connecting anew takes a millisecond.
 
 import { EtcdFdwError } from "../../ipc/errors.ts";
+import type { TlsPayload } from "../../ipc/frame.ts";
 import { Channel, State } from "./channel.ts";
 
 /** How long an endpoint that failed a moment ago waits for another one to become ready first, in milliseconds. */
@@ -24,7 +25,12 @@ class Race {
   #resolve!: (channel: Channel) => void;
   #reject!: (error: EtcdFdwError) => void;
 
-  constructor(endpoints: readonly string[], avoid: string | null, timeoutMs: number) {
+  constructor(
+    endpoints: readonly string[],
+    tls: TlsPayload | undefined,
+    avoid: string | null,
+    timeoutMs: number,
+  ) {
     this.#avoid = avoid;
     this.winner = new Promise((resolve, reject) => {
       this.#resolve = resolve;
@@ -32,7 +38,7 @@ class Race {
     });
     // Whoever waits sees it; that nobody may be waiting any more is no fault.
     this.winner.catch(() => {});
-    this.#channels = endpoints.map((endpoint) => new Channel(endpoint));
+    this.#channels = endpoints.map((endpoint) => new Channel(endpoint, tls));
     this.#timers.push(setTimeout(() => this.#lose(timeoutMs), timeoutMs));
     for (const channel of this.#channels) this.#follow(channel, channel.connect());
   }
@@ -105,6 +111,7 @@ class Race {
 export class Connector {
   readonly #endpoints: readonly string[];
   readonly #log: (message: string) => void;
+  readonly #tls: TlsPayload | undefined;
   #active: Channel | null = null;
   #race: Race | null = null;
   #avoid: string | null = null;
@@ -112,9 +119,10 @@ export class Connector {
   #lost: string | null = null;
   #closed = false;
 
-  constructor(endpoints: readonly string[], log: (message: string) => void) {
+  constructor(endpoints: readonly string[], log: (message: string) => void, tls?: TlsPayload) {
     this.#endpoints = endpoints;
     this.#log = log;
+    this.#tls = tls;
   }
 
   /**
@@ -142,7 +150,7 @@ export class Connector {
   }
 
   #startRace(timeoutMs: number): Race {
-    const race = new Race(this.#endpoints, this.#avoid, timeoutMs);
+    const race = new Race(this.#endpoints, this.#tls, this.#avoid, timeoutMs);
     const over = () => {
       if (this.#race === race) this.#race = null;
     };

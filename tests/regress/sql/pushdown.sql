@@ -27,6 +27,30 @@ EXPLAIN (VERBOSE, COSTS OFF) SELECT * FROM t WHERE key = '/regress/a' AND value 
 EXPLAIN (VERBOSE, COSTS OFF) SELECT key FROM s WHERE key = 'a';
 EXPLAIN (VERBOSE, COSTS OFF) SELECT key FROM s WHERE key LIKE 'a%';
 
+-- OR, lists, contradictions
+EXPLAIN (VERBOSE, COSTS OFF) SELECT * FROM t WHERE key = '/regress/a' OR key LIKE '/regress/c%';
+EXPLAIN (VERBOSE, COSTS OFF) SELECT * FROM t WHERE key IN ('/regress/c', '/regress/a', '/regress/a', NULL);
+EXPLAIN (VERBOSE, COSTS OFF) SELECT * FROM t WHERE key = '/regress/a' AND key = '/regress/b';
+EXPLAIN (VERBOSE, COSTS OFF) SELECT key FROM t WHERE mod_revision > 5 AND 9 >= mod_revision;
+
+-- orders, limits, aggregates
+CREATE FOREIGN TABLE c (key text COLLATE "C", value text, mod_revision bigint) SERVER etcd
+  OPTIONS (prefix '/regress/');
+EXPLAIN (VERBOSE, COSTS OFF) SELECT * FROM c ORDER BY key DESC;
+EXPLAIN (VERBOSE, COSTS OFF) SELECT key FROM c ORDER BY key LIMIT 5 OFFSET 2;
+EXPLAIN (VERBOSE, COSTS OFF) SELECT key FROM c ORDER BY mod_revision DESC LIMIT 5;
+EXPLAIN (VERBOSE, COSTS OFF) SELECT key FROM t ORDER BY key LIMIT 5;
+EXPLAIN (VERBOSE, COSTS OFF) SELECT key FROM c WHERE value = 'x' LIMIT 5;
+EXPLAIN (VERBOSE, COSTS OFF) SELECT count(*), min(key), max(key) FROM c WHERE key > '/regress/b';
+SELECT count(*), min(key), max(key) FROM c WHERE key > '/regress/b';
+
+-- a key looked up for each outer row
+CREATE TABLE l (k text);
+INSERT INTO l VALUES ('/regress/a'), ('/regress/b');
+ANALYZE l;
+EXPLAIN (VERBOSE, COSTS OFF) SELECT value FROM l LEFT JOIN t ON key = k;
+DROP TABLE l;
+
 -- a prepared statement with a generic plan shows what is filled in later
 SET plan_cache_mode = force_generic_plan;
 PREPARE q (text) AS SELECT key FROM t WHERE key = $1;
