@@ -190,7 +190,7 @@ etcd_cells_match(EtcdCells *cells, const EtcdKeyValue *kv)
 		return true;
 	if (cells->strict)
 		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_DATA_TYPE),
+				(errcode(ERRCODE_DATA_EXCEPTION),
 				 errmsg("etcd key \"%s\" does not match key_pattern of foreign table \"%s\"",
 						printable_key(kv), get_rel_name(cells->table)),
 				 errhint("Set the table's option key_mismatch to \"skip\" to leave such keys out.")));

@@ -12,6 +12,8 @@ export interface SqlError extends Error {
   code: string;
   detail?: string;
   hint?: string;
+  /** The error context. */
+  where?: string;
 }
 
 export class Database {
