@@ -33,5 +33,6 @@ etcd_fdw_handler(PG_FUNCTION_ARGS)
 	etcd_plan_callbacks(routine);
 	etcd_scan_callbacks(routine);
 	etcd_analyze_callbacks(routine);
+	etcd_import_callbacks(routine);
 	PG_RETURN_POINTER(routine);
 }

@@ -102,6 +102,10 @@ extern void etcd_wait(EtcdRequest *request);
 extern bool etcd_reply_is_error(EtcdRequest *request, ErrorData *fields);
 extern void etcd_connection_init(void);
 
+/* ---- converse.c ---- */
+
+extern void etcd_converse(Oid userid, Oid serverid, const char *op, StringInfo input, EtcdAnswer *answer);
+
 /* ---- page.c ---- */
 
 typedef struct EtcdKeyValue

@@ -4,6 +4,7 @@ import { EtcdFdwError } from "../ipc/errors.ts";
 import { PROTOCOL_VERSION } from "../ipc/frame.ts";
 import { readAggregates } from "./aggregates.ts";
 import { explainScan } from "./explain.ts";
+import { beginImport, importPage } from "./import.ts";
 import { planScan } from "./plan.ts";
 import type { Answer, ErrorAnswer, Outcome } from "./protocol.ts";
 import { beginScan, nextPage, pageFailed } from "./scan.ts";
@@ -19,6 +20,8 @@ const OPERATIONS: Record<string, Operation> = {
   failed: pageFailed,
   aggregate: readAggregates,
   explain: explainScan,
+  import: beginImport,
+  importPage,
   about: () => ({ answer: { do: "about", protocol: PROTOCOL_VERSION } }),
 };
 
@@ -40,7 +43,7 @@ function errorAnswer(thrown: unknown): ErrorAnswer {
  *
  * @param op One of the names in protocol.ts
  * @param text The input as JSON
- * @param bytes What goes with the input: etcd's reply for "aggregate"
+ * @param bytes What goes with the input: etcd's reply for "aggregate" and "importPage"
  */
 export function dispatch(op: string, text: string, bytes: Uint8Array): Dispatched {
   let answer: Answer;

@@ -182,6 +182,35 @@ export interface ExplainAnswer {
   lines: [string, string][];
 }
 
+/** Send the payload (a frame) and come back with op `op`, this state and etcd's reply as bytes. */
+export interface CallAnswer {
+  do: "call";
+  op: string;
+  state: string;
+}
+
+export interface ReplyInput {
+  state: string;
+}
+
+/** IMPORT FOREIGN SCHEMA. */
+export interface ImportInput {
+  /** The remote schema. */
+  directory: string;
+  /** Of the foreign server. */
+  name: string;
+  server: Record<string, string>;
+  options: Record<string, string>;
+}
+
+export interface ImportAnswer {
+  do: "import";
+  /** CREATE FOREIGN TABLE, one for each directory. */
+  statements: string[];
+  /** Directories whose names are not text, as a person reads them. */
+  skipped: string[];
+}
+
 export interface AboutAnswer {
   do: "about";
   protocol: number;
@@ -201,6 +230,8 @@ export type Answer =
   | DoneAnswer
   | RowAnswer
   | ExplainAnswer
+  | CallAnswer
+  | ImportAnswer
   | AboutAnswer
   | ErrorAnswer;
 

@@ -78,7 +78,9 @@ export function fieldsOf(message: Uint8Array): Fields {
 }
 
 function frameOf(outcome: Outcome) {
-  if (outcome.answer.do !== "send") throw new Error(`the answer is ${JSON.stringify(outcome.answer)}`);
+  if (outcome.answer.do !== "send" && outcome.answer.do !== "call") {
+    throw new Error(`the answer is ${JSON.stringify(outcome.answer)}`);
+  }
   const [frame] = [...new FrameDecoder().push(outcome.payload!)];
   return frame;
 }

@@ -103,6 +103,15 @@ function within(reader: BinaryReader, read: (end: number) => void): true {
   return true;
 }
 
+/** Runs a decoder of a whole message. Throws EtcdFdwError 08P01 when it fails. */
+function decoded(read: () => void): void {
+  try {
+    read();
+  } catch (cause) {
+    throw new EtcdFdwError("08P01", "invalid reply from etcd", { cause });
+  }
+}
+
 /** The summary of a RangeResponse that ends at `end`. */
 function readRangeSummary(reader: BinaryReader, end: number): RangeSummary {
   const summary: RangeSummary = { count: "0", key: null };
@@ -122,12 +131,48 @@ function readRangeSummary(reader: BinaryReader, end: number): RangeSummary {
   return summary;
 }
 
+/** What a listing of keys needs of a RangeResponse. */
+export interface KeyList {
+  keys: Uint8Array[];
+  more: boolean;
+  /** Of the store, decimal. */
+  revision: string;
+}
+
+/** The keys of a RangeResponse, without their values. Throws EtcdFdwError 08P01 when it is none. */
+export function decodeKeys(reply: Uint8Array): KeyList {
+  const list: KeyList = { keys: [], more: false, revision: "0" };
+  const reader = new BinaryReader(reply, decodeUtf8);
+  const header = (end: number) =>
+    skim(reader, end, (field) => {
+      if (field !== 3) return false;
+      list.revision = String(reader.int64());
+      return true;
+    });
+  const keyValue = (end: number) =>
+    skim(reader, end, (field) => {
+      if (field !== 1) return false;
+      list.keys.push(reader.bytes());
+      return true;
+    });
+  decoded(() =>
+    skim(reader, reply.length, (field) => {
+      if (field === 1) return within(reader, header);
+      if (field === 2) return within(reader, keyValue);
+      if (field !== 3) return false;
+      list.more = reader.bool();
+      return true;
+    })
+  );
+  return list;
+}
+
 /** The summaries of a TxnResponse whose operations were all reads. Throws EtcdFdwError 08P01 when it is none. */
 export function decodeReadTxn(reply: Uint8Array): RangeSummary[] {
   const summaries: RangeSummary[] = [];
   // The engines have no TextDecoder either.
   const reader = new BinaryReader(reply, decodeUtf8);
-  try {
+  decoded(() =>
     skim(reader, reply.length, (field) => {
       if (field !== 3) return false;
       return within(reader, (end) =>
@@ -135,9 +180,7 @@ export function decodeReadTxn(reply: Uint8Array): RangeSummary[] {
           if (op !== 1) return false;
           return within(reader, (rangeEnd) => summaries.push(readRangeSummary(reader, rangeEnd)));
         }));
-    });
-  } catch (cause) {
-    throw new EtcdFdwError("08P01", "invalid reply from etcd", { cause });
-  }
+    })
+  );
   return summaries;
 }

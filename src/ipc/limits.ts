@@ -14,3 +14,6 @@ export const PAGE_GROWTH = 16;
 
 /** Operations that etcd takes in one Txn unless --max-txn-ops says otherwise. */
 export const MAX_TXN_OPS = 128;
+
+/** Keys of a page whose keys core looks at one by one: so many in some milliseconds. */
+export const LISTING_KEYS = 512;
