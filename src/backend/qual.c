@@ -143,6 +143,9 @@ etcd_sorts_as_etcd(Oid collation)
 	char		provider;
 	char	   *locale;
 
+	/* A conflict of collations, which is an error when it comes to comparing. */
+	if (!OidIsValid(collation))
+		return false;
 	if (encoding != PG_UTF8 && encoding != PG_LATIN1 && encoding != PG_SQL_ASCII)
 		return false;
 	tuple = is_default
@@ -225,6 +228,8 @@ describe_binary(DescribeContext *context, const char *op, Oid collation, List *a
 {
 	StringInfo	buf = context->buf;
 
+	if (!OidIsValid(collation) && type_is_collatable(exprType(linitial(args))))
+		return false;
 	appendStringInfoString(buf, "{\"op\":");
 	escape_json(buf, op);
 	appendStringInfo(buf, ",\"collation\":\"%s\",\"left\":", collation_name(collation));

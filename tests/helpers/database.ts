@@ -22,14 +22,15 @@ export class Database {
 
   constructor(readonly sandbox: Sandbox) {}
 
-  /** A further session. The caller ends it. */
-  async connect(user = "postgres", database?: string): Promise<pg.Client> {
+  /** A further session, with these settings if any (`name=value`), which RESET keeps. The caller ends it. */
+  async connect(user = "postgres", database?: string, settings: string[] = []): Promise<pg.Client> {
     const { PGHOST, PGPORT, PGDATABASE } = this.sandbox.env();
     const client = new pg.Client({
       host: PGHOST,
       port: Number(PGPORT),
       database: database ?? PGDATABASE,
       user,
+      options: settings.map((setting) => `-c ${setting}`).join(" "),
     });
     await client.connect();
     // A server that stops ends idle sessions too; that is not the client's failure.

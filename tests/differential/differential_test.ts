@@ -1,0 +1,32 @@
+// The same random queries on foreign tables and on local twins must give the same rows.
+//
+// ETCD_FDW_QUERIES: how many (2,000). ETCD_FDW_SEED: where they come from; chance without it, printed either way.
+// ETCD_FDW_FIRST: the number of the first one, to repeat a failure at once.
+
+import { suite } from "../helpers/suite.ts";
+import { Random } from "./prng.ts";
+import { runQueries } from "./run.ts";
+import { createWorld } from "./world.ts";
+
+const number = (name: string, otherwise: number) => Number(Deno.env.get(name) || otherwise);
+const seed = number("ETCD_FDW_SEED", Math.floor(Math.random() * 0x7fffffff));
+const queries = number("ETCD_FDW_QUERIES", 2000);
+const first = number("ETCD_FDW_FIRST", 0);
+
+const { db, etcd, test } = await suite("differential");
+const world = await createWorld(await db.connect(), etcd, new Random(seed));
+
+test(`${queries} random queries from number ${first} of seed ${seed}`, async () => {
+  const session = (schema: string) =>
+    db.connect("postgres", undefined, [`search_path=${schema},public`, "statement_timeout=60s"]);
+  const sessions = { foreign: await session("f"), local: await session("l") };
+  const started = performance.now();
+  try {
+    await runQueries(sessions, world, seed, first, queries, (done) => {
+      const rate = Math.round(done / (performance.now() - started) * 1000);
+      if (done % 10_000 === 0) console.log(`${done} queries, ${rate} a second`);
+    });
+  } finally {
+    await Promise.all([sessions.foreign.end(), sessions.local.end()]);
+  }
+});
