@@ -8,7 +8,7 @@ import { compileAll } from "./compile.ts";
 import { add, type Counts, denoCounts, regressCounts } from "./counts.ts";
 import { type Engine, Sandbox } from "./sandbox.ts";
 
-const SUITES = ["gate", "unit", "compile", "regress", "integration", "faults"] as const;
+const SUITES = ["gate", "unit", "compile", "regress", "integration", "differential", "faults"] as const;
 type Suite = typeof SUITES[number];
 
 /** No suite may hang: far above what each takes. */

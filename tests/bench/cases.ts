@@ -2,6 +2,7 @@
 
 // @ts-types="@types/pg"
 import type pg from "pg";
+import { findPostgres } from "../../build/postgres.ts";
 import { run } from "../../build/run.ts";
 import type { Sandbox } from "../../scripts/lib/sandbox.ts";
 import type { EtcdCluster } from "../helpers/etcd.ts";
@@ -26,6 +27,7 @@ export async function prepare({ etcd, connect }: Bench): Promise<void> {
     DROP SERVER IF EXISTS bench CASCADE;
     CREATE SERVER bench FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${etcd.connstr}');
     CREATE FOREIGN TABLE bench (key text, value text) SERVER bench OPTIONS (prefix '${PREFIX}');
+    CREATE FOREIGN TABLE sorted (key text COLLATE "C", value text) SERVER bench OPTIONS (prefix '${PREFIX}');
     CREATE FOREIGN TABLE nothing (key text, value text) SERVER bench OPTIONS (prefix '/nothing/')`);
   await client.end();
 }
@@ -120,31 +122,128 @@ async function fixed({ connect, etcd }: Bench): Promise<Figure[]> {
   ];
 }
 
-/** One key, prepared, p50 of many. */
-async function point({ connect, etcd }: Bench): Promise<Figure[]> {
-  const client = await connect();
-  const key = (i: number) => keyOf(i * 7919 % KEYS);
-  const selects: number[] = [];
-  const raws: number[] = [];
-  const encoder = new TextEncoder();
-  for (let i = 0; i < 2000; i++) {
-    const query = { name: "point", text: "SELECT value FROM bench WHERE key = $1", values: [key(i)] };
-    selects.push(await time(() => client.query(query)));
-    const bytes = encoder.encode(key(i));
-    const request = Uint8Array.from([0x0a, bytes.length, ...bytes]);
-    raws.push(await time(() => etcd.client.callMember(0, "/etcdserverpb.KV/Range", request, 5000)));
+/** Microseconds of each of pgbench's transactions: a client in C, whose own time hardly counts. */
+async function pgbench(sandbox: Sandbox, script: string, transactions: number): Promise<number[]> {
+  const directory = await Deno.makeTempDir();
+  try {
+    await Deno.writeTextFile(`${directory}/script.sql`, script);
+    const program = `${(await findPostgres()).bindir}/pgbench`;
+    const log = ["--log", `--log-prefix=${directory}/log`];
+    await run(program, [
+      "-n",
+      "-M",
+      "prepared",
+      "-t",
+      String(transactions),
+      "-f",
+      `${directory}/script.sql`,
+      ...log,
+    ], {
+      env: sandbox.env(),
+    });
+    for await (const { name } of Deno.readDir(directory)) {
+      if (!name.startsWith("log")) continue;
+      const lines = (await Deno.readTextFile(`${directory}/${name}`)).trim().split("\n");
+      return lines.map((line) => Number(line.split(" ")[2]));
+    }
+    return [];
+  } finally {
+    await Deno.remove(directory, { recursive: true });
   }
-  await client.end();
-  const value = median(selects.slice(200));
-  const limit = median(raws.slice(200));
+}
+
+const rangeOf = (key: string, end?: string, more: number[] = []) => {
+  const bytes = (
+    field: number,
+    text: string,
+  ) => [field << 3 | 2, text.length, ...new TextEncoder().encode(text)];
+  return Uint8Array.from([...bytes(1, key), ...(end === undefined ? [] : bytes(2, end)), ...more]);
+};
+
+/** One key, prepared: p50 of many, in turn with unary calls. */
+async function point({ sandbox, etcd }: Bench): Promise<Figure[]> {
+  const script = `\\set i random(0, ${KEYS - 1})
+    SELECT value FROM bench WHERE key = '${PREFIX}' || lpad((:i)::text, 8, '0');`;
+  const rounds: { select: number; raw: number }[] = [];
+  for (let round = 0; round < 6; round++) {
+    const select = median(await pgbench(sandbox, script, 1500)) / 1000;
+    const raws: number[] = [];
+    for (let i = 0; i < 1500; i++) {
+      const request = rangeOf(keyOf((i * 7919 + round) % KEYS));
+      raws.push(await time(() => etcd.client.callMember(0, "/etcdserverpb.KV/Range", request, 5000)));
+    }
+    if (round > 0) rounds.push({ select, raw: median(raws) });
+  }
   return [{
     case: "point",
-    what: "SELECT of one key, prepared, p50",
-    value,
+    what: "SELECT of one key, prepared (pgbench), p50",
+    value: median(rounds.map(({ select }) => select)),
     unit: "ms",
-    limit: { what: "raw unary Range", value: limit },
-    ratio: value / limit,
+    limit: { what: "raw unary Range, p50", value: median(rounds.map(({ raw }) => raw)) },
+    ratio: median(rounds.map(({ select, raw }) => select / raw)),
   }];
 }
 
-export const CASES: Record<string, (bench: Bench) => Promise<Figure[]>> = { scan, memory, fixed, point };
+/** LIMIT 5 and count(*) over all keys, beside the Range that asks for the same. */
+async function upper({ connect, etcd }: Bench): Promise<Figure[]> {
+  const client = await connect();
+  const limit = rangeOf(PREFIX, "/bench0", [3 << 3, 5]);
+  const count = rangeOf(PREFIX, "/bench0", [9 << 3, 1]);
+  const figures: Figure[] = [];
+  for (
+    const [what, query, request] of [
+      ["SELECT ... ORDER BY key LIMIT 5", "SELECT key, value FROM sorted ORDER BY key LIMIT 5", limit],
+      ["SELECT count(*)", "SELECT count(*) FROM sorted", count],
+    ] as const
+  ) {
+    const raw = () => etcd.client.callMember(0, "/etcdserverpb.KV/Range", request, 5000);
+    const result = await inTurn(41, () => client.query(query), raw);
+    figures.push({
+      case: "upper",
+      what: `${what} over ${KEYS} keys`,
+      value: result.a,
+      unit: "ms",
+      limit: { what: "the same Range", value: result.b },
+      ratio: result.ratio,
+    });
+  }
+  await client.end();
+  return figures;
+}
+
+const OUTER = 10_000;
+
+/** A join that finds 10,000 keys: as the planner likes it, and by lookups alone. */
+async function lookup({ connect, etcd }: Bench): Promise<Figure[]> {
+  const client = await connect();
+  await client.query(
+    `CREATE TABLE IF NOT EXISTS wanted AS SELECT '${PREFIX}' || lpad((i * ${KEYS / OUTER})::text, 8, '0') AS k
+    FROM generate_series(0, ${OUTER - 1}) i; ANALYZE wanted, sorted`,
+  );
+  const raw = async () => {
+    for (let i = 0; i < OUTER; i++) {
+      const request = rangeOf(keyOf(i * KEYS / OUTER));
+      await etcd.client.callMember(0, "/etcdserverpb.KV/Range", request, 5000);
+    }
+  };
+  const query = "SELECT count(value) FROM wanted JOIN sorted ON key = k";
+  const figures: Figure[] = [];
+  for (const [what, off] of [["planned freely", ""], ["by lookups", "hashjoin mergejoin"]]) {
+    for (const name of off.split(" ").filter(Boolean)) await client.query(`SET enable_${name} = off`);
+    const result = await inTurn(3, () => client.query(query), raw);
+    figures.push({
+      case: "lookup",
+      what: `join of ${OUTER} rows with ${KEYS} keys, ${what}`,
+      value: result.a,
+      unit: "ms",
+      limit: { what: `${OUTER} raw unary Ranges`, value: result.b },
+      ratio: result.ratio,
+    });
+  }
+  await client.end();
+  return figures;
+}
+
+export const CASES: Record<string, (bench: Bench) => Promise<Figure[]>> = {
+  ...{ scan, memory, fixed, point, upper, lookup },
+};
