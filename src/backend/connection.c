@@ -253,13 +253,14 @@ connection_flush(void)
 }
 
 static void
-connection_queue(uint8 type, uint32 channel, uint32 id, const char *payload, int len)
+connection_queue(uint8 type, uint8 code, uint32 channel, uint32 id, const char *payload, int len)
 {
 	char		header[FRAME_HEADER] = {0};
 
 	put_uint32(header + FRAME_AT_LENGTH, len);
 	header[FRAME_AT_VERSION] = FRAME_VERSION;
 	header[FRAME_AT_TYPE] = type;
+	header[FRAME_AT_CODE] = code;
 	put_uint32(header + FRAME_AT_CHANNEL, channel);
 	put_uint32(header + FRAME_AT_ID, id);
 	appendBinaryStringInfo(&conn.out, header, FRAME_HEADER);
@@ -386,7 +387,7 @@ request_release(void *arg)
 		conn.target = NULL;
 	if (conn.sock != PGINVALID_SOCKET)
 	{
-		connection_queue(FRAME_CANCEL, 0, request->id, NULL, 0);
+		connection_queue(FRAME_CANCEL, 0, 0, request->id, NULL, 0);
 		connection_flush();
 	}
 	request->id = 0;
@@ -412,11 +413,11 @@ channel_open(Channel *channel)
 	payload = etcd_open_payload(server, mapping, &patience);
 
 	if (channel->number != 0)
-		connection_queue(FRAME_CLOSE, channel->number, 0, NULL, 0);
+		connection_queue(FRAME_CLOSE, 0, channel->number, 0, NULL, 0);
 	channel->number = ++conn.last_channel;
 	channel->stale = false;
 	channel->patience = patience + PROXY_GRACE_MS;
-	connection_queue(FRAME_OPEN, channel->number, 0, payload, strlen(payload));
+	connection_queue(FRAME_OPEN, 0, channel->number, 0, payload, strlen(payload));
 	explicit_bzero(payload, strlen(payload));
 	pfree(payload);
 }
@@ -436,33 +437,26 @@ channel_get(Oid userid, Oid serverid)
 }
 
 /*
- * Sends a frame that core wrote, on the channel of this user and server.
+ * Sends a unary call on the channel of this user and server.
  *
  * The request, and later its answer, live in `context`.
  */
 EtcdRequest *
-etcd_send(Oid userid, Oid serverid, const char *frame, int len, MemoryContext context)
+etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, MemoryContext context)
 {
 	EtcdRequest *request = MemoryContextAllocZero(context, sizeof(EtcdRequest));
 	Channel    *channel;
-	int			at;
 
-	if (len < FRAME_HEADER)
-		elog(ERROR, "core wrote a frame of %d bytes", len);
 	if (conn.sock == PGINVALID_SOCKET)
 		connection_open();
 	channel = channel_get(userid, serverid);
-
-	at = conn.out.len;
-	appendBinaryStringInfo(&conn.out, frame, len);
 	if (++conn.last_id == 0)
 		conn.last_id = 1;
-	put_uint32(conn.out.data + at + FRAME_AT_CHANNEL, channel->number);
-	put_uint32(conn.out.data + at + FRAME_AT_ID, conn.last_id);
+	connection_queue(FRAME_UNARY, method, channel->number, conn.last_id, payload, len);
 
 	request->context = context;
 	request->id = conn.last_id;
-	request->method = (uint8) frame[FRAME_AT_CODE];
+	request->method = method;
 	request->give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), channel->patience);
 	request->release.func = request_release;
 	request->release.arg = request;
@@ -470,6 +464,18 @@ etcd_send(Oid userid, Oid serverid, const char *frame, int len, MemoryContext co
 	dlist_push_tail(&conn.requests, &request->node);
 	connection_flush();
 	return request;
+}
+
+/*
+ * The same for a frame that core wrote.
+ */
+EtcdRequest *
+etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, MemoryContext context)
+{
+	if (answer->payload_len < FRAME_HEADER)
+		elog(ERROR, "core wrote a frame of %d bytes", answer->payload_len);
+	return etcd_send(userid, serverid, (uint8) answer->payload[FRAME_AT_CODE],
+					 answer->payload + FRAME_HEADER, answer->payload_len - FRAME_HEADER, context);
 }
 
 static void
@@ -546,4 +552,17 @@ etcd_reply_is_error(EtcdRequest *request, ErrorData *fields)
 		at = nul + 1;
 	}
 	return true;
+}
+
+/*
+ * Raises what etcd_reply_is_error() has found.
+ */
+void
+etcd_raise(const ErrorData *fields)
+{
+	ereport(ERROR,
+			(errcode(fields->sqlerrcode),
+			 errmsg_internal("%s", fields->message),
+			 *fields->detail ? errdetail_internal("%s", fields->detail) : 0,
+			 *fields->hint ? errhint("%s", fields->hint) : 0));
 }

@@ -11,16 +11,6 @@
 #include "utils/json.h"
 #include "utils/memutils.h"
 
-static void
-raise_reply(const ErrorData *fields)
-{
-	ereport(ERROR,
-			(errcode(fields->sqlerrcode),
-			 errmsg_internal("%s", fields->message),
-			 *fields->detail ? errdetail_internal("%s", fields->detail) : 0,
-			 *fields->hint ? errhint("%s", fields->hint) : 0));
-}
-
 /*
  * Runs the operation; as long as core wants a request sent, sends it and hands
  * the reply back.  The last answer is allocated in the current memory context,
@@ -58,10 +48,10 @@ etcd_converse(Oid userid, Oid serverid, const char *op, StringInfo input, EtcdAn
 			answer->payload = memcpy(palloc(step.payload_len + 1), step.payload, step.payload_len);
 			break;
 		}
-		request = etcd_send(userid, serverid, step.payload, step.payload_len, turns[turn]);
+		request = etcd_send_frame(userid, serverid, &step, turns[turn]);
 		etcd_wait(request);
 		if (etcd_reply_is_error(request, &fields))
-			raise_reply(&fields);
+			etcd_raise(&fields);
 		bytes = request->reply;
 		len = (int) request->reply_len;
 		op = etcd_json_text(step.control, "op");

@@ -97,8 +97,11 @@ typedef struct EtcdRequest
 	TimestampTz give_up;		/* when even the proxy's own deadline is long over */
 } EtcdRequest;
 
-extern EtcdRequest *etcd_send(Oid userid, Oid serverid, const char *frame, int len, MemoryContext context);
+extern EtcdRequest *etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len,
+							  MemoryContext context);
+extern EtcdRequest *etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, MemoryContext context);
 extern void etcd_wait(EtcdRequest *request);
+extern void etcd_raise(const ErrorData *fields) pg_attribute_noreturn();
 extern bool etcd_reply_is_error(EtcdRequest *request, ErrorData *fields);
 extern void etcd_connection_init(void);
 

@@ -17,6 +17,7 @@
 #define FRAME_ERROR			17
 
 /* Of ipc's Method, those that make a difference here. */
+#define METHOD_RANGE		1
 #define METHOD_READ_TXN		6
 
 /* Offsets of the fields in the header; all numbers are big-endian. */

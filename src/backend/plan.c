@@ -104,6 +104,7 @@ etcd_read_plan(EtcdPlan *plan, Oid table, Jsonb *answer)
 	plan->countable = etcd_json_number(answer, "countable") != 0;
 	plan->keys = (int) etcd_json_number(answer, "keys");
 	plan->ranges = (int) etcd_json_number(answer, "ranges");
+	plan->lookup = etcd_json_strings(answer, "lookup");
 }
 
 /*
@@ -443,7 +444,8 @@ etcd_scan_private(EtcdPath *path, List *param_types, int limit, int offset)
 	result = lappend(result, numbers);
 	result = lappend(result, param_types);
 	result = lappend(result, makeString(path->order));
-	return lappend(result, strings(path->aggregates));
+	result = lappend(result, strings(path->aggregates));
+	return lappend(result, path->limited || path->aggregates != NIL ? NIL : strings(plan->lookup));
 }
 
 /*

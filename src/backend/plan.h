@@ -30,6 +30,7 @@ typedef struct EtcdPlan
 	bool		countable;
 	int			keys;			/* that can come at most; -1: unknown */
 	int			ranges;
+	List	   *lookup;			/* of char *, as core gave them */
 	List	   *params;
 	double		tuples;			/* in the table */
 	double		fetched;		/* rows that etcd sends */
@@ -61,7 +62,8 @@ enum EtcdScanPrivate
 	ETCD_SCAN_NUMBERS,			/* integer List: see enum EtcdScanNumber */
 	ETCD_SCAN_PARAM_TYPES,		/* oid List, as fdw_exprs but LIMIT and OFFSET */
 	ETCD_SCAN_ORDER,			/* String */
-	ETCD_SCAN_AGGREGATES		/* List of String */
+	ETCD_SCAN_AGGREGATES,		/* List of String */
+	ETCD_SCAN_LOOKUP			/* List of String: see enum EtcdScanLookup; NIL for none */
 };
 
 enum EtcdScanNumber
@@ -71,6 +73,16 @@ enum EtcdScanNumber
 	ETCD_SCAN_STRICT,
 	ETCD_SCAN_LIMIT,			/* index into fdw_exprs, or -1 */
 	ETCD_SCAN_OFFSET
+};
+
+/* In hexadecimal; core's PlanAnswer says what each is. */
+enum EtcdScanLookup
+{
+	ETCD_LOOKUP_KEY,
+	ETCD_LOOKUP_STRIP,
+	ETCD_LOOKUP_START,
+	ETCD_LOOKUP_END,
+	ETCD_LOOKUP_REST
 };
 
 static inline EtcdPath *

@@ -97,6 +97,7 @@ typedef struct EtcdScan
 	char	   *plan;
 	char	   *order;
 	List	   *aggregates;		/* of String */
+	EtcdBytes  *lookup;			/* of one key, by enum EtcdScanLookup; NULL for others */
 	EtcdCells  *cells;
 	MemoryContext context;
 	MemoryContext pages[2];

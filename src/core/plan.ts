@@ -2,7 +2,7 @@
 // PostgreSQL (perhaps for long, in a prepared statement) as text, and read again when the scan starts.
 
 import { fromHex, toHex } from "../ipc/bytes.ts";
-import type { SortTarget } from "../ipc/etcd_messages.ts";
+import { encodeRangeRequest, type SortTarget } from "../ipc/etcd_messages.ts";
 import { isSingleKey, type KeyRange } from "../ipc/keyrange.ts";
 import { type Column, columnMap, needsValue, readColumn, showsBytes } from "./columns.ts";
 import { applyConditions, type Condition, rangeBound, recognize } from "./conditions.ts";
@@ -80,6 +80,26 @@ function keyBound(plan: ScanPlan, options: TableOptions): number {
   return ranges.every(isSingleKey) ? ranges.length : -1;
 }
 
+/** See PlanAnswer. The backend adds a revision of its own, and asks core where the query has a LIMIT. */
+function lookupOf(plan: ScanPlan): string[] {
+  const { conditions, range, revisions, revision, strip, keysOnly, serializable } = plan;
+  const [only] = conditions;
+  if (conditions.length !== 1 || only.kind !== "equal" || revisions !== undefined || revision !== "0") {
+    return [];
+  }
+  if (range === undefined || typeof only.value === "number" && only.value !== 0) return [];
+  const none = new Uint8Array(0);
+  const rest = toHex(encodeRangeRequest({ key: none, rangeEnd: null, keysOnly, serializable }));
+  const key = typeof only.value === "number" ? "" : strip + only.value;
+  if (typeof only.value !== "number") {
+    const [start, end] = range;
+    // Hexadecimal sorts as its bytes do.
+    if (only.value === "" && strip === "" || key < start || end !== null && key >= end) return [];
+  }
+  // Behind the empty key, two bytes.
+  return [key, strip, range[0], range[1] ?? "", rest.slice(4)];
+}
+
 type Orders = Pick<PlanAnswer, "targets" | "orders">;
 
 /** Which orders etcd can bring the rows in. Only a single range can be sorted by something else than the key. */
@@ -121,6 +141,7 @@ export function planScan(input: PlanInput): Outcome {
       countable: Number(pattern === null && plan.revisions === undefined),
       keys: keyBound(plan, options),
       ranges,
+      lookup: lookupOf(plan),
     },
   };
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { EtcdFdwError } from "../ipc/errors.ts";
-import type { Comparison, PlanAnswer } from "./protocol.ts";
-import { array, column, compare, key, param, plan, text } from "./testing_input.ts";
+import type { Comparison, PlanAnswer, Qual } from "./protocol.ts";
+import { array, column, compare, hex, key, param, plan, text } from "./testing_input.ts";
 
 const sqlstate = (expected: string, name: string) => (error: unknown) =>
   error instanceof EtcdFdwError && error.sqlstate === expected && error.message.includes(`"${name}"`) &&
@@ -109,4 +109,27 @@ Deno.test("planScan narrows by equality with the leading parts of a key pattern"
   assert.equal(conditions([name, kind])[0].whole, true);
   const answer = plan({ columns, options, quals: [name, kind] });
   assert.deepEqual([answer.exact, answer.used.toSorted(), answer.keys], [[], [0, 1], 1]);
+});
+
+Deno.test("planScan: one key by itself can be asked for without core", () => {
+  const lookup = (qual: Qual, options: Record<string, string> = {}) =>
+    plan({ quals: [qual], options: { prefix: "/a/", ...options } }).lookup;
+  const [start, end] = [hex("/a/"), hex("/a0")];
+  assert.deepEqual(lookup(compare("=", key, text("/a/k"))), [hex("/a/k"), "", start, end, ""]);
+  assert.deepEqual(lookup(compare("=", key, param(0)), { strip_prefix: "true" }), [
+    "",
+    start,
+    start,
+    end,
+    "",
+  ]);
+  // serializable and keys_only follow the key: fields 7 and 8
+  const flags = { consistency: "s", keys_only: "true" };
+  assert.deepEqual(lookup(compare("=", key, param(0)), flags), ["", "", start, end, "38014001"]);
+  assert.deepEqual(lookup(compare("=", key, text("/b"))), []);
+  assert.deepEqual(lookup(compare("=", key, param(1))), []);
+  assert.deepEqual(lookup(compare("=", key, param(0)), { revision: "7" }), []);
+  assert.deepEqual(lookup(compare("^@", key, param(0))), []);
+  const both = [compare("=", key, param(0)), compare("^@", key, text("/a/"))];
+  assert.deepEqual(plan({ quals: both }).lookup, []);
 });
