@@ -160,11 +160,11 @@ begin_lookup(EtcdScan *scan, StringInfo params)
 		int			len;
 		char	   *value;
 
-		/* The only param, in hexadecimal and quotes, or null. */
+		/* The first param, in hexadecimal and quotes, or null. */
 		scan->finished = params->data[0] != '"';
 		if (scan->finished)
 			return;
-		value = etcd_from_hex(pnstrdup(params->data + 1, params->len - 2), &len);
+		value = etcd_from_hex(pnstrdup(params->data + 1, strcspn(params->data + 1, "\"")), &len);
 		appendBinaryStringInfo(&key, lookup[ETCD_LOOKUP_STRIP].data, lookup[ETCD_LOOKUP_STRIP].len);
 		appendBinaryStringInfo(&key, value, len);
 		scan->finished = key.len == 0 ||

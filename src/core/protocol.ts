@@ -98,7 +98,7 @@ export interface PlanAnswer {
   ranges: number;
   /**
    * Where the scan is one key alone, what the backend needs to ask for it without calling core: the key in hexadecimal,
-   * or "" when it is the only param; what stands in front of a param to make it a key; start and end of the table's keys
+   * or "" when it is the first param; what stands in front of a param to make it a key; start and end of the table's keys
    * (end "" for open); and what follows the key in the RangeRequest. Empty for any other scan, and where the plan names
    * a revision.
    */

@@ -25,6 +25,10 @@ test("a prepared statement is right a thousand times, with generic and with cust
       assert.equal(row.value, `v${i % 100}`);
     }
     assert.deepEqual(await db.sql("EXECUTE one (NULL)"), []);
+    await db.sql("PREPARE two (text, text) AS SELECT key FROM p WHERE key = $1 AND value = $2");
+    assert.deepEqual(await db.sql("EXECUTE two ('/p/007', 'v7')"), [{ key: "/p/007" }]);
+    assert.deepEqual(await db.sql("EXECUTE two ('/p/007', NULL)"), []);
+    await db.sql("DEALLOCATE two");
     await db.sql("DEALLOCATE one; RESET plan_cache_mode");
   }
 });
