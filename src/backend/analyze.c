@@ -12,6 +12,7 @@
 
 #include "access/htup_details.h"
 #include "access/sysattr.h"
+#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "foreign/fdwapi.h"
 #include "miscadmin.h"
@@ -66,6 +67,19 @@ plan_whole_table(Relation relation)
 	etcd_dispatch(etcd_dispatch_function(GetForeignTable(table)->serverid), "plan", &input, &answer);
 	etcd_read_plan(plan, table, answer.control);
 	return plan;
+}
+
+/*
+ * The private list of a scan that fills every column.
+ */
+List *
+etcd_whole_row(Oid table)
+{
+	Relation	relation = table_open(table, NoLock);
+	EtcdPath	path = {.plan = plan_whole_table(relation), .order = ""};
+
+	table_close(relation, NoLock);
+	return etcd_scan_private(&path, NIL, -1, -1);
 }
 
 /*

@@ -21,6 +21,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/timestamp.h"
 
 #define MAX_INT64_DIGITS 32
 
@@ -335,6 +336,27 @@ make_json_field(EtcdCells *cells, EtcdColumn *column, Datum *document, bool *isn
 													column->ioparam, column->typmod), false);
 }
 
+/*
+ * The time that is left of a lease; NULL where there is none, or none left.
+ */
+static Datum
+make_ttl(EtcdCells *cells, EtcdColumn *column, int64 lease, bool *isnull)
+{
+	int64		seconds = lease == 0 ? -1 : etcd_lease_seconds(cells, lease);
+
+	*isnull = seconds < 0;
+	if (*isnull)
+		return (Datum) 0;
+	if (column->type == INTERVALOID)
+	{
+		Interval   *interval = palloc0(sizeof(Interval));
+
+		interval->time = seconds * USECS_PER_SEC;
+		return checked(cells, column, IntervalPGetDatum(interval), false);
+	}
+	return make_number(cells, column, seconds);
+}
+
 static void
 cell_context(void *arg)
 {
@@ -364,6 +386,15 @@ make_value(EtcdCells *cells, EtcdColumn *column, Datum *document, bool *isnull)
 		case ETCD_SEGMENT:
 			return etcd_cell_make(cells, column, cells->segments[column->segment].data,
 								  cells->segments[column->segment].len);
+		case ETCD_TTL:
+			return make_ttl(cells, column, kv->numbers[ETCD_LEASE - ETCD_CREATE_REVISION], isnull);
+		case ETCD_CREATE_REVISION:
+		case ETCD_MOD_REVISION:
+			/* What the transaction itself wrote has no revision yet. */
+			*isnull = kv->numbers[column->source - ETCD_CREATE_REVISION] == 0;
+			if (*isnull)
+				return (Datum) 0;
+			/* FALLTHROUGH */
 		default:
 			return make_number(cells, column, kv->numbers[column->source - ETCD_CREATE_REVISION]);
 	}

@@ -169,6 +169,21 @@ compat_pathkey_ascends(const PathKey *pathkey)
 #endif
 }
 
+/* The user whose rights a modification uses; 16 keeps it apart from the range table. */
+static inline Oid
+compat_modify_user(ResultRelInfo *rinfo, EState *estate)
+{
+#if PG_VERSION_NUM >= 160000
+	return ExecGetResultRelCheckAsUser(rinfo, estate);
+#else
+	ResultRelInfo *root = rinfo->ri_RangeTableIndex == 0 && rinfo->ri_RootResultRelInfo != NULL
+		? rinfo->ri_RootResultRelInfo : rinfo;
+	RangeTblEntry *rte = root->ri_RangeTableIndex > 0 ? exec_rt_fetch(root->ri_RangeTableIndex, estate) : NULL;
+
+	return rte != NULL && OidIsValid(rte->checkAsUser) ? rte->checkAsUser : GetUserId();
+#endif
+}
+
 static inline PathKey *
 compat_ascending_pathkey(PlannerInfo *root, EquivalenceClass *ec, Oid opfamily)
 {

@@ -39,6 +39,9 @@
 #define PROXY_GRACE_MS	2000
 #define PROXY_POLL_MS	10
 
+/* Bytes of writes that wait for the socket. */
+#define MAX_UNSENT		(4 * 1024 * 1024)
+
 typedef struct Channel
 {
 	struct
@@ -48,6 +51,7 @@ typedef struct Channel
 	}			key;
 	uint32		number;			/* 0: not open on this connection */
 	bool		stale;			/* the server or the mapping was altered */
+	bool		staged;			/* the proxy holds something of the present transaction */
 	int			patience;		/* ms after which the proxy must have answered */
 } Channel;
 
@@ -253,7 +257,7 @@ connection_flush(void)
 }
 
 static void
-connection_queue(uint8 type, uint8 code, uint32 channel, uint32 id, const char *payload, int len)
+queue_header(uint8 type, uint8 code, uint8 flags, uint32 channel, uint32 id, int len)
 {
 	char		header[FRAME_HEADER] = {0};
 
@@ -261,9 +265,16 @@ connection_queue(uint8 type, uint8 code, uint32 channel, uint32 id, const char *
 	header[FRAME_AT_VERSION] = FRAME_VERSION;
 	header[FRAME_AT_TYPE] = type;
 	header[FRAME_AT_CODE] = code;
+	header[FRAME_AT_FLAGS] = flags;
 	put_uint32(header + FRAME_AT_CHANNEL, channel);
 	put_uint32(header + FRAME_AT_ID, id);
 	appendBinaryStringInfo(&conn.out, header, FRAME_HEADER);
+}
+
+static void
+connection_queue(uint8 type, uint8 code, uint32 channel, uint32 id, const char *payload, int len)
+{
+	queue_header(type, code, 0, channel, id, len);
 	appendBinaryStringInfo(&conn.out, payload, len);
 }
 
@@ -430,30 +441,39 @@ channel_get(Oid userid, Oid serverid)
 	Channel    *channel = hash_search(channels, key, HASH_ENTER, &found);
 
 	if (!found)
+	{
 		channel->number = 0;
-	if (channel->number == 0 || channel->stale)
+		channel->staged = false;
+	}
+	if (channel->number == 0 && channel->staged)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("the connection to the etcd proxy was lost, and the transaction's writes with it"),
+				 errhint("Nothing was written to etcd: repeat the transaction.")));
+	/* What the proxy holds of a transaction stays with its channel. */
+	if (channel->number == 0 || (channel->stale && !channel->staged))
 		channel_open(channel);
 	return channel;
 }
 
-/*
- * Sends a unary call on the channel of this user and server.
- *
- * The request, and later its answer, live in `context`.
- */
-EtcdRequest *
-etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, MemoryContext context)
+static Channel *
+connected_channel(Oid userid, Oid serverid)
 {
-	EtcdRequest *request = MemoryContextAllocZero(context, sizeof(EtcdRequest));
-	Channel    *channel;
-
 	if (conn.sock == PGINVALID_SOCKET)
 		connection_open();
-	channel = channel_get(userid, serverid);
+	return channel_get(userid, serverid);
+}
+
+/*
+ * A request with a new id, whose frame is queued next.
+ */
+static EtcdRequest *
+new_request(Channel *channel, uint8 method, MemoryContext context)
+{
+	EtcdRequest *request = MemoryContextAllocZero(context, sizeof(EtcdRequest));
+
 	if (++conn.last_id == 0)
 		conn.last_id = 1;
-	connection_queue(FRAME_UNARY, method, channel->number, conn.last_id, payload, len);
-
 	request->context = context;
 	request->id = conn.last_id;
 	request->method = method;
@@ -462,6 +482,42 @@ etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, 
 	request->release.arg = request;
 	MemoryContextRegisterResetCallback(context, &request->release);
 	dlist_push_tail(&conn.requests, &request->node);
+	return request;
+}
+
+/*
+ * Sends a unary call on the channel of this user and server.  `command` is the
+ * reading command's id, which sees what the transaction's commands before it
+ * have written; -1 reads etcd as it is.
+ *
+ * The request, and later its answer, live in `context`.
+ */
+EtcdRequest *
+etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, int64 command,
+		  MemoryContext context)
+{
+	Channel    *channel = connected_channel(userid, serverid);
+	bool		recorded = command >= 0 && IsolationIsSerializable() && !XactReadOnly;
+	EtcdRequest *request;
+
+	if (recorded && !channel->staged)
+	{
+		etcd_stage_note(userid, serverid, false);
+		channel->staged = true;
+	}
+	request = new_request(channel, method, context);
+	if (command >= 0 && channel->staged)
+	{
+		char		prefix[4];
+
+		put_uint32(prefix, (uint32) command);
+		queue_header(FRAME_UNARY, method, FRAME_FLAG_STAGED | (recorded ? FRAME_FLAG_RECORDED : 0),
+					 channel->number, request->id, len + sizeof(prefix));
+		appendBinaryStringInfo(&conn.out, prefix, sizeof(prefix));
+		appendBinaryStringInfo(&conn.out, payload, len);
+	}
+	else
+		connection_queue(FRAME_UNARY, method, channel->number, request->id, payload, len);
 	connection_flush();
 	return request;
 }
@@ -470,12 +526,81 @@ etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, 
  * The same for a frame that core wrote.
  */
 EtcdRequest *
-etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, MemoryContext context)
+etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, int64 command, MemoryContext context)
 {
 	if (answer->payload_len < FRAME_HEADER)
 		elog(ERROR, "core wrote a frame of %d bytes", answer->payload_len);
 	return etcd_send(userid, serverid, (uint8) answer->payload[FRAME_AT_CODE],
-					 answer->payload + FRAME_HEADER, answer->payload_len - FRAME_HEADER, context);
+					 answer->payload + FRAME_HEADER, answer->payload_len - FRAME_HEADER, command, context);
+}
+
+/*
+ * Sends a STAGE frame.  With a context, an answer is asked for, which will
+ * live there; without one, the result is NULL.
+ */
+EtcdRequest *
+etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len, MemoryContext context)
+{
+	Channel    *channel = connected_channel(userid, serverid);
+	EtcdRequest *request = context == NULL ? NULL : new_request(channel, code, context);
+
+	channel->staged = true;
+	connection_queue(FRAME_STAGE, code, channel->number, request ? request->id : 0, payload, len);
+	connection_flush();
+	return request;
+}
+
+/*
+ * Tells the proxy about the end of a subtransaction, or that the transaction
+ * is over: from callbacks that must not fail.
+ */
+void
+etcd_stage_end(Oid userid, Oid serverid, uint8 code, uint32 level)
+{
+	Oid			key[] = {serverid, userid};
+	Channel    *channel = hash_search(channels, key, HASH_FIND, NULL);
+	char		payload[4];
+
+	if (channel == NULL || !channel->staged)
+		return;
+	put_uint32(payload, level);
+	if (channel->number != 0)
+	{
+		connection_queue(FRAME_STAGE, code, channel->number, 0, payload, code == STAGE_END ? 0 : sizeof(payload));
+		connection_flush();
+	}
+	if (code == STAGE_END)
+		channel->staged = false;
+}
+
+/*
+ * Waits until not too much is waiting to be written: a transaction must not
+ * hold here what the proxy has not taken yet.
+ */
+void
+etcd_drain(void)
+{
+	while (conn.sock != PGINVALID_SOCKET && conn.out.len - conn.out_sent > MAX_UNSENT)
+	{
+		WaitEvent	event;
+
+		ModifyWaitEvent(conn.events, conn.socket_event, WL_SOCKET_WRITEABLE, NULL);
+		conn.wants_write = true;
+		if (WaitEventSetWait(conn.events, PROXY_GRACE_MS, &event, 1, conn.wait_event) > 0 &&
+			(event.events & WL_LATCH_SET) != 0)
+			ResetLatch(MyLatch);
+		/* Both directions at once: connection_wait() knows only "readable" beside this. */
+		ModifyWaitEvent(conn.events, conn.socket_event, WL_SOCKET_READABLE, NULL);
+		conn.wants_write = false;
+		CHECK_FOR_INTERRUPTS();
+		connection_flush();
+	}
+	if (conn.sock != PGINVALID_SOCKET && conn.out_sent > MAX_UNSENT)
+	{
+		memmove(conn.out.data, conn.out.data + conn.out_sent, conn.out.len - conn.out_sent);
+		conn.out.len -= conn.out_sent;
+		conn.out_sent = 0;
+	}
 }
 
 static void

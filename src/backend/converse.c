@@ -48,7 +48,7 @@ etcd_converse(Oid userid, Oid serverid, const char *op, StringInfo input, EtcdAn
 			answer->payload = memcpy(palloc(step.payload_len + 1), step.payload, step.payload_len);
 			break;
 		}
-		request = etcd_send_frame(userid, serverid, &step, turns[turn]);
+		request = etcd_send_frame(userid, serverid, &step, -1, turns[turn]);
 		etcd_wait(request);
 		if (etcd_reply_is_error(request, &fields))
 			etcd_raise(&fields);

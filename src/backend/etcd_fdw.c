@@ -22,6 +22,7 @@ _PG_init(void)
 	etcd_worker_init();
 	etcd_connection_init();
 	etcd_revision_init();
+	etcd_stage_init();
 	MarkGUCPrefixReserved("etcd_fdw");
 }
 
@@ -34,5 +35,7 @@ etcd_fdw_handler(PG_FUNCTION_ARGS)
 	etcd_scan_callbacks(routine);
 	etcd_analyze_callbacks(routine);
 	etcd_import_callbacks(routine);
+	etcd_modify_callbacks(routine);
+	etcd_direct_callbacks(routine);
 	PG_RETURN_POINTER(routine);
 }

@@ -41,6 +41,9 @@ typedef struct EtcdServerOptions
 	int			request_timeout;
 	int			max_retries;
 	int			retry_backoff;
+	int			max_txn_ops;
+	int			max_staged_mb;
+	bool		require_atomic;
 	char	   *username;		/* NULL: no authentication */
 	char	   *password;
 } EtcdServerOptions;
@@ -49,6 +52,8 @@ extern EtcdServerOptions *etcd_server_options(ForeignServer *server, UserMapping
 extern List *etcd_merged_options(ForeignServer *server);
 extern void etcd_options_json(StringInfo buf, List *options);
 extern bool etcd_uses_remote_estimate(Oid table);
+extern bool etcd_table_flag(Oid table, const char *setting);
+extern bool etcd_writes_at_once(Oid table);
 
 /* ---- open.c ---- */
 
@@ -98,12 +103,32 @@ typedef struct EtcdRequest
 } EtcdRequest;
 
 extern EtcdRequest *etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len,
-							  MemoryContext context);
-extern EtcdRequest *etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, MemoryContext context);
+							  int64 command, MemoryContext context);
+extern EtcdRequest *etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, int64 command,
+									MemoryContext context);
+extern EtcdRequest *etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len,
+							   MemoryContext context);
+extern void etcd_stage_end(Oid userid, Oid serverid, uint8 code, uint32 level);
+extern void etcd_drain(void);
 extern void etcd_wait(EtcdRequest *request);
-extern void etcd_raise(const ErrorData *fields) pg_attribute_noreturn();
+extern void etcd_raise(const ErrorData *fields);
 extern bool etcd_reply_is_error(EtcdRequest *request, ErrorData *fields);
 extern void etcd_connection_init(void);
+
+/* ---- stage.c ---- */
+
+/* What a STAGE frame was answered. */
+typedef struct EtcdStageReply
+{
+	int64		revision;
+	uint32		count;
+	List	   *refused;		/* integer: indexes of entries */
+} EtcdStageReply;
+
+extern void etcd_stage_note(Oid userid, Oid serverid, bool writes);
+extern void etcd_stage_header(StringInfo buf, uint8 flags, CommandId command);
+extern void etcd_stage_reply(EtcdRequest *request, EtcdStageReply *reply);
+extern void etcd_stage_init(void);
 
 /* ---- converse.c ---- */
 
@@ -168,5 +193,7 @@ extern void etcd_plan_callbacks(struct FdwRoutine *routine);
 extern void etcd_scan_callbacks(struct FdwRoutine *routine);
 extern void etcd_analyze_callbacks(struct FdwRoutine *routine);
 extern void etcd_import_callbacks(struct FdwRoutine *routine);
+extern void etcd_modify_callbacks(struct FdwRoutine *routine);
+extern void etcd_direct_callbacks(struct FdwRoutine *routine);
 
 #endif							/* ETCD_FDW_H */

@@ -92,6 +92,9 @@ etcd_open_payload(ForeignServer *server, UserMapping *user, int *patience)
 	appendStringInfo(&json, "],\"connectTimeout\":%d,\"requestTimeout\":%d,\"maxRetries\":%d,\"retryBackoff\":%d",
 					 options->connect_timeout, options->request_timeout,
 					 options->max_retries, options->retry_backoff);
+	appendStringInfo(&json, ",\"maxTxnOps\":%d,\"requireAtomic\":%s,\"maxStagedBytes\":" INT64_FORMAT,
+					 options->max_txn_ops, options->require_atomic ? "true" : "false",
+					 (int64) options->max_staged_mb * 1024 * 1024);
 	if (options->username != NULL)
 	{
 		append_text(&json, "username", options->username);

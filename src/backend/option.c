@@ -61,6 +61,12 @@ static const OptionDef option_defs[] = {
 	{"request_timeout_ms", "request_timeout", WRAPPER | SERVER, KIND_MILLISECONDS, "30000"},
 	{"max_retries", "max_retries", WRAPPER | SERVER, KIND_COUNT, "2"},
 	{"retry_backoff_ms", "retry_backoff_ms", WRAPPER | SERVER, KIND_MILLISECONDS, "200"},
+	{"max_txn_ops", "max_txn_ops", WRAPPER | SERVER, KIND_POSITIVE, "128"},
+	{"atomic", "atomic", WRAPPER | SERVER, KIND_ATOMIC, "split"},
+	{"max_staged_mb", "max_staged_mb", WRAPPER | SERVER, KIND_POSITIVE, "256"},
+	{"write_mode", "write_mode", WRAPPER | SERVER | TABLE, KIND_WRITE_MODE, "transactional"},
+	{"updatable", "updatable", WRAPPER | SERVER | TABLE, KIND_BOOL, "true"},
+	{"upsert", "upsert", TABLE, KIND_BOOL, "false"},
 	{"username", "username", SERVER | USER, KIND_NONEMPTY, NULL},
 	{"user", "username", USER, KIND_NONEMPTY, NULL},
 	{"password", "password", SERVER | USER, KIND_TEXT, NULL},
@@ -160,6 +166,17 @@ get_bool(List *options, const char *setting)
 	if (value == NULL)
 		value = find_option_def(setting)->preset;
 	return value != NULL && parse_bool(value, &flag) && flag;
+}
+
+/*
+ * A setting that is a word, by default what the table of options says.
+ */
+static const char *
+get_text(List *options, const char *setting)
+{
+	const char *value = get_setting(options, setting);
+
+	return value ? value : find_option_def(setting)->preset;
 }
 
 static void
@@ -350,6 +367,10 @@ etcd_server_options(ForeignServer *server, UserMapping *user)
 	result->max_retries = get_number(options, "max_retries");
 	result->retry_backoff = get_number(options, "retry_backoff_ms");
 
+	result->max_txn_ops = get_number(options, "max_txn_ops");
+	result->max_staged_mb = get_number(options, "max_staged_mb");
+	result->require_atomic = strcmp(get_text(options, "atomic"), "require") == 0;
+
 	/* The password goes with the name: one of each would be nobody's. */
 	if (user != NULL && find_setting(user->options, "username") != NULL)
 		login = user->options;
@@ -403,15 +424,42 @@ etcd_options_json(StringInfo buf, List *options)
 }
 
 /*
- * Whether planning may ask etcd how many keys there are; the table's option
- * wins over the server's, and that over the wrapper's.
+ * The options that hold for a setting of a table: its own if it has the
+ * setting, otherwise its server's with the wrapper's.
+ */
+static List *
+options_for(Oid table, const char *setting)
+{
+	ForeignTable *foreign = GetForeignTable(table);
+
+	if (find_setting(foreign->options, setting) != NULL)
+		return foreign->options;
+	return etcd_merged_options(GetForeignServer(foreign->serverid));
+}
+
+/*
+ * A boolean setting of a table.
+ */
+bool
+etcd_table_flag(Oid table, const char *setting)
+{
+	return get_bool(options_for(table, setting), setting);
+}
+
+/*
+ * Whether planning may ask etcd how many keys there are.
  */
 bool
 etcd_uses_remote_estimate(Oid table)
 {
-	ForeignTable *foreign = GetForeignTable(table);
+	return etcd_table_flag(table, "use_remote_estimate");
+}
 
-	if (find_setting(foreign->options, "use_remote_estimate") != NULL)
-		return get_bool(foreign->options, "use_remote_estimate");
-	return get_bool(etcd_merged_options(GetForeignServer(foreign->serverid)), "use_remote_estimate");
+/*
+ * Whether writes do not wait for the transaction's end.
+ */
+bool
+etcd_writes_at_once(Oid table)
+{
+	return strcmp(get_text(options_for(table, "write_mode"), "write_mode"), "immediate") == 0;
 }

@@ -20,7 +20,10 @@ typedef enum OptionKind
 	KIND_REVISION,
 	KIND_CONSISTENCY,
 	KIND_ROWID,
-	KIND_MISMATCH
+	KIND_MISMATCH,
+	KIND_ATOMIC,
+	KIND_WRITE_MODE,
+	KIND_POSITIVE
 } OptionKind;
 
 /* What the endpoints of one list say about TLS. */

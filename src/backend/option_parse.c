@@ -16,6 +16,7 @@
 #define MAX_TIMEOUT_SECONDS 86400
 #define MAX_MILLISECONDS	(MAX_TIMEOUT_SECONDS * 1000)
 #define MAX_RETRIES			1000
+#define MAX_POSITIVE		100000
 
 static void
 invalid_value(const char *name, const char *value, const char *hint)
@@ -72,6 +73,8 @@ option_parse_number(const char *name, OptionKind kind, const char *value)
 			/* A pause may be none; a time limit of none would let nothing happen. */
 			return parse_integer(name, value, strcmp(name, "retry_backoff_ms") == 0 ? 0 : 1,
 								 MAX_MILLISECONDS, "a time in milliseconds");
+		case KIND_POSITIVE:
+			return parse_integer(name, value, 1, MAX_POSITIVE, "a number");
 		default:
 			return parse_integer(name, value, 0, MAX_RETRIES, "a number");
 	}
@@ -216,6 +219,7 @@ option_check_value(const char *name, OptionKind kind, const char *value)
 		case KIND_SECONDS:
 		case KIND_MILLISECONDS:
 		case KIND_COUNT:
+		case KIND_POSITIVE:
 			(void) option_parse_number(name, kind, value);
 			break;
 		case KIND_REVISION:
@@ -228,6 +232,14 @@ option_check_value(const char *name, OptionKind kind, const char *value)
 		case KIND_ROWID:
 			if (strcmp(value, "key") != 0)
 				invalid_value(name, value, "Rows of etcd are identified by their key: give \"key\".");
+			break;
+		case KIND_ATOMIC:
+			if (strcmp(value, "split") != 0 && strcmp(value, "require") != 0)
+				invalid_value(name, value, "Give \"split\" or \"require\".");
+			break;
+		case KIND_WRITE_MODE:
+			if (strcmp(value, "transactional") != 0 && strcmp(value, "immediate") != 0)
+				invalid_value(name, value, "Give \"transactional\" or \"immediate\".");
 			break;
 		case KIND_MISMATCH:
 			if (strcmp(value, "skip") != 0 && strcmp(value, "error") != 0)

@@ -60,6 +60,21 @@ used_attributes(RelOptInfo *rel)
 }
 
 /*
+ * Whether values are needed beside what the query reads: an UPDATE writes what
+ * it does not set as it was, a DELETE may return it.
+ */
+static bool
+needs_values(PlannerInfo *root, RelOptInfo *rel)
+{
+	Query	   *parse = root->parse;
+	bool		is_target = parse->resultRelation == (int) rel->relid ||
+		bms_is_member(rel->relid, root->all_result_relids);
+
+	return is_target && (parse->commandType == CMD_UPDATE ||
+						 (parse->commandType == CMD_DELETE && parse->returningList != NIL));
+}
+
+/*
  * Asks core for the plan under these conditions, RestrictInfos of `rel`.
  */
 EtcdPlan *
@@ -73,6 +88,8 @@ etcd_plan_scan(PlannerInfo *root, RelOptInfo *rel, Oid table, List *clauses, Rel
 	initStringInfo(&input);
 	etcd_describe_table(&input, relation, used_attributes(rel));
 	table_close(relation, NoLock);
+	if (needs_values(root, rel))
+		appendStringInfoString(&input, ",\"values\":true");
 	appendStringInfoString(&input, ",\"quals\":");
 	etcd_describe_quals(&input, root, rel, table, clauses, outer, &plan->params);
 	appendStringInfoChar(&input, '}');
@@ -191,7 +208,7 @@ etcd_is_column(Expr *expr, RelOptInfo *rel, int attnum)
 
 /*
  * The order of etcd's that the path key asks for, as core names it; NULL when
- * there is none.  No column that etcd can sort by is ever NULL.
+ * there is none.
  */
 char *
 etcd_order_of(PathKey *pathkey, RelOptInfo *rel, EtcdPlan *plan, bool *paged)
@@ -214,7 +231,8 @@ etcd_order_of(PathKey *pathkey, RelOptInfo *rel, EtcdPlan *plan, bool *paged)
 
 		*paged = list_nth_int(plan->orders, 3 * index + 2) != 0;
 		index++;
-		if (!same)
+		/* The transaction's own rows have no revision yet, and sort as NULLs. */
+		if (!same || (!bytes && pathkey->pk_nulls_first == compat_pathkey_ascends(pathkey)))
 			continue;
 		foreach(lc, ec->ec_members)
 		{

@@ -30,6 +30,7 @@ typedef struct EtcdPlan
 	bool		countable;
 	int			keys;			/* that can come at most; -1: unknown */
 	int			ranges;
+	bool		pattern;		/* not every key in the ranges is a row */
 	List	   *lookup;			/* of char *, as core gave them */
 	List	   *params;
 	double		tuples;			/* in the table */
@@ -95,6 +96,7 @@ etcd_path_of(List *fdw_private)
 extern void etcd_describe_table(StringInfo buf, Relation relation, Bitmapset *used);
 
 /* ---- analyze.c ---- */
+extern List *etcd_whole_row(Oid table);
 extern double etcd_remote_count(EtcdPlan *plan, Oid userid);
 
 /* ---- plan.c ---- */

@@ -12,6 +12,7 @@
 #include "compat.h"
 #include "etcd_fdw.h"
 #include "frame.h"
+#include "modify.h"
 #include "plan.h"
 #include "scan.h"
 
@@ -20,6 +21,7 @@
 #include "utils/json.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapshot.h"
 
 static EtcdBytes *
 read_lookup(List *parts)
@@ -63,6 +65,8 @@ etcd_scan_create(List *fdw_private, Oid userid, TupleDesc desc, EState *estate)
 	scan->aggregates = list_nth(fdw_private, ETCD_SCAN_AGGREGATES);
 	scan->lookup = read_lookup(list_nth(fdw_private, ETCD_SCAN_LOOKUP));
 	scan->cells = etcd_cells_create(table, fdw_private, desc);
+	scan->cells->userid = userid;
+	scan->cells->serverid = scan->serverid;
 	scan->pages[0] = AllocSetContextCreate(context, "etcd_fdw page", ALLOCSET_SMALL_SIZES);
 	scan->pages[1] = AllocSetContextCreate(context, "etcd_fdw page", ALLOCSET_SMALL_SIZES);
 	scan->work = AllocSetContextCreate(context, "etcd_fdw dispatch", ALLOCSET_SMALL_SIZES);
@@ -75,6 +79,15 @@ void
 etcd_scan_end(EtcdScan *scan)
 {
 	MemoryContextDelete(scan->context);
+}
+
+/*
+ * Which of the transaction's own writes the scan sees; -1 for none.
+ */
+static int64
+command_of(EtcdScan *scan)
+{
+	return scan->estate == NULL || scan->estate->es_snapshot == NULL ? -1 : (int64) scan->estate->es_snapshot->curcid;
 }
 
 /*
@@ -106,7 +119,7 @@ follow_answer(EtcdScan *scan, EtcdAnswer *answer)
 	scan->last = etcd_json_is(answer->control, "then", "done");
 	scan->latest = etcd_json_number(answer->control, "latest") != 0;
 	MemoryContextReset(into);
-	scan->request = etcd_send_frame(scan->userid, scan->serverid, answer, into);
+	scan->request = etcd_send_frame(scan->userid, scan->serverid, answer, command_of(scan), into);
 	scan->counters.requests++;
 }
 
@@ -187,7 +200,8 @@ begin_lookup(EtcdScan *scan, StringInfo params)
 	scan->last = true;
 	scan->latest = revision == 0;
 	MemoryContextReset(into);
-	scan->request = etcd_send(scan->userid, scan->serverid, METHOD_RANGE, frame.data, frame.len, into);
+	scan->request = etcd_send(scan->userid, scan->serverid, METHOD_RANGE, frame.data, frame.len,
+							  command_of(scan), into);
 	scan->counters.requests++;
 }
 
@@ -460,6 +474,7 @@ typedef struct EtcdScanState
 	int			limit;			/* indexes into params, or -1 */
 	int			offset;
 	bool		started;
+	EtcdRows   *rows;			/* that the statement is to change; NULL for a mere scan */
 } EtcdScanState;
 
 static void
@@ -476,6 +491,9 @@ etcdBeginForeignScan(ForeignScanState *node, int eflags)
 	node->fdw_state = state;
 	state->scan = etcd_scan_create(plan->fdw_private, compat_scan_user(plan, estate),
 								   node->ss.ss_ScanTupleSlot->tts_tupleDescriptor, estate);
+	if (plan->scan.scanrelid > 0 && estate->es_plannedstmt->commandType != CMD_INSERT &&
+		list_member_int(estate->es_plannedstmt->resultRelations, plan->scan.scanrelid))
+		state->rows = etcd_rows_create(estate, RelationGetRelid(node->ss.ss_currentRelation));
 	state->params = ExecInitExprList(plan->fdw_exprs, &node->ss.ps);
 	state->param_types = list_nth(plan->fdw_private, ETCD_SCAN_PARAM_TYPES);
 	state->limit = list_nth_int(numbers, ETCD_SCAN_LIMIT);
@@ -520,28 +538,38 @@ row_count(ForeignScanState *node, EtcdScanState *state, int index, int64 otherwi
 	return count;
 }
 
+/*
+ * The values of params as core takes them, with commas between.
+ */
+void
+etcd_eval_params(List *params, List *types, ExprContext *econtext, StringInfo buf)
+{
+	int			index = 0;
+	ListCell   *type;
+
+	initStringInfo(buf);
+	foreach(type, types)
+	{
+		bool		isnull;
+		Datum		datum = ExecEvalExpr((ExprState *) list_nth(params, index), econtext, &isnull);
+
+		if (index++ > 0)
+			appendStringInfoChar(buf, ',');
+		if (isnull)
+			appendStringInfoString(buf, "null");
+		else
+			etcd_append_param(buf, datum, lfirst_oid(type));
+	}
+}
+
 static void
 start_node(ForeignScanState *node, EtcdScanState *state)
 {
 	ExprContext *econtext = node->ss.ps.ps_ExprContext;
 	MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
 	StringInfoData params;
-	int			index = 0;
-	ListCell   *type;
 
-	initStringInfo(&params);
-	foreach(type, state->param_types)
-	{
-		bool		isnull;
-		Datum		datum = ExecEvalExpr((ExprState *) list_nth(state->params, index), econtext, &isnull);
-
-		if (index++ > 0)
-			appendStringInfoChar(&params, ',');
-		if (isnull)
-			appendStringInfoString(&params, "null");
-		else
-			etcd_append_param(&params, datum, lfirst_oid(type));
-	}
+	etcd_eval_params(state->params, state->param_types, econtext, &params);
 	etcd_scan_start(state->scan, &params, row_count(node, state, state->limit, -1),
 					row_count(node, state, state->offset, 0));
 	MemoryContextSwitchTo(old);
@@ -569,6 +597,8 @@ etcdIterateForeignScan(ForeignScanState *node)
 		memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
 		etcd_cells_fill(state->scan->cells, &kv, slot->tts_values, slot->tts_isnull);
 		ExecStoreVirtualTuple(slot);
+		if (state->rows != NULL)
+			etcd_rows_add(state->rows, &kv, &slot->tts_tid);
 	}
 	return slot;
 }

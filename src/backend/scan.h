@@ -21,7 +21,8 @@ typedef enum EtcdSource
 	ETCD_VERSION,
 	ETCD_LEASE,
 	ETCD_JSON,
-	ETCD_SEGMENT
+	ETCD_SEGMENT,
+	ETCD_TTL
 } EtcdSource;
 
 /* How bytes become a value of the column's type. */
@@ -70,8 +71,21 @@ typedef struct EtcdCells
 	bool		strict;
 	EtcdBytes  *segments;		/* of the present key */
 	const EtcdKeyValue *kv;		/* the present key, for errors */
+	Oid			userid;			/* who asks for leases' times; InvalidOid: nobody */
+	Oid			serverid;
+	List	   *leases;			/* of EtcdLease *, that were asked for */
 	EtcdColumn *current;
 } EtcdCells;
+
+/* What is left of a lease. */
+typedef struct EtcdLease
+{
+	int64		id;
+	int64		seconds;		/* -1: it has ended */
+} EtcdLease;
+
+/* ---- lease.c ---- */
+extern int64 etcd_lease_seconds(EtcdCells *cells, int64 lease);
 
 /* ---- cell.c ---- */
 extern EtcdCells *etcd_cells_create(Oid table, List *fdw_private, TupleDesc desc);
@@ -124,6 +138,7 @@ extern void etcd_scan_start(EtcdScan *scan, StringInfo params, int64 limit, int6
 extern bool etcd_scan_aggregates(EtcdScan *scan, Datum *values, bool *isnull);
 extern bool etcd_scan_next(EtcdScan *scan, EtcdKeyValue *kv);
 extern void etcd_scan_end(EtcdScan *scan);
+extern void etcd_eval_params(List *params, List *types, ExprContext *econtext, StringInfo buf);
 extern EtcdScan *etcd_node_scan(ForeignScanState *node);
 
 #endif							/* ETCD_FDW_SCAN_H */

@@ -3,7 +3,7 @@
 
 import { EtcdFdwError } from "../ipc/errors.ts";
 import type { KeyPattern } from "./pattern.ts";
-import { type ColumnInput, type Field, FIELDS, SOURCE_JSON, SOURCE_SEGMENT } from "./protocol.ts";
+import { type ColumnInput, type Field, FIELDS, SOURCE_JSON, SOURCE_SEGMENT, SOURCE_TTL } from "./protocol.ts";
 
 export interface Column extends ColumnInput {
   /** Of the etcd key; absent when the column shows something else. */
@@ -12,6 +12,8 @@ export interface Column extends ColumnInput {
   path?: string[];
   /** Which placeholder of the key pattern. */
   segment?: number;
+  /** What is left of the lease, in seconds. */
+  ttl?: true;
 }
 
 /** Types whose values are the bytes that etcd holds, so that what equals in SQL equals in etcd. */
@@ -54,11 +56,12 @@ export function readColumn(table: string, column: ColumnInput, pattern: KeyPatte
   if (segment >= 0) return { ...column, segment };
   const field = FIELDS.find((field) => field === name);
   if (field !== undefined) return { ...column, field };
+  if (name === "ttl") return { ...column, ttl: true };
   throw new EtcdFdwError(
     "HV007",
     `column "${name}" of foreign table "${table}" is not a field of an etcd key`,
     {
-      hint: `Columns are matched by name; the fields are ${FIELDS.join(", ")}. ` +
+      hint: `Columns are matched by name; the fields are ${FIELDS.join(", ")} and ttl. ` +
         "A column of another name needs its option json, or a placeholder in the table's key_pattern.",
     },
   );
@@ -70,7 +73,7 @@ export function needsValue(column: Column): boolean {
 }
 
 /** A literal of PostgreSQL's text[]. */
-function arrayLiteral(steps: string[]): string {
+export function arrayLiteral(steps: string[]): string {
   return `{${steps.map((step) => `"${step.replace(/["\\]/g, "\\$&")}"`).join(",")}}`;
 }
 
@@ -88,6 +91,7 @@ export function columnMap(
       map.push([column.attnum, SOURCE_JSON, paths.length]);
       paths.push(arrayLiteral(column.path));
     } else if (column.segment !== undefined) map.push([column.attnum, SOURCE_SEGMENT, column.segment]);
+    else if (column.ttl) map.push([column.attnum, SOURCE_TTL, 0]);
     else map.push([column.attnum, FIELDS.indexOf(column.field!), 0]);
   }
   return { columns: map, paths };

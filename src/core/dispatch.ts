@@ -5,9 +5,10 @@ import { PROTOCOL_VERSION } from "../ipc/frame.ts";
 import { readAggregates } from "./aggregates.ts";
 import { explainScan } from "./explain.ts";
 import { beginImport, importPage } from "./import.ts";
+import { planModify } from "./modify.ts";
 import { planScan } from "./plan.ts";
 import type { Answer, ErrorAnswer, Outcome } from "./protocol.ts";
-import { beginScan, nextPage, pageFailed } from "./scan.ts";
+import { beginScan, nextPage, pageFailed, removeRanges } from "./scan.ts";
 
 // The input of each operation is JSON that only the backend writes; protocol.ts states its shape.
 // deno-lint-ignore no-explicit-any -- the one place where parsed JSON gets its type
@@ -20,6 +21,8 @@ const OPERATIONS: Record<string, Operation> = {
   failed: pageFailed,
   aggregate: readAggregates,
   explain: explainScan,
+  modify: planModify,
+  remove: removeRanges,
   import: beginImport,
   importPage,
   about: () => ({ answer: { do: "about", protocol: PROTOCOL_VERSION } }),

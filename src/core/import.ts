@@ -137,5 +137,5 @@ function createTable(name: string, { server, directory, strip, value }: ImportSt
 
 function finish(state: ImportState): Outcome {
   const statements = state.found.map((name) => createTable(name, state));
-  return { answer: { do: "import", statements, skipped: state.skipped } };
+  return { answer: { do: "imported", statements, skipped: state.skipped } };
 }

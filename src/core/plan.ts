@@ -2,6 +2,7 @@
 // PostgreSQL (perhaps for long, in a prepared statement) as text, and read again when the scan starts.
 
 import { fromHex, toHex } from "../ipc/bytes.ts";
+import { EtcdFdwError } from "../ipc/errors.ts";
 import { encodeRangeRequest, type SortTarget } from "../ipc/etcd_messages.ts";
 import { isSingleKey, type KeyRange } from "../ipc/keyrange.ts";
 import { type Column, columnMap, needsValue, readColumn, showsBytes } from "./columns.ts";
@@ -65,7 +66,12 @@ function build(input: PlanInput, options: TableOptions, columns: Column[]): Buil
   if (options.range !== null) {
     plan.range = [toHex(options.range.start), options.range.end === null ? null : toHex(options.range.end)];
   }
-  if (options.keysOnly || !columns.some(needsValue)) plan.keysOnly = true;
+  if (input.values && options.keysOnly) {
+    throw new EtcdFdwError("55000", `cannot update foreign table "${input.table}" that fetches keys only`, {
+      hint: "Drop its option keys_only.",
+    });
+  }
+  if (options.keysOnly || !input.values && !columns.some(needsValue)) plan.keysOnly = true;
   if (options.serializable) plan.serializable = true;
   return { plan, exact, used };
 }

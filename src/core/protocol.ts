@@ -51,6 +51,8 @@ export interface PlanInput {
   columns: ColumnInput[];
   /** One for each condition of the scan. */
   quals: Qual[];
+  /** Values are needed whether a column shows them or not: an UPDATE keeps them. */
+  values?: boolean;
 }
 
 /** Fields of an etcd KeyValue, in the order in which page.c numbers them. */
@@ -60,6 +62,8 @@ export type Field = typeof FIELDS[number];
 /** Further sources of a column, numbered after FIELDS: a field of the value read as JSON, and a part of the key. */
 export const SOURCE_JSON = FIELDS.length;
 export const SOURCE_SEGMENT = FIELDS.length + 1;
+/** What is left of the lease. */
+export const SOURCE_TTL = FIELDS.length + 2;
 
 export interface PlanAnswer {
   do: "plan";
@@ -200,6 +204,42 @@ export interface ReplyInput {
   state: string;
 }
 
+/** INSERT, UPDATE or DELETE on a table: what its columns are for. `used` marks those that the statement sets. */
+export interface ModifyInput extends Omit<PlanInput, "quals"> {
+  operation: "insert" | "update" | "delete";
+}
+
+/** How the backend makes keys and values of rows. Attnums are 0 for what the table has no column for. */
+export interface ModifyAnswer {
+  do: "modify";
+  key: number;
+  value: number;
+  lease: number;
+  ttl: number;
+  create_revision: number;
+  mod_revision: number;
+  version: number;
+  /** Attnums of the key pattern's placeholders, in their order, and the pattern's literals as in PlanAnswer. */
+  segments: number[];
+  literals: string[];
+  rest: number;
+  /** Attnum and path's index of each column that is a field of a JSON value, and the paths as in PlanAnswer. */
+  fields: [number, number][];
+  paths: string[];
+  /** In front of the key column's bytes, in hexadecimal. */
+  strip: string;
+  /** The table's keys, in hexadecimal: a start, and an end or "" for open. */
+  start: string;
+  end: string;
+}
+
+/** DELETE of all that a plan finds: answered by "remove" with a Txn of these reads. */
+export interface RemoveAnswer {
+  do: "remove";
+  /** 0: no key can match, and the Txn is empty. */
+  ranges: number;
+}
+
 /** IMPORT FOREIGN SCHEMA. */
 export interface ImportInput {
   /** The remote schema. */
@@ -211,7 +251,7 @@ export interface ImportInput {
 }
 
 export interface ImportAnswer {
-  do: "import";
+  do: "imported";
   /** CREATE FOREIGN TABLE, one for each directory. */
   statements: string[];
   /** Directories whose names are not text, as a person reads them. */
@@ -238,6 +278,8 @@ export type Answer =
   | RowAnswer
   | ExplainAnswer
   | CallAnswer
+  | ModifyAnswer
+  | RemoveAnswer
   | ImportAnswer
   | AboutAnswer
   | ErrorAnswer;

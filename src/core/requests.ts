@@ -33,7 +33,7 @@ export interface Common {
   order?: Order;
 }
 
-function rangeRequest(range: HexRange, common: Common, limit: number): RangeRequest {
+export function rangeRequest(range: HexRange, common: Common, limit: number): RangeRequest {
   const { revision, keysOnly, serializable, filters, order } = common;
   return { ...toEtcd(fromHexRange(range)), limit, revision, serializable, keysOnly, order, ...filters };
 }

@@ -71,9 +71,11 @@ export function revisionFilters(
   const { mod_revision: mod, create_revision: create } = bounds;
   if (mod.min > mod.max || create.min > create.max) return null;
   const filters: RevisionFilters = {};
-  if (mod.min > 1n) filters.minModRevision = String(mod.min);
+  // A row that the transaction itself wrote has no revision yet: what compares with one must not find it.
+  const compared = (column: string) => conditions.some((condition) => condition.column === column);
+  if (compared("mod_revision")) filters.minModRevision = String(mod.min);
   if (mod.max < LARGEST) filters.maxModRevision = String(mod.max);
-  if (create.min > 1n) filters.minCreateRevision = String(create.min);
+  if (compared("create_revision")) filters.minCreateRevision = String(create.min);
   if (create.max < LARGEST) filters.maxCreateRevision = String(create.max);
   return filters;
 }

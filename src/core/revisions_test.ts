@@ -39,8 +39,10 @@ Deno.test("revisionFilters are inclusive bounds", () => {
   assert.deepEqual(filters([">", "5"]), { minModRevision: "6" });
   assert.deepEqual(filters([">=", "5"], ["<", "9"]), { minModRevision: "5", maxModRevision: "8" });
   assert.deepEqual(filters(["=", "7"]), { minModRevision: "7", maxModRevision: "7" });
-  assert.deepEqual(filters([">", "0"]), {});
-  assert.deepEqual(filters([">", "-5"]), {});
+  // Every key of etcd fulfils these, a row without a revision yet does not.
+  assert.deepEqual(filters([">", "0"]), { minModRevision: "1" });
+  assert.deepEqual(filters([">", "-5"]), { minModRevision: "1" });
+  assert.deepEqual(filters(["<", "9"]), { minModRevision: "1", maxModRevision: "8" });
 });
 
 Deno.test("revisionFilters knows what no revision fulfils", () => {
@@ -49,7 +51,7 @@ Deno.test("revisionFilters knows what no revision fulfils", () => {
   assert.equal(filters(["=", "-1"]), null);
   assert.equal(filters([">", "5"], ["<", "6"]), null);
   assert.equal(filters([">", "9223372036854775807"]), null);
-  assert.deepEqual(filters(["<=", "9223372036854775807"]), {});
+  assert.deepEqual(filters(["<=", "9223372036854775807"]), { minModRevision: "1" });
   assert.equal(revisionFilters([{ column: "mod_revision", op: "=", value: 0 }], [null]), null);
 });
 
@@ -58,5 +60,9 @@ Deno.test("revisionFilters keeps the columns apart", () => {
     { column: "mod_revision", op: ">", value: "35" },
     { column: "create_revision", op: "<=", value: "35" },
   ];
-  assert.deepEqual(revisionFilters(conditions, []), { minModRevision: "6", maxCreateRevision: "5" });
+  assert.deepEqual(revisionFilters(conditions, []), {
+    minModRevision: "6",
+    minCreateRevision: "1",
+    maxCreateRevision: "5",
+  });
 });

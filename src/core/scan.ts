@@ -3,13 +3,21 @@
 
 import { compareBytes, fromHex, toHex } from "../ipc/bytes.ts";
 import { EtcdFdwError } from "../ipc/errors.ts";
-import type { Order, RevisionFilters, SortTarget } from "../ipc/etcd_messages.ts";
+import { encodeReadTxn, type Order, type RevisionFilters, type SortTarget } from "../ipc/etcd_messages.ts";
 import { type KeyRange, successor } from "../ipc/keyrange.ts";
 import { FIRST_PAGE_KEYS, MAX_TXN_OPS, PAGE_BYTES, PAGE_GROWTH } from "../ipc/limits.ts";
 import { beginAggregates } from "./aggregates.ts";
 import { applyConditions } from "./conditions.ts";
 import { decodeRange, type ScanPlan } from "./plan.ts";
-import { type Common, type HexRange, isSingle, keysFrame, rangeFrame, toHexRange } from "./requests.ts";
+import {
+  type Common,
+  type HexRange,
+  isSingle,
+  keysFrame,
+  rangeFrame,
+  rangeRequest,
+  toHexRange,
+} from "./requests.ts";
 import { revisionFilters } from "./revisions.ts";
 import type { BeginInput, FailedInput, Outcome, PageInput } from "./protocol.ts";
 
@@ -80,6 +88,18 @@ export function beginScan(input: BeginInput): Outcome {
   // Sorted by anything else, a page says nothing about where the next one would begin: one reply has to do.
   const page = order !== undefined && order.target !== "key" ? Infinity : FIRST_PAGE_KEYS;
   return ask({ ...common, todo, page: Math.min(page, Number.MAX_SAFE_INTEGER), wanted });
+}
+
+/** Operation "remove": the reads that find what a DELETE is to delete. The plan must be exact. */
+export function removeRanges(input: BeginInput): Outcome {
+  const resolved = resolve(input);
+  const requests = (resolved?.ranges ?? []).map((range) =>
+    rangeRequest(toHexRange(range), resolved!.common, 0)
+  );
+  return {
+    answer: { do: "remove", ranges: requests.length },
+    payload: encodeReadTxn(requests),
+  };
 }
 
 /** What a page that ended with this key leaves of its range. */

@@ -29,7 +29,7 @@ export interface RangeRequest extends RevisionFilters {
 }
 
 /** RangeRequest.SortTarget by the names of the fields. */
-const SORT_TARGETS = ["key", "version", "create_revision", "mod_revision", "value"] as const;
+export const SORT_TARGETS = ["key", "version", "create_revision", "mod_revision", "value"] as const;
 export type SortTarget = typeof SORT_TARGETS[number];
 
 /** How etcd sorts a reply. Ascending keys are the order in which it finds them, which costs it nothing. */
@@ -40,7 +40,7 @@ export interface Order {
 
 /** RangeRequest.SortOrder */
 const ASCEND = 1;
-const DESCEND = 2;
+export const ORDER_DESCEND = 2;
 
 /** The wire form of a RangeRequest. */
 export function encodeRangeRequest(request: RangeRequest): Uint8Array {
@@ -53,7 +53,7 @@ export function encodeRangeRequest(request: RangeRequest): Uint8Array {
     writer.uint32(4 << 3).int64(request.revision);
   }
   if (request.order !== undefined && (request.order.descending || request.order.target !== "key")) {
-    writer.uint32(5 << 3).int32(request.order.descending ? DESCEND : ASCEND);
+    writer.uint32(5 << 3).int32(request.order.descending ? ORDER_DESCEND : ASCEND);
     writer.uint32(6 << 3).int32(SORT_TARGETS.indexOf(request.order.target));
   }
   if (request.serializable) writer.uint32(7 << 3).bool(true);

@@ -4,8 +4,8 @@
 //        0     4  length   of the payload that follows the header, in bytes
 //        4     1  version  of this protocol, PROTOCOL_VERSION
 //        5     1  type     one of FrameType
-//        6     1  code     UNARY: one of Method; otherwise 0
-//        7     1  flags    0
+//        6     1  code     UNARY: one of Method; STAGE: one of StageCode; otherwise 0
+//        7     1  flags    UNARY: see ReadFlag; otherwise 0
 //        8     4  channel  a number that the backend chose in OPEN
 //       12     4  id       of the request; its answer carries the same
 //
@@ -13,7 +13,7 @@
 // fails fails the channel's requests), UNARY (payload: the protobuf request, answered by REPLY or ERROR), CANCEL
 // (the id of a request; the proxy sends nothing for it any more, but an answer that was on its way may still come
 // and is dropped by the receiver), CLOSE (no more requests come on the channel; those under way are still
-// answered). Proxy to backend: REPLY (payload: etcd's protobuf answer, untouched), ERROR (see errors.ts).
+// answered), STAGE (a transaction's writes, see stage.ts). Proxy to backend: REPLY (payload: etcd's protobuf answer, untouched), ERROR (see errors.ts).
 //
 // An id is not 0, and not that of another request of the connection that has no answer yet. ERROR with id 0
 // belongs to no request: the backend broke this protocol, and the proxy closes the connection behind it.
@@ -32,6 +32,7 @@ export const FrameType = {
   UNARY: 2,
   CANCEL: 3,
   CLOSE: 4,
+  STAGE: 5,
   REPLY: 16,
   ERROR: 17,
 } as const;
@@ -45,11 +46,24 @@ export const Method = {
   COMPACT: 5,
   /** A Txn that only reads: it may be asked again when its answer is lost. */
   READ_TXN: 6,
+  LEASE_GRANT: 7,
+  LEASE_REVOKE: 8,
+  LEASE_TTL: 9,
+} as const;
+
+/** Of UNARY. */
+export const ReadFlag = {
+  /** The payload begins with the u32 of a command, whose transaction's own writes are laid over the answer. */
+  STAGED: 1,
+  /** What is read must still hold when the transaction commits. */
+  RECORDED: 2,
 } as const;
 
 export interface Frame {
   type: number;
   code: number;
+  /** 0 when absent. */
+  flags?: number;
   channel: number;
   id: number;
   payload: Uint8Array;
@@ -65,6 +79,12 @@ export interface OpenPayload {
   maxRetries: number;
   /** Pause before the first of these, which grows by as much with each. */
   retryBackoff: number;
+  /** Operations that etcd takes in one Txn. */
+  maxTxnOps: number;
+  /** Whether a transaction that needs more is refused. */
+  requireAtomic: boolean;
+  /** What a transaction may hold in the proxy. */
+  maxStagedBytes: number;
   username?: string;
   password?: string;
   /** Absent: no TLS. */
@@ -105,7 +125,7 @@ export function writeHeader(out: Uint8Array, frame: Omit<Frame, "payload">, leng
   view.setUint8(4, PROTOCOL_VERSION);
   view.setUint8(5, frame.type);
   view.setUint8(6, frame.code);
-  view.setUint8(7, 0);
+  view.setUint8(7, frame.flags ?? 0);
   view.setUint32(8, frame.channel);
   view.setUint32(12, frame.id);
 }
@@ -141,6 +161,7 @@ export class FrameDecoder {
       yield {
         type: fields.getUint8(5),
         code: fields.getUint8(6),
+        flags: fields.getUint8(7),
         channel: fields.getUint32(8),
         id: fields.getUint32(12),
         payload: whole.subarray(HEADER_BYTES),

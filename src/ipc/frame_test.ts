@@ -41,6 +41,7 @@ Deno.test("FrameDecoder: gives the same frames whatever the sizes of the chunks"
     assert.deepEqual(
       frames.map((frame) => ({ ...frame, payload: [...frame.payload] })),
       FRAMES.map((frame) => ({
+        flags: 0,
         ...frame,
         payload: [...frame.payload],
       })),

@@ -78,7 +78,15 @@ Deno.test("proxy", async (t) => {
     await t.step("serves sessions with the narrow permissions, and ends with its stdin", async () => {
       const proxy = await startProxy(directory, script);
       const client = await TestClient.connect(`${directory}/${SOCKET}`);
-      const options = { connectTimeout: 2_000, requestTimeout: 2_000, maxRetries: 0, retryBackoff: 0 };
+      const options = {
+        connectTimeout: 2_000,
+        requestTimeout: 2_000,
+        maxRetries: 0,
+        retryBackoff: 0,
+        maxTxnOps: 128,
+        requireAtomic: false,
+        maxStagedBytes: 1024 * 1024,
+      };
       client.open({ ...options, endpoints: [etcd.endpoint.replace("127.0.0.1", "localhost")] });
       client.open({ ...options, endpoints: [`127.0.0.1:${freePort()}`] }, 2);
       client.send({ type: FrameType.UNARY, code: Method.PUT, id: 1, payload: put("/a", "1") });

@@ -16,12 +16,17 @@ import {
   FrameType,
   HEADER_BYTES,
   type OpenPayload,
+  ReadFlag,
   writeHeader,
 } from "../ipc/frame.ts";
+import { decodeLevel, encodeStageReply, StageCode } from "../ipc/stage.ts";
+import { type Call, Transaction, type TransactionOptions } from "./staging/transaction.ts";
 import { MAX_FRAME_BYTES } from "../ipc/limits.ts";
 
 /** A cluster as a channel uses it. */
 export interface ClusterHandle {
+  /** How its transactions are written. */
+  readonly staging: TransactionOptions;
   /** etcd's answer. Rejects with EtcdFdwError, promptly when the signal is aborted. */
   call(method: number, payload: Uint8Array, signal: AbortSignal): Promise<Uint8Array>;
   close(): void;
@@ -55,6 +60,8 @@ interface Channel {
   /** Requests that are not answered yet. */
   requests: number;
   closed: boolean;
+  /** What the backend's transaction has written, or has to hold for what it has read. */
+  transaction?: Transaction;
 }
 
 interface Request {
@@ -102,6 +109,8 @@ export class Session {
         return this.#openChannel(frame);
       case FrameType.UNARY:
         return this.#accept(frame);
+      case FrameType.STAGE:
+        return frame.id === 0 ? this.#stage(frame) : this.#accept(frame);
       case FrameType.CANCEL:
         return this.#cancel(frame.id);
       case FrameType.CLOSE:
@@ -161,13 +170,74 @@ export class Session {
   }
 
   #start(request: Request): void {
-    const { frame, channel: { handle, error }, controller } = request;
     this.#running++;
-    const reply = handle ? handle.call(frame.code, frame.payload, controller.signal) : Promise.reject(error);
+    const reply = this.#run(request);
     reply.then(
       (reply) => this.#finish(request, FrameType.REPLY, reply),
       (thrown) => this.#finish(request, FrameType.ERROR, encodeError(this.#reportable(thrown))),
     );
+  }
+
+  #run({ frame, channel, controller }: Request): Promise<Uint8Array> {
+    const { handle } = channel;
+    if (handle === undefined) return Promise.reject(channel.error);
+    const staged = frame.type === FrameType.STAGE || ((frame.flags ?? 0) & ReadFlag.STAGED) !== 0;
+    if (!staged) return handle.call(frame.code, frame.payload, controller.signal);
+    const call: Call = (method, payload) => handle.call(method, payload, controller.signal);
+    const transaction = channel.transaction ??= new Transaction(handle.staging);
+    return frame.type === FrameType.STAGE
+      ? this.#answerStage(frame, channel, transaction, call)
+      : this.#readStaged(frame, transaction, call);
+  }
+
+  async #readStaged(frame: Frame, transaction: Transaction, call: Call): Promise<Uint8Array> {
+    const { payload } = frame;
+    if (payload.length < 4) throw new EtcdFdwError("08P01", "malformed read frame");
+    const command = new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0);
+    const recorded = (frame.flags! & ReadFlag.RECORDED) !== 0;
+    return await transaction.read(frame.code, payload.subarray(4), command, recorded, call);
+  }
+
+  async #answerStage(
+    frame: Frame,
+    channel: Channel,
+    transaction: Transaction,
+    call: Call,
+  ): Promise<Uint8Array> {
+    switch (frame.code) {
+      case StageCode.WRITE:
+        return encodeStageReply(await transaction.write(frame.payload, call));
+      case StageCode.DELETE_RANGE:
+        return encodeStageReply(await transaction.deleteRange(frame.payload, call));
+      case StageCode.GRANT:
+        return encodeStageReply(await transaction.grant(frame.payload, call));
+      case StageCode.COMMIT: {
+        const reply = await transaction.commit(call);
+        // The backend ends a transaction whose commit has failed.
+        if (channel.transaction === transaction) channel.transaction = undefined;
+        return encodeStageReply(reply);
+      }
+      default:
+        throw new EtcdFdwError("08P01", `unexpected stage code ${frame.code}`);
+    }
+  }
+
+  /** What nobody waits for is done at once, so that whatever comes next finds it done. */
+  #stage({ code, channel: number, payload }: Frame): void {
+    const channel = this.#channels.get(number);
+    if (channel?.handle === undefined) return;
+    if (code === StageCode.END) return this.#endTransaction(channel);
+    const transaction = channel.transaction ??= new Transaction(channel.handle.staging);
+    if (code === StageCode.WRITE) transaction.stage(payload);
+    else if (code === StageCode.ROLLBACK) transaction.rollback(decodeLevel(payload));
+    else if (code === StageCode.RELEASE) transaction.release(decodeLevel(payload));
+    else throw new EtcdFdwError("08P01", `unexpected stage code ${code}`);
+  }
+
+  #endTransaction(channel: Channel): void {
+    const { handle, transaction } = channel;
+    channel.transaction = undefined;
+    transaction?.end((method, payload) => handle!.call(method, payload, new AbortController().signal));
   }
 
   /** A fault of this program is the administrator's business too. */
@@ -229,6 +299,7 @@ export class Session {
     const channel = this.#channels.get(number);
     if (channel === undefined) return;
     this.#channels.delete(number);
+    this.#endTransaction(channel);
     channel.closed = true;
     if (channel.requests === 0) channel.handle?.close();
   }

@@ -12,6 +12,9 @@ const OPEN: OpenPayload = {
   requestTimeout: 1000,
   maxRetries: 0,
   retryBackoff: 0,
+  maxTxnOps: 128,
+  requireAtomic: false,
+  maxStagedBytes: 1024 * 1024,
 };
 
 /** A cluster whose calls do what their payload says, and that notes what happens to it. */
@@ -19,6 +22,7 @@ class FakeCluster implements ClusterHandle {
   started = 0;
   aborted = 0;
   closed = 0;
+  readonly staging = { maxTxnOps: 128, requireAtomic: false, maxStagedBytes: 1024 * 1024 };
   /** Payload of the answer to "page". */
   page = new Uint8Array(0);
 

@@ -106,10 +106,6 @@ test("an unknown column names the column and the way out", async () => {
   assert.match(unknown.hint!, /key, value, create_revision, mod_revision, version, lease/);
 });
 
-test("a foreign table cannot be written yet, and says so", async () => {
-  assert.equal((await failure("INSERT INTO named VALUES ('/ddl/b')")).code, "0A000");
-});
-
 test("EXPLAIN shows the request", async () => {
   const lines = async (query: string) =>
     (await db.sql(`EXPLAIN (COSTS OFF) ${query}`)).map((row) => row["QUERY PLAN"].trim());

@@ -53,6 +53,11 @@ export class Clusters {
     };
     let released = false;
     return {
+      staging: {
+        maxTxnOps: times.maxTxnOps,
+        requireAtomic: times.requireAtomic,
+        maxStagedBytes: times.maxStagedBytes,
+      },
       call: (method, payload, signal) => cluster.call(method, payload, timeouts, signal),
       close: () => {
         if (!released) this.#release(key, entry);
@@ -86,7 +91,8 @@ function checked(open: OpenPayload): OpenPayload {
   const valid = Array.isArray(open.endpoints) && open.endpoints.length > 0 &&
     open.endpoints.every((endpoint) => typeof endpoint === "string" && endpoint !== "") &&
     isTime(open.connectTimeout) && isTime(open.requestTimeout) && isText(open.username) &&
-    isText(open.password) && isCount(open.maxRetries) && isCount(open.retryBackoff) && isTls(open.tls);
+    isText(open.password) && isTime(open.maxTxnOps) && isTime(open.maxStagedBytes / 1024) &&
+    isCount(open.maxRetries) && isCount(open.retryBackoff) && isTls(open.tls);
   // The payload is not quoted: it may hold a password.
   if (!valid) throw new EtcdFdwError("22023", "malformed connection options in an open frame");
   if (open.tls !== undefined) checkTls(open.tls);

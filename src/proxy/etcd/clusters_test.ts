@@ -9,6 +9,9 @@ const OPEN: OpenPayload = {
   requestTimeout: 1000,
   maxRetries: 0,
   retryBackoff: 0,
+  maxTxnOps: 128,
+  requireAtomic: false,
+  maxStagedBytes: 1024 * 1024,
 };
 const quiet = () => {};
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));

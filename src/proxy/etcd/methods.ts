@@ -16,6 +16,10 @@ const METHODS: Record<number, MethodInfo> = {
   [Method.DELETE_RANGE]: { path: "/etcdserverpb.KV/DeleteRange", readonly: false, writes: true },
   [Method.TXN]: { path: "/etcdserverpb.KV/Txn", readonly: false, writes: true },
   [Method.READ_TXN]: { path: "/etcdserverpb.KV/Txn", readonly: true, writes: false },
+  // A lease that nobody knows of ends by itself.
+  [Method.LEASE_GRANT]: { path: "/etcdserverpb.Lease/LeaseGrant", readonly: false, writes: false },
+  [Method.LEASE_REVOKE]: { path: "/etcdserverpb.Lease/LeaseRevoke", readonly: false, writes: true },
+  [Method.LEASE_TTL]: { path: "/etcdserverpb.Lease/LeaseTimeToLive", readonly: true, writes: false },
   // Compaction takes history away, no data: to do it again is the answer to not knowing.
   [Method.COMPACT]: { path: "/etcdserverpb.KV/Compact", readonly: false, writes: false },
 };

@@ -1,0 +1,58 @@
+/*
+ * modify.h
+ *	  Rows that a statement changes, and how they become keys and values.
+ */
+#ifndef ETCD_FDW_MODIFY_H
+#define ETCD_FDW_MODIFY_H
+
+#include "scan.h"
+
+#include "storage/itemptr.h"
+#include "utils/rel.h"
+
+/* A row as the statement's scan saw it. */
+typedef struct EtcdRow
+{
+	struct EtcdRow *next;		/* of the same hash */
+	uint32		index;
+	bool		changed;		/* by this statement */
+	EtcdKeyValue kv;
+} EtcdRow;
+
+typedef struct EtcdRows EtcdRows;
+
+/* ---- rows.c ---- */
+extern EtcdRows *etcd_rows_create(EState *estate, Oid table);
+extern void etcd_rows_add(EtcdRows *rows, const EtcdKeyValue *kv, ItemPointer tid);
+extern EtcdRow *etcd_rows_find(EState *estate, Oid table, ItemPointer tid);
+
+/* How rows become keys and values, as core has planned it. */
+typedef struct EtcdWriter
+{
+	Relation	relation;
+	int			key;			/* attnums, 0 for none */
+	int			value;
+	int			lease;
+	int			ttl;
+	int			create_revision;
+	int			mod_revision;
+	int			version;
+	List	   *segments;		/* attnums */
+	List	   *literals;		/* of EtcdBytes * */
+	bool		rest;
+	List	   *fields;			/* attnum and path's index, alternating */
+	List	   *paths;			/* of char *, literals of text[] */
+	EtcdBytes	strip;
+	EtcdBytes	start;
+	EtcdBytes	end;
+	Bitmapset  *assigned;		/* attnums that an UPDATE sets */
+} EtcdWriter;
+
+/* ---- encode.c ---- */
+extern EtcdWriter *etcd_writer_create(Relation relation, const char *plan, Bitmapset *assigned);
+extern void etcd_write_key(EtcdWriter *writer, TupleTableSlot *slot, StringInfo buf);
+extern void etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, StringInfo buf);
+extern bool etcd_writer_sets(EtcdWriter *writer, int attnum, const EtcdRow *old);
+extern int64 etcd_ttl_seconds(EtcdWriter *writer, TupleTableSlot *slot);
+
+#endif							/* ETCD_FDW_MODIFY_H */

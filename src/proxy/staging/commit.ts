@@ -1,0 +1,157 @@
+// A transaction's end: its writes as one Txn with their guards, or as several where etcd takes no more at once.
+
+import { printable } from "../../ipc/bytes.ts";
+import { EtcdFdwError } from "../../ipc/errors.ts";
+import { type Compare, decodeTxn, encodeTxn, type TxnOp, type TxnResponse } from "../../ipc/etcd_txn.ts";
+import { decodeRangeResponse } from "../../ipc/etcd_ranges.ts";
+import { duplicateKey, type Write } from "./writes.ts";
+
+/** Makes a Txn; with `writes`, a lost answer is an unknown outcome. */
+export type Txn = (request: Uint8Array, writes: boolean) => Promise<Uint8Array>;
+
+export interface CommitOptions {
+  /** Operations, and comparisons, that etcd takes in one Txn. */
+  maxTxnOps: number;
+  /** Whether more than these are refused. */
+  requireAtomic: boolean;
+}
+
+/** One key's part in a Txn. */
+interface Step {
+  key: Uint8Array;
+  compare: Compare | null;
+  op: TxnOp | null;
+  /** What a failed comparison means. */
+  failure: "23505" | "40001";
+}
+
+/** Txns that are on their way at a time. */
+const IN_FLIGHT = 16;
+
+function stepOf({ key, version }: Write): Step | null {
+  const { guard, value, lease } = version;
+  const made = guard !== null && "absent" in guard;
+  // A key that the transaction has made and deleted again was never there.
+  if (made && value === null) return null;
+  const compare: Compare | null = guard === null
+    ? null
+    : made
+    ? { key, target: "create", result: "equal", value: 0n }
+    : { key, target: "mod", result: "equal", value: (guard as { mod: bigint }).mod };
+  const op: TxnOp = value === null ? { delete: { key } } : { put: { key, value, lease } };
+  return { key, compare, op, failure: made ? "23505" : "40001" };
+}
+
+function chunked<T>(items: T[], size: number): T[][] {
+  const chunks: T[][] = [];
+  for (let at = 0; at < items.length; at += size) chunks.push(items.slice(at, at + size));
+  return chunks;
+}
+
+/** Runs the tasks, a few at a time, and waits for all that were begun. Rejects with the first failure. */
+async function inFlight(tasks: (() => Promise<unknown>)[]): Promise<void> {
+  let next = 0;
+  let failed: { error: unknown } | null = null;
+  const worker = async () => {
+    while (failed === null && next < tasks.length) {
+      await tasks[next++]().catch((error) => failed ??= { error });
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(IN_FLIGHT, tasks.length) }, worker));
+  if (failed !== null) throw (failed as { error: unknown }).error;
+}
+
+/** Reads of the guarded keys, so that a refusal can name the one. */
+const readBack = (steps: Step[]): TxnOp[] =>
+  steps.filter(({ compare }) => compare !== null)
+    .map(({ key }) => ({ range: { key, rangeEnd: null, keysOnly: true } }));
+
+const RETRY = "The transaction might succeed if retried.";
+
+function refused(steps: Step[], { responses }: TxnResponse): EtcdFdwError {
+  const guarded = steps.filter(({ compare }) => compare !== null);
+  const index = guarded.findIndex(({ compare }, i) => {
+    const [row] = decodeRangeResponse(responses[i]!).rows;
+    const { target, value } = compare!;
+    return (target === "create" ? row?.createRevision ?? 0n : row?.modRevision ?? 0n) !== value;
+  });
+  const step = guarded[index];
+  if (step?.failure === "23505") return duplicateKey(step.key);
+  return new EtcdFdwError("40001", "could not serialize access due to concurrent update in etcd", {
+    detail: step === undefined ? "" : `The key "${printable(step.key)}" was changed by another client.`,
+    hint: RETRY,
+  });
+}
+
+/** Sends these steps; the revision of the Txn. Rejects with 23505 or 40001 when a comparison fails. */
+async function send(steps: Step[], reads: Compare[], txn: Txn): Promise<bigint> {
+  const compare = [...reads, ...steps.flatMap((step) => step.compare ?? [])];
+  const success = steps.flatMap((step) => step.op ?? []);
+  const reply = decodeTxn(await txn(encodeTxn({ compare, success, failure: readBack(steps) }), true));
+  if (!reply.succeeded) throw refused(steps, reply);
+  return reply.revision;
+}
+
+/** Whether all comparisons hold now. */
+async function verify(steps: Step[], txn: Txn): Promise<void> {
+  const compare = steps.flatMap((step) => step.compare ?? []);
+  if (compare.length === 0) return;
+  const reply = decodeTxn(await txn(encodeTxn({ compare, success: [], failure: readBack(steps) }), false));
+  if (!reply.succeeded) throw refused(steps, reply);
+}
+
+export interface Committed {
+  /** Of the last Txn; 0 when there was nothing to write. */
+  revision: bigint;
+  txns: number;
+}
+
+/**
+ * Writes all of it. `reads` are comparisons for what the transaction has read. Rejects with 23505 or 40001 when a
+ * guard does not hold, with 08007 when the outcome is unknown, and with 54000 when one Txn cannot hold it and must.
+ */
+export async function commitWrites(
+  writes: Write[],
+  reads: Compare[],
+  { maxTxnOps, requireAtomic }: CommitOptions,
+  txn: Txn,
+): Promise<Committed> {
+  const steps = writes.map(stepOf).filter((step) => step !== null);
+  if (steps.length === 0) return { revision: 0n, txns: 0 };
+  const compares = reads.length + steps.filter(({ compare }) => compare !== null).length;
+  if (steps.length <= maxTxnOps && compares <= maxTxnOps) {
+    return { revision: await send(steps, reads, txn), txns: 1 };
+  }
+  if (requireAtomic || reads.length > 0) throw tooLarge(steps.length, compares, maxTxnOps, reads.length > 0);
+  const chunks = chunked(steps, maxTxnOps);
+  await inFlight(chunks.map((chunk) => () => verify(chunk, txn)));
+  let revision = 0n;
+  let done = 0;
+  const write = async (chunk: Step[]) => {
+    const at = await send(chunk, [], txn);
+    done++;
+    if (at > revision) revision = at;
+  };
+  try {
+    await inFlight(chunks.map((chunk) => () => write(chunk)));
+  } catch (error) {
+    throw done === 0 ? error : partial(EtcdFdwError.from(error), done, chunks.length);
+  }
+  return { revision, txns: chunks.length };
+}
+
+function partial(error: EtcdFdwError, done: number, all: number): EtcdFdwError {
+  return new EtcdFdwError("08007", "a transaction was written to etcd in part", {
+    detail: `${done} of ${all} Txns took effect, then: ${error.message}. ${error.detail}`.trim(),
+    hint:
+      "Compare the rows concerned with etcd. Option atomic 'require' refuses transactions that need several Txns.",
+  });
+}
+
+function tooLarge(ops: number, compares: number, most: number, serializable: boolean): EtcdFdwError {
+  return new EtcdFdwError("54000", "transaction is too large for one Txn of etcd", {
+    detail: `It has ${ops} writes and ${compares} comparisons; max_txn_ops is ${most}.` +
+      (serializable ? " Under SERIALIZABLE, all of them must be in one." : ""),
+    hint: "Raise etcd's --max-txn-ops and the server's max_txn_ops, or write less in a transaction.",
+  });
+}

@@ -1,0 +1,281 @@
+// A transaction of one backend on one cluster: its writes until they are committed, its reads with these laid over them,
+// and what it has read where SERIALIZABLE demands that this still holds at the end.
+
+import { compareBytes } from "../../ipc/bytes.ts";
+import { EtcdFdwError } from "../../ipc/errors.ts";
+import { decodeRangeRequest, decodeRangeResponse } from "../../ipc/etcd_ranges.ts";
+import { decodeLease, encodeLease, encodeLeaseGrant } from "../../ipc/etcd_lease.ts";
+import { type Compare, decodeTxn, encodeTxn, readsOf } from "../../ipc/etcd_txn.ts";
+import { encodeRangeRequest, type RangeRequest } from "../../ipc/etcd_messages.ts";
+import { Method } from "../../ipc/frame.ts";
+import { MAX_TXN_OPS } from "../../ipc/limits.ts";
+import { successor } from "../../ipc/keyrange.ts";
+import {
+  decodeSeconds,
+  decodeStageEntries,
+  decodeStageHeader,
+  type StageEntry,
+  StageFlag,
+  StageKind,
+  type StageReply,
+} from "../../ipc/stage.ts";
+import { type CommitOptions, commitWrites } from "./commit.ts";
+import { keyRangeOf, type Reader, readRange, readTxn } from "./overlay.ts";
+import { sortable, StagedWrites } from "./writes.ts";
+
+/** etcd, as a session reaches it. */
+export type Call = (method: number, payload: Uint8Array) => Promise<Uint8Array>;
+
+export interface TransactionOptions extends CommitOptions {
+  /** What it may hold until it commits. */
+  maxStagedBytes: number;
+}
+
+/** Pages of a DELETE that finds its keys here. */
+const LISTING_PAGE = 20_000;
+
+export class Transaction {
+  readonly #options: TransactionOptions;
+  readonly #writes: StagedWrites;
+  readonly #leases: bigint[] = [];
+  /** What went wrong with a write that nobody waits for. */
+  #failure: { error: EtcdFdwError; level: number } | null = null;
+  /** Ranges that were read under SERIALIZABLE, and the keys in them with their mod_revision, 0 for none. */
+  readonly #readRanges: { request: RangeRequest; revision: bigint }[] = [];
+  readonly #readKeys = new Map<string, { key: Uint8Array; mod: bigint; create: bigint }>();
+
+  constructor(options: TransactionOptions) {
+    this.#options = options;
+    this.#writes = new StagedWrites(options.maxStagedBytes);
+  }
+
+  /** A WRITE that nobody waits for: it is staged at once, so that what follows finds it. */
+  stage(payload: Uint8Array): void {
+    let level = 1;
+    try {
+      const { header, rest } = decodeStageHeader(payload);
+      level = header.level;
+      for (const entry of decodeStageEntries(rest)) this.#add(entry, header.level, header.command);
+    } catch (thrown) {
+      this.#failure ??= { error: EtcdFdwError.from(thrown), level };
+    }
+  }
+
+  #add(entry: StageEntry, level: number, command: number): void {
+    this.#writes.add(entry, level, command);
+  }
+
+  #check(): void {
+    if (this.#failure !== null) throw this.#failure.error;
+  }
+
+  /** A WRITE that is waited for. Rejects as the write itself would. */
+  async write(payload: Uint8Array, call: Call): Promise<StageReply> {
+    this.#check();
+    const { header, rest } = decodeStageHeader(payload);
+    const entries = decodeStageEntries(rest);
+    if (header.flags & StageFlag.IMMEDIATE) return await this.#writeNow(entries, header.flags, call);
+    const refused = header.flags & StageFlag.CHECK ? await this.#existing(entries, call) : [];
+    const skipped = new Set(refused);
+    entries.forEach((entry, i) => {
+      if (!skipped.has(i)) this.#add(entry, header.level, header.command);
+    });
+    return { revision: 0n, count: 0, refused };
+  }
+
+  /** Which INSERT entries have keys that exist, in etcd or by the transaction itself. */
+  async #existing(entries: StageEntry[], call: Call): Promise<number[]> {
+    const refused: number[] = [];
+    const unknown: number[] = [];
+    const seen = new Set<string>();
+    entries.forEach(({ kind, key }, i) => {
+      if (kind !== StageKind.INSERT) return;
+      const id = sortable(key);
+      const exists = seen.has(id) || this.#writes.exists(key);
+      seen.add(id);
+      if (exists === undefined) unknown.push(i);
+      else if (exists) refused.push(i);
+    });
+    const asked: Promise<void>[] = [];
+    for (let at = 0; at < unknown.length; at += MAX_TXN_OPS) {
+      const part = unknown.slice(at, at + MAX_TXN_OPS);
+      const success = part.map((i) => ({ range: { key: entries[i].key, rangeEnd: null, countOnly: true } }));
+      asked.push(
+        call(Method.READ_TXN, encodeTxn({ compare: [], success, failure: [] })).then((reply) => {
+          decodeTxn(reply).responses.forEach((response, n) => {
+            if (decodeRangeResponse(response!).count > 0n) refused.push(part[n]);
+          });
+        }),
+      );
+    }
+    await Promise.all(asked);
+    return refused.sort((a, b) => a - b);
+  }
+
+  async #writeNow(entries: StageEntry[], flags: number, call: Call): Promise<StageReply> {
+    const refused = flags & StageFlag.CHECK ? await this.#existing(entries, call) : [];
+    const skipped = new Set(refused);
+    // Twice the same key in one statement: the second write finds what the first one left.
+    const now = new StagedWrites(this.#options.maxStagedBytes);
+    entries.forEach((entry, i) => {
+      if (!skipped.has(i)) now.add(entry, 1, 0);
+    });
+    const { revision } = await commitWrites(now.final(), [], this.#options, txnOf(call));
+    return { revision, count: 0, refused };
+  }
+
+  /** Deletes what is in the ranges, as a command of this number sees them. */
+  async deleteRange(payload: Uint8Array, call: Call): Promise<StageReply> {
+    this.#check();
+    const { header, rest } = decodeStageHeader(payload);
+    const before = header.flags & StageFlag.IMMEDIATE ? 0 : header.command;
+    let count = 0;
+    let revisionRead = 0n;
+    const doomed: StageEntry[] = [];
+    if (header.flags & StageFlag.RECORDED) await this.#record(Method.READ_TXN, rest, readerOf(call));
+    for (const read of readsOf(rest)) {
+      let request: RangeRequest = { ...decodeRangeRequest(read), keysOnly: true, limit: LISTING_PAGE };
+      for (;;) {
+        const reply = decodeRangeResponse(
+          await readRange(encodeRangeRequest(request), this.#writes, before, readerOf(call)),
+        );
+        if (reply.revision > revisionRead) revisionRead = reply.revision;
+        for (const row of reply.rows) {
+          count++;
+          doomed.push({
+            ...{ kind: StageKind.DELETE, key: row.key, value: new Uint8Array(0), lease: 0n },
+            ...{ seenMod: row.modRevision, seenCreate: row.createRevision, seenVersion: row.version },
+          });
+        }
+        if (!reply.more || request.rangeEnd === null) break;
+        const revision = request.revision && request.revision !== "0"
+          ? request.revision
+          : String(reply.revision);
+        request = { ...request, revision, key: successor(reply.rows.at(-1)!.key) };
+      }
+    }
+    if (header.flags & StageFlag.IMMEDIATE) return { ...await this.#writeNow(doomed, 0, call), count };
+    for (const entry of doomed) this.#add(entry, header.level, header.command);
+    return { revision: revisionRead, count, refused: [] };
+  }
+
+  /** Grants a lease of so many seconds. Rejects as etcd does. */
+  async grant(payload: Uint8Array, call: Call): Promise<StageReply> {
+    const lease = decodeLease(await call(Method.LEASE_GRANT, encodeLeaseGrant(decodeSeconds(payload))));
+    this.#leases.push(lease);
+    return { revision: lease, count: 0, refused: [] };
+  }
+
+  /** The transaction has not committed: its leases are of no use. Whoever cannot be reached lets them run out. */
+  end(call: Call): void {
+    for (const lease of this.#leases) call(Method.LEASE_REVOKE, encodeLease(lease)).catch(() => {});
+  }
+
+  rollback(level: number): void {
+    this.#writes.rollback(level);
+    if (this.#failure !== null && this.#failure.level >= level) this.#failure = null;
+  }
+
+  release(level: number): void {
+    this.#writes.release(level);
+    if (this.#failure !== null && this.#failure.level >= level) this.#failure.level = level - 1;
+  }
+
+  /** A read of the command with this number; `record` where SERIALIZABLE must hold for it. */
+  async read(
+    method: number,
+    message: Uint8Array,
+    command: number,
+    record: boolean,
+    call: Call,
+  ): Promise<Uint8Array> {
+    this.#check();
+    const reader = readerOf(call);
+    if (record) await this.#record(method, message, reader);
+    if (this.#writes.size === 0) return await call(method, message);
+    if (method === Method.RANGE) return await readRange(message, this.#writes, command, reader);
+    if (method === Method.READ_TXN) return await readTxn(message, this.#writes, command, reader);
+    return await call(method, message);
+  }
+
+  /** Notes what the read finds in etcd: its keys, which may be deleted, and its range, where keys may come and change. */
+  async #record(method: number, message: Uint8Array, reader: Reader): Promise<void> {
+    const reads = method === Method.READ_TXN ? readsOf(message) : method === Method.RANGE ? [message] : [];
+    for (const read of reads) {
+      const request = decodeRangeRequest(read);
+      // Not for what a limit shows: which keys come first depends on all of them up to there.
+      const whole = { ...request, countOnly: false, keysOnly: true };
+      const reply = decodeRangeResponse(await reader.range(encodeRangeRequest(whole)));
+      const revision = request.revision && request.revision !== "0"
+        ? BigInt(request.revision)
+        : reply.revision;
+      for (const { key, modRevision, createRevision } of reply.rows) {
+        this.#readKeys.set(sortable(key), { key, mod: modRevision, create: createRevision });
+      }
+      if (request.rangeEnd === null) {
+        if (reply.rows.length === 0) {
+          this.#readKeys.set(sortable(request.key), { key: request.key, mod: 0n, create: 0n });
+        }
+        continue;
+      }
+      this.#readRanges.push({
+        request: cutOff(request, reply.more ? reply.rows.at(-1)?.key : undefined),
+        revision,
+      });
+    }
+  }
+
+  /** What must still hold of what was read. */
+  #readCompares(): Compare[] {
+    const compares: Compare[] = [];
+    for (const { request, revision } of this.#readRanges) {
+      compares.push({
+        key: request.key.length === 0 ? Uint8Array.of(0) : request.key,
+        rangeEnd: request.rangeEnd!.length === 0 ? Uint8Array.of(0) : request.rangeEnd!,
+        ...{ target: "mod", result: "less", value: revision + 1n },
+      });
+    }
+    for (const { key, mod, create } of this.#readKeys.values()) {
+      const ranged = this.#readRanges.some(({ request }) => {
+        const { start, end } = keyRangeOf(request);
+        return compareBytes(key, start) >= 0 && (end === null || compareBytes(key, end) < 0);
+      });
+      // In a range that is compared as a whole, a key that was not changed can only be gone.
+      compares.push({
+        key,
+        ...(ranged ? { target: "create", value: create } : { target: "mod", value: mod }),
+        result: "equal",
+      });
+    }
+    return compares;
+  }
+
+  /** Writes it all to etcd. Rejects with 23505, 40001, 08007 or 54000. */
+  async commit(call: Call): Promise<StageReply> {
+    this.#check();
+    const { revision, txns } = await commitWrites(
+      this.#writes.final(),
+      this.#readCompares(),
+      this.#options,
+      txnOf(call),
+    );
+    return { revision, count: txns, refused: [] };
+  }
+}
+
+/** The part of a range that a page up to this key has shown. */
+function cutOff(request: RangeRequest, last: Uint8Array | undefined): RangeRequest {
+  if (last === undefined || request.order !== undefined && request.order.target !== "key") return request;
+  return request.order?.descending ? { ...request, key: last } : { ...request, rangeEnd: successor(last) };
+}
+
+function readerOf(call: Call): Reader {
+  return {
+    range: (request) => call(Method.RANGE, request),
+    txn: (request) => call(Method.READ_TXN, request),
+  };
+}
+
+function txnOf(call: Call) {
+  return (request: Uint8Array, writes: boolean) => call(writes ? Method.TXN : Method.READ_TXN, request);
+}
