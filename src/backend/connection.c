@@ -456,9 +456,27 @@ channel_get(Oid userid, Oid serverid)
 	return channel;
 }
 
+/*
+ * Notices that the proxy has gone while nothing was asked of it: then nothing
+ * is lost, and a new one can be asked.
+ */
+static void
+connection_check(void)
+{
+	char		byte;
+	ssize_t		got;
+
+	if (conn.sock == PGINVALID_SOCKET || !dlist_is_empty(&conn.requests))
+		return;
+	got = recv(conn.sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+	if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+		connection_close();
+}
+
 static Channel *
 connected_channel(Oid userid, Oid serverid)
 {
+	connection_check();
 	if (conn.sock == PGINVALID_SOCKET)
 		connection_open();
 	return channel_get(userid, serverid);

@@ -7,14 +7,17 @@ import { isFolded, type Query, type Script, script, smaller } from "./query.ts";
 import type { World } from "./world.ts";
 
 /** What an execution ended in: its rows, each a list of texts, or an SQLSTATE. */
-type Result = { rows: (string | null)[][] } | { sqlstate: string; message: string };
+export type Result = { rows: (string | null)[][]; count: number | null } | {
+  sqlstate: string;
+  message: string;
+};
 
 const asText = { getTypeParser: () => (text: string) => text };
 
-async function execute(client: pg.Client, text: string): Promise<Result> {
+export async function execute(client: pg.Client, text: string): Promise<Result> {
   try {
-    const { rows } = await client.query({ text, rowMode: "array", types: asText });
-    return { rows };
+    const { rows, rowCount } = await client.query({ text, rowMode: "array", types: asText });
+    return { rows, count: rowCount };
   } catch (error) {
     const { code, message } = error as { code?: string; message: string };
     if (code === undefined) throw error;

@@ -9,7 +9,7 @@ import { type Compare, decodeTxn, encodeTxn, readsOf } from "../../ipc/etcd_txn.
 import { encodeRangeRequest, type RangeRequest } from "../../ipc/etcd_messages.ts";
 import { Method } from "../../ipc/frame.ts";
 import { MAX_TXN_OPS } from "../../ipc/limits.ts";
-import { successor } from "../../ipc/keyrange.ts";
+import { type KeyRange, successor, unite } from "../../ipc/keyrange.ts";
 import {
   decodeSeconds,
   decodeStageEntries,
@@ -21,7 +21,7 @@ import {
 } from "../../ipc/stage.ts";
 import { type CommitOptions, commitWrites } from "./commit.ts";
 import { keyRangeOf, type Reader, readRange, readTxn } from "./overlay.ts";
-import { sortable, StagedWrites } from "./writes.ts";
+import { sortable, StagedWrites, type Write } from "./writes.ts";
 
 /** etcd, as a session reaches it. */
 export type Call = (method: number, payload: Uint8Array) => Promise<Uint8Array>;
@@ -41,7 +41,9 @@ export class Transaction {
   /** What went wrong with a write that nobody waits for. */
   #failure: { error: EtcdFdwError; level: number } | null = null;
   /** Ranges that were read under SERIALIZABLE, and the keys in them with their mod_revision, 0 for none. */
-  readonly #readRanges: { request: RangeRequest; revision: bigint }[] = [];
+  #readRanges: KeyRange[] = [];
+  /** That all of it was read at; the lowest, should a table have read the past. */
+  #readRevision: bigint | null = null;
   readonly #readKeys = new Map<string, { key: Uint8Array; mod: bigint; create: bigint }>();
 
   constructor(options: TransactionOptions) {
@@ -218,29 +220,29 @@ export class Transaction {
         }
         continue;
       }
-      this.#readRanges.push({
-        request: cutOff(request, reply.more ? reply.rows.at(-1)?.key : undefined),
-        revision,
-      });
+      const shown = cutOff(request, reply.more ? reply.rows.at(-1)?.key : undefined);
+      this.#readRanges = unite([...this.#readRanges, keyRangeOf(shown)]);
+      if (this.#readRevision === null || revision < this.#readRevision) this.#readRevision = revision;
     }
   }
 
-  /** What must still hold of what was read. */
-  #readCompares(): Compare[] {
-    const compares: Compare[] = [];
-    for (const { request, revision } of this.#readRanges) {
-      compares.push({
-        key: request.key.length === 0 ? Uint8Array.of(0) : request.key,
-        rangeEnd: request.rangeEnd!.length === 0 ? Uint8Array.of(0) : request.rangeEnd!,
-        ...{ target: "mod", result: "less", value: revision + 1n },
-      });
-    }
-    for (const { key, mod, create } of this.#readKeys.values()) {
-      const ranged = this.#readRanges.some(({ request }) => {
-        const { start, end } = keyRangeOf(request);
-        return compareBytes(key, start) >= 0 && (end === null || compareBytes(key, end) < 0);
-      });
+  /** What must still hold of what was read, beside the guards of what is written. */
+  #readCompares(writes: Write[]): Compare[] {
+    const compares = this.#readRanges.map(({ start, end }): Compare => ({
+      key: start.length === 0 ? Uint8Array.of(0) : start,
+      rangeEnd: end ?? Uint8Array.of(0),
+      ...{ target: "mod", result: "less", value: this.#readRevision! + 1n },
+    }));
+    const guarded = new Set(
+      writes.filter(({ version }) => version.guard !== null).map(({ key }) => sortable(key)),
+    );
+    for (const [id, { key, mod, create }] of this.#readKeys) {
+      if (guarded.has(id)) continue;
+      const ranged = this.#readRanges.some(({ start, end }) =>
+        compareBytes(key, start) >= 0 && (end === null || compareBytes(key, end) < 0)
+      );
       // In a range that is compared as a whole, a key that was not changed can only be gone.
+      if (ranged && create === 0n) continue;
       compares.push({
         key,
         ...(ranged ? { target: "create", value: create } : { target: "mod", value: mod }),
@@ -253,9 +255,10 @@ export class Transaction {
   /** Writes it all to etcd. Rejects with 23505, 40001, 08007 or 54000. */
   async commit(call: Call): Promise<StageReply> {
     this.#check();
+    const writes = this.#writes.final();
     const { revision, txns } = await commitWrites(
-      this.#writes.final(),
-      this.#readCompares(),
+      writes,
+      this.#readCompares(writes),
       this.#options,
       txnOf(call),
     );

@@ -1,0 +1,166 @@
+// Two sessions at each isolation level: what PostgreSQL's documentation allows happens, what it forbids is refused.
+
+import assert from "node:assert/strict";
+import type pg from "pg";
+import type { SqlError } from "../helpers/database.ts";
+import { suite } from "../helpers/suite.ts";
+
+const { db, etcd, test } = await suite("isolation");
+
+await db.sql(`CREATE SERVER etcd FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${etcd.endpoints[0]}');
+  CREATE FOREIGN TABLE i (key text COLLATE "C", value text) SERVER etcd OPTIONS (prefix '/i/')`);
+const [one, two] = [await db.connect(), await db.connect()];
+Deno.test.afterAll(async () => {
+  await one.end();
+  await two.end();
+});
+
+const LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
+
+/** Both sessions in a transaction of this level, over these rows. */
+async function begin(level: string, rows: Record<string, string>): Promise<void> {
+  await etcd.client.deletePrefix("/i/");
+  for (const [key, value] of Object.entries(rows)) await etcd.put(key, value);
+  for (const session of [one, two]) await session.query(`ROLLBACK; BEGIN ISOLATION LEVEL ${level}`);
+}
+
+/** "" or the SQLSTATE. */
+async function outcome(session: pg.Client, statement: string): Promise<string> {
+  return await session.query(statement).then(() => "", (error: SqlError) => error.code);
+}
+const value = async (session: pg.Client, key = "/i/1") =>
+  (await session.query("SELECT value FROM i WHERE key = $1", [key])).rows[0]?.value;
+const count = async (session: pg.Client) =>
+  Number((await session.query("SELECT count(*) FROM i")).rows[0].count);
+
+/** One outcome for each level. */
+async function atEachLevel(act: (level: string) => Promise<unknown>): Promise<unknown[]> {
+  const outcomes = [];
+  for (const level of LEVELS) outcomes.push(await act(level));
+  await one.query("ROLLBACK");
+  await two.query("ROLLBACK");
+  return outcomes;
+}
+
+test("dirty read: at no level", async () => {
+  const seen = await atEachLevel(async (level) => {
+    await begin(level, { "/i/1": "a" });
+    await one.query("UPDATE i SET value = 'dirty'; INSERT INTO i VALUES ('/i/2', 'dirty')");
+    return [await value(two), await count(two)];
+  });
+  assert.deepEqual(seen, [["a", 1], ["a", 1], ["a", 1]]);
+});
+
+test("nonrepeatable read: under READ COMMITTED alone", async () => {
+  const seen = await atEachLevel(async (level) => {
+    await begin(level, { "/i/1": "a" });
+    await value(two);
+    await one.query("UPDATE i SET value = 'b'; COMMIT");
+    return await value(two);
+  });
+  assert.deepEqual(seen, ["b", "a", "a"]);
+});
+
+test("phantom read: under READ COMMITTED alone", async () => {
+  const seen = await atEachLevel(async (level) => {
+    await begin(level, { "/i/1": "a" });
+    await count(two);
+    await one.query("INSERT INTO i VALUES ('/i/2', 'b'); COMMIT");
+    return [await count(two), (await two.query("SELECT key FROM i ORDER BY key DESC LIMIT 1")).rows[0].key];
+  });
+  assert.deepEqual(seen, [[2, "/i/2"], [1, "/i/1"], [1, "/i/1"]]);
+});
+
+test("lost update: under READ COMMITTED alone", async () => {
+  const seen = await atEachLevel(async (level) => {
+    await begin(level, { "/i/1": "0" });
+    const read = [await value(one), await value(two)].map(Number);
+    await one.query(`UPDATE i SET value = '${read[0] + 1}'; COMMIT`);
+    const second = await outcome(two, `UPDATE i SET value = '${read[1] + 1}'`) ||
+      await outcome(two, "COMMIT");
+    return [second, new TextDecoder().decode((await etcd.get("/i/1"))!.value)];
+  });
+  assert.deepEqual(seen, [["", "1"], ["40001", "1"], ["40001", "1"]]);
+});
+
+test("two updates of one row at the same time: the second is refused, and not lost", async () => {
+  const seen = await atEachLevel(async (level) => {
+    await begin(level, { "/i/1": "0" });
+    await one.query("UPDATE i SET value = 'one'");
+    await two.query("UPDATE i SET value = 'two'");
+    return [
+      await outcome(one, "COMMIT"),
+      await outcome(two, "COMMIT"),
+      await etcd.get("/i/1").then((kv) => new TextDecoder().decode(kv!.value)),
+    ];
+  });
+  assert.deepEqual(seen, Array(3).fill(["", "40001", "one"]));
+});
+
+test("write skew: allowed but under SERIALIZABLE", async () => {
+  const seen = await atEachLevel(async (level) => {
+    await begin(level, { "/i/1": "on call", "/i/2": "on call" });
+    const free = async (session: pg.Client, key: string) => {
+      const { rows } = await session.query("SELECT count(*) FROM i WHERE value = 'on call'");
+      assert.equal(rows[0].count, "2");
+      await session.query("UPDATE i SET value = 'off' WHERE key = $1", [key]);
+    };
+    await free(one, "/i/1");
+    await free(two, "/i/2");
+    return [await outcome(one, "COMMIT"), await outcome(two, "COMMIT")];
+  });
+  assert.deepEqual(seen, [["", ""], ["", ""], ["", "40001"]]);
+});
+
+test("what was read and is deleted, or was not there and is made, is a conflict under SERIALIZABLE", async () => {
+  for (const change of ["DELETE FROM i WHERE key = '/i/2'", "INSERT INTO i VALUES ('/i/3', 'x')"]) {
+    for (
+      const read of [
+        "SELECT * FROM i",
+        "SELECT count(*) FROM i",
+        "SELECT * FROM i WHERE key IN ('/i/2', '/i/3')",
+      ]
+    ) {
+      await begin("SERIALIZABLE", { "/i/1": "a", "/i/2": "b" });
+      await two.query(read);
+      await two.query("UPDATE i SET value = 'c' WHERE key = '/i/1'");
+      await one.query(`${change}; COMMIT`);
+      assert.equal(await outcome(two, "COMMIT"), "40001", `${change} after ${read}`);
+    }
+  }
+  await begin("SERIALIZABLE", { "/i/1": "a", "/i/2": "b" });
+  await two.query("SELECT * FROM i WHERE key = '/i/1'");
+  await two.query("INSERT INTO i VALUES ('/i/4', 'x')");
+  await one.query("UPDATE i SET value = 'elsewhere' WHERE key = '/i/2'; COMMIT");
+  assert.equal(await outcome(two, "COMMIT"), "");
+});
+
+test("a SERIALIZABLE transaction that only reads is never refused", async () => {
+  await begin("SERIALIZABLE", { "/i/1": "a" });
+  await count(two);
+  await one.query("INSERT INTO i VALUES ('/i/2', 'b'); COMMIT");
+  assert.equal(await count(two), 1);
+  assert.equal(await outcome(two, "COMMIT"), "");
+});
+
+test("8 sessions with 500 guarded increments each, repeated on 40001, end in exactly 4,000", async () => {
+  await etcd.client.deletePrefix("/i/");
+  await etcd.put("/i/counter", "0");
+  let retries = 0;
+  const work = async () => {
+    const session = await db.connect();
+    for (let done = 0; done < 500;) {
+      try {
+        await session.query("UPDATE i SET value = (value::int + 1)::text WHERE key = '/i/counter'");
+        done++;
+      } catch (error) {
+        assert.equal((error as SqlError).code, "40001");
+        retries++;
+      }
+    }
+    await session.end();
+  };
+  await Promise.all(Array.from({ length: 8 }, work));
+  assert.equal(new TextDecoder().decode((await etcd.get("/i/counter"))!.value), "4000");
+  assert.ok(retries > 0, "there was no contention");
+});
