@@ -39,6 +39,9 @@
 #define PROXY_GRACE_MS	2000
 #define PROXY_POLL_MS	10
 
+/* Bytes of writes without an answer that are sent together. */
+#define UNANSWERED_BYTES (64 * 1024)
+
 /* Bytes of writes that wait for the socket. */
 #define MAX_UNSENT		(4 * 1024 * 1024)
 
@@ -564,8 +567,23 @@ etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len, M
 
 	channel->staged = true;
 	connection_queue(FRAME_STAGE, code, channel->number, request ? request->id : 0, payload, len);
-	connection_flush();
+	/* What nobody waits for travels with the next frame that somebody waits for. */
+	if (request != NULL || conn.out.len - conn.out_sent > UNANSWERED_BYTES)
+		connection_flush();
 	return request;
+}
+
+/*
+ * The proxy has committed and holds nothing any more.
+ */
+void
+etcd_stage_forget(Oid userid, Oid serverid)
+{
+	Oid			key[] = {serverid, userid};
+	Channel    *channel = hash_search(channels, key, HASH_FIND, NULL);
+
+	if (channel != NULL)
+		channel->staged = false;
 }
 
 /*

@@ -109,6 +109,7 @@ extern EtcdRequest *etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *
 extern EtcdRequest *etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len,
 							   MemoryContext context);
 extern void etcd_stage_end(Oid userid, Oid serverid, uint8 code, uint32 level);
+extern void etcd_stage_forget(Oid userid, Oid serverid);
 extern void etcd_drain(void);
 extern void etcd_wait(EtcdRequest *request);
 extern void etcd_raise(const ErrorData *fields);

@@ -144,6 +144,7 @@ commit_server(StagedServer *server)
 	}
 	PG_END_TRY();
 	etcd_stage_reply(request, &reply);
+	etcd_stage_forget(server->userid, server->serverid);
 	if (reply.count > 1)
 		ereport(WARNING,
 				(errmsg("the transaction was written to etcd in %u Txns", reply.count),

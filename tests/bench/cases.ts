@@ -28,6 +28,8 @@ export async function prepare({ etcd, connect }: Bench): Promise<void> {
     CREATE SERVER bench FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${etcd.connstr}');
     CREATE FOREIGN TABLE bench (key text, value text) SERVER bench OPTIONS (prefix '${PREFIX}');
     CREATE FOREIGN TABLE sorted (key text COLLATE "C", value text) SERVER bench OPTIONS (prefix '${PREFIX}');
+    CREATE FOREIGN TABLE written (key text, value text) SERVER bench OPTIONS (prefix '/written/');
+    CREATE FOREIGN TABLE immediate (key text, value text) SERVER bench OPTIONS (prefix '/written/', write_mode 'immediate');
     CREATE FOREIGN TABLE nothing (key text, value text) SERVER bench OPTIONS (prefix '/nothing/')`);
   await client.end();
 }
@@ -244,6 +246,79 @@ async function lookup({ connect, etcd }: Bench): Promise<Figure[]> {
   return figures;
 }
 
+const putOf = (key: string, value: string) => {
+  const encoder = new TextEncoder();
+  return Uint8Array.from([
+    0x0a,
+    key.length,
+    ...encoder.encode(key),
+    0x12,
+    value.length,
+    ...encoder.encode(value),
+  ]);
+};
+
+/** One row in a transaction of its own: p50 of many, in turn with unary Puts. */
+async function insert({ sandbox, etcd }: Bench): Promise<Figure[]> {
+  const rounds: { insert: number; raw: number }[] = [];
+  for (let round = 0; round < 6; round++) {
+    const script =
+      `INSERT INTO written VALUES ('/written/' || ${round} || '/' || clock_timestamp(), '${VALUE}');`;
+    const inserts = median(await pgbench(sandbox, script, 1000)) / 1000;
+    const raws: number[] = [];
+    for (let i = 0; i < 1000; i++) {
+      const request = putOf(`/raw/${round}/${i}`, VALUE);
+      raws.push(await time(() => etcd.client.callMember(0, "/etcdserverpb.KV/Put", request, 5000)));
+    }
+    if (round > 0) rounds.push({ insert: inserts, raw: median(raws) });
+  }
+  return [{
+    case: "insert",
+    what: "INSERT of one row, autocommit (pgbench), p50",
+    value: median(rounds.map(({ insert }) => insert)),
+    unit: "ms",
+    limit: { what: "raw unary Put, p50", value: median(rounds.map(({ raw }) => raw)) },
+    ratio: median(rounds.map(({ insert, raw }) => insert / raw)),
+  }];
+}
+
+/** 200,000 rows from a query: one big transaction, and written at once; beside Txns of 128 puts, 16 on their way. */
+async function bulk({ etcd, connect }: Bench): Promise<Figure[]> {
+  const client = await connect();
+  client.on("notice", () => {});
+  const figures: Figure[] = [];
+  const clear = async () => {
+    for (const prefix of ["/written/", "/raw/"]) await etcd.client.deletePrefix(prefix);
+  };
+  const raw = () =>
+    etcd.putMany(
+      Array.from({ length: KEYS }, (_, i): [string, string] => [`/raw/${String(i).padStart(8, "0")}`, VALUE]),
+    );
+  for (const [what, table] of [["one transaction", "written"], ["write_mode immediate", "immediate"]]) {
+    const runs: { rows: number; raw: number }[] = [];
+    for (let round = 0; round < 4; round++) {
+      await clear();
+      const rows = await time(() =>
+        client.query(`INSERT INTO ${table} SELECT '/written/' || lpad(i::text, 8, '0'), '${VALUE}'
+          FROM generate_series(1, ${KEYS}) i`)
+      );
+      const limit = await time(raw);
+      if (round > 0) runs.push({ rows, raw: limit });
+    }
+    figures.push({
+      case: "bulk",
+      what: `INSERT of ${KEYS} rows, ${what}`,
+      value: median(runs.map(({ rows }) => rows)),
+      unit: "ms",
+      limit: { what: "raw Txns of 128, 16 in flight", value: median(runs.map(({ raw }) => raw)) },
+      ratio: median(runs.map(({ rows, raw }) => rows / raw)),
+    });
+  }
+  await clear();
+  await client.end();
+  return figures;
+}
+
 export const CASES: Record<string, (bench: Bench) => Promise<Figure[]>> = {
-  ...{ scan, memory, fixed, point, upper, lookup },
+  ...{ scan, memory, fixed, point, upper, lookup, insert, bulk },
 };

@@ -2,8 +2,9 @@
 
 import { printable } from "../../ipc/bytes.ts";
 import { EtcdFdwError } from "../../ipc/errors.ts";
-import { type Compare, decodeTxn, encodeTxn, type TxnOp, type TxnResponse } from "../../ipc/etcd_txn.ts";
+import { type Compare, decodeTxn, encodeTxn, type TxnOp } from "../../ipc/etcd_txn.ts";
 import { decodeRangeResponse } from "../../ipc/etcd_ranges.ts";
+import { successor } from "../../ipc/keyrange.ts";
 import { duplicateKey, type Write } from "./writes.ts";
 
 /** Makes a Txn; with `writes`, a lost answer is an unknown outcome. */
@@ -61,21 +62,22 @@ async function inFlight(tasks: (() => Promise<unknown>)[]): Promise<void> {
   if (failed !== null) throw (failed as { error: unknown }).error;
 }
 
-/** Reads of the guarded keys, so that a refusal can name the one. */
-const readBack = (steps: Step[]): TxnOp[] =>
-  steps.filter(({ compare }) => compare !== null)
-    .map(({ key }) => ({ range: { key, rangeEnd: null, keysOnly: true } }));
-
 const RETRY = "The transaction might succeed if retried.";
 
-function refused(steps: Step[], { responses }: TxnResponse): EtcdFdwError {
-  const guarded = steps.filter(({ compare }) => compare !== null);
-  const index = guarded.findIndex(({ compare }, i) => {
+/**
+ * Why a comparison failed. Looked for afterwards: reads in each Txn, which nearly always succeeds, would cost more than the
+ * puts do. When the key is as it should be again, or was only read, nothing can be named.
+ */
+async function refusal(steps: Step[], txn: Txn): Promise<EtcdFdwError> {
+  const suspects = steps.filter(({ compare }) => compare !== null);
+  const success = suspects.map(({ key }): TxnOp => ({ range: { key, rangeEnd: null, keysOnly: true } }));
+  const { responses } = decodeTxn(await txn(encodeTxn({ compare: [], success, failure: [] }), false));
+  const index = suspects.findIndex(({ compare }, i) => {
     const [row] = decodeRangeResponse(responses[i]!).rows;
     const { target, value } = compare!;
     return (target === "create" ? row?.createRevision ?? 0n : row?.modRevision ?? 0n) !== value;
   });
-  const step = guarded[index];
+  const step = suspects[index];
   if (step?.failure === "23505") return duplicateKey(step.key);
   return new EtcdFdwError("40001", "could not serialize access due to concurrent update in etcd", {
     detail: step === undefined ? "" : `The key "${printable(step.key)}" was changed by another client.`,
@@ -83,21 +85,41 @@ function refused(steps: Step[], { responses }: TxnResponse): EtcdFdwError {
   });
 }
 
+/** Fewer keys than these are compared one by one. */
+const COMPACT_STEPS = 8;
+
+/**
+ * The guards of new keys that follow each other as one comparison: no key may be there from the first to the last. It is
+ * stricter, so that it may fail where the guards hold; null where it does not fit.
+ */
+function compactCompare(steps: Step[]): Compare | null {
+  const absent = steps.every(({ compare }) => compare?.target === "create");
+  if (!absent || steps.length < COMPACT_STEPS) return null;
+  const rangeEnd = successor(steps[steps.length - 1].key);
+  return { key: steps[0].key, rangeEnd, target: "create", result: "equal", value: 0n };
+}
+
+const guardsOf = (steps: Step[]): Compare[] => steps.flatMap((step) => step.compare ?? []);
+
+/** Makes a Txn with the compact comparison, and only where that fails with each guard; its reply, or a refusal. */
+async function guarded(steps: Step[], reads: Compare[], success: TxnOp[], txn: Txn): Promise<bigint> {
+  const compact = compactCompare(steps);
+  for (const compare of compact === null ? [guardsOf(steps)] : [[compact], guardsOf(steps)]) {
+    const request = encodeTxn({ compare: [...reads, ...compare], success, failure: [] });
+    const reply = decodeTxn(await txn(request, success.length > 0));
+    if (reply.succeeded) return reply.revision;
+  }
+  throw await refusal(steps, txn);
+}
+
 /** Sends these steps; the revision of the Txn. Rejects with 23505 or 40001 when a comparison fails. */
-async function send(steps: Step[], reads: Compare[], txn: Txn): Promise<bigint> {
-  const compare = [...reads, ...steps.flatMap((step) => step.compare ?? [])];
-  const success = steps.flatMap((step) => step.op ?? []);
-  const reply = decodeTxn(await txn(encodeTxn({ compare, success, failure: readBack(steps) }), true));
-  if (!reply.succeeded) throw refused(steps, reply);
-  return reply.revision;
+function send(steps: Step[], reads: Compare[], txn: Txn): Promise<bigint> {
+  return guarded(steps, reads, steps.flatMap((step) => step.op ?? []), txn);
 }
 
 /** Whether all comparisons hold now. */
 async function verify(steps: Step[], txn: Txn): Promise<void> {
-  const compare = steps.flatMap((step) => step.compare ?? []);
-  if (compare.length === 0) return;
-  const reply = decodeTxn(await txn(encodeTxn({ compare, success: [], failure: readBack(steps) }), false));
-  if (!reply.succeeded) throw refused(steps, reply);
+  if (guardsOf(steps).length > 0) await guarded(steps, [], [], txn);
 }
 
 export interface Committed {
