@@ -98,7 +98,8 @@ etcdExplainForeignScan(ForeignScanState *node, ExplainState *es)
 {
 	ForeignScan *plan = castNode(ForeignScan, node->ss.ps.plan);
 	Oid			table = linitial_oid(list_nth(plan->fdw_private, ETCD_SCAN_TABLE));
-	EtcdScan   *scan = etcd_node_scan(node);
+	/* A DELETE that is sent as it is has no scan. */
+	EtcdScan   *scan = plan->operation == CMD_SELECT ? etcd_node_scan(node) : NULL;
 	StringInfoData input;
 	EtcdAnswer	answer;
 	List	   *lines;
@@ -120,4 +121,5 @@ void
 etcd_explain_callbacks(FdwRoutine *routine)
 {
 	routine->ExplainForeignScan = etcdExplainForeignScan;
+	routine->ExplainDirectModify = etcdExplainForeignScan;
 }

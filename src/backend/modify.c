@@ -447,14 +447,17 @@ show_row(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *old, int64 lea
 	};
 	Datum	   *values;
 	bool	   *isnull;
+	bool		empty;
 	HeapTuple	tuple;
 
 	/* A row of this transaction is counted once, however often it was written. */
 	if (old != NULL && old->kv.numbers[ETCD_MOD_REVISION - ETCD_CREATE_REVISION] == 0)
 		shown[2].number = version - 1;
-	if (writer->create_revision == 0 && writer->mod_revision == 0 && writer->version == 0 && writer->lease == 0)
-		return;
 	slot_getallattrs(slot);
+	empty = writer->value > 0 && slot->tts_isnull[writer->value - 1] && list_length(writer->fields) == 0;
+	if (writer->create_revision == 0 && writer->mod_revision == 0 && writer->version == 0 && writer->lease == 0 &&
+		!empty)
+		return;
 	values = palloc(desc->natts * sizeof(Datum));
 	isnull = palloc(desc->natts * sizeof(bool));
 	memcpy(values, slot->tts_values, desc->natts * sizeof(Datum));
@@ -468,6 +471,12 @@ show_row(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *old, int64 lea
 		isnull[index] = i < 2 && shown[i].number == 0;
 		if (!isnull[index])
 			values[index] = number_as(shown[i].number, TupleDescAttr(desc, index));
+	}
+	/* etcd has no NULL; only text and bytea come here without a value. */
+	if (empty)
+	{
+		isnull[writer->value - 1] = false;
+		values[writer->value - 1] = PointerGetDatum(cstring_to_text(""));
 	}
 	tuple = heap_form_tuple(desc, values, isnull);
 	/* The row lives as long as its slot, not as this row's work. */

@@ -33,6 +33,8 @@ test("INSERT: one row, many rows, from a query, by COPY", async () => {
     ...{ "/w/1": "a", "/w/2": "b", "/w/3": "" },
     ...{ "/w/s1": "1", "/w/s2": "2", "/w/s3": "3" },
   });
+  await db.sql(String.raw`COPY kv FROM PROGRAM 'printf "/w/o1\tone\n/w/o2\t\\N\n"'`);
+  assert.deepEqual(await stored("/w/o"), { "/w/o1": "one", "/w/o2": "" });
   await db.sql(
     "CREATE TABLE source AS SELECT '/w/c' || i AS key, 'x' || i AS value FROM generate_series(1, 2500) i",
   );
@@ -63,6 +65,7 @@ test("DELETE by rows and by ranges, and TRUNCATE", async () => {
   await reset(rows);
   const direct = await explain(db, "DELETE FROM w WHERE key < '/w/10'");
   assert.ok(direct.some((line) => /Foreign Delete/.test(line)), direct.join("\n"));
+  assert.equal(property(direct, "Etcd Range"), '["/w/", "/w/10")');
   assert.equal(
     (await db.sql("WITH d AS (DELETE FROM w WHERE value = '29' RETURNING *) SELECT * FROM d")).length,
     1,
@@ -110,6 +113,9 @@ test("RETURNING shows what a read of the row would", async () => {
   assert.deepEqual(await db.sql("DELETE FROM kv WHERE key = '/w/2' RETURNING value || '?' AS v"), [{
     v: "b?",
   }]);
+  // etcd has no NULL.
+  assert.deepEqual(await db.sql("INSERT INTO kv (key) VALUES ('/w/3') RETURNING value"), [{ value: "" }]);
+  assert.deepEqual(await db.sql("SELECT value FROM kv WHERE key = '/w/3'"), [{ value: "" }]);
 });
 
 test("own writes are visible to own reads, of every shape, and to nobody else before the commit", async () => {
