@@ -112,27 +112,10 @@ etcd_cells_create(Oid table, List *fdw_private, TupleDesc desc)
 	return cells;
 }
 
-/*
- * A key as an error shows it: printable ASCII as it is, other bytes as \xNN.
- */
 static char *
 printable_key(const EtcdKeyValue *kv)
 {
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	for (uint32 i = 0; i < kv->key_len && i < 256; i++)
-	{
-		unsigned char byte = (unsigned char) kv->key[i];
-
-		if (byte >= 0x20 && byte < 0x7f && byte != '\\')
-			appendStringInfoChar(&buf, byte);
-		else
-			appendStringInfo(&buf, "\\x%02x", byte);
-	}
-	if (kv->key_len > 256)
-		appendStringInfoString(&buf, "...");
-	return buf.data;
+	return etcd_printable(kv->key, kv->key_len);
 }
 
 /* ---- the key's parts ---- */

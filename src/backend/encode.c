@@ -142,32 +142,6 @@ append_datum(StringInfo buf, Datum value, Oid type)
 
 /* ---- keys ---- */
 
-static char *
-printable(const char *data, int len)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	for (int i = 0; i < len && i < 256; i++)
-	{
-		unsigned char byte = (unsigned char) data[i];
-
-		if (byte >= 0x20 && byte < 0x7f && byte != '\\')
-			appendStringInfoChar(&buf, byte);
-		else
-			appendStringInfo(&buf, "\\x%02x", byte);
-	}
-	return buf.data;
-}
-
-static int
-compare_bytes(const char *a, uint32 alen, EtcdBytes b)
-{
-	int			order = memcmp(a, b.data, Min(alen, b.len));
-
-	return order != 0 ? order : (alen > b.len) - (alen < b.len);
-}
-
 /*
  * A key that the table would not show is not written through it.
  */
@@ -179,12 +153,12 @@ check_key(EtcdWriter *writer, const char *key, int len)
 				(errcode(ERRCODE_WITH_CHECK_OPTION_VIOLATION),
 				 errmsg("an empty key cannot be stored in etcd"),
 				 errdetail("The row is of foreign table \"%s\".", RelationGetRelationName(writer->relation))));
-	if (compare_bytes(key, len, writer->start) < 0 ||
-		(writer->end.len > 0 && compare_bytes(key, len, writer->end) >= 0))
+	if (etcd_compare_bytes(key, len, writer->start.data, writer->start.len) < 0 ||
+		(writer->end.len > 0 && etcd_compare_bytes(key, len, writer->end.data, writer->end.len) >= 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_WITH_CHECK_OPTION_VIOLATION),
 				 errmsg("key \"%s\" is outside of foreign table \"%s\"",
-						printable(key, len), RelationGetRelationName(writer->relation)),
+						etcd_printable(key, len), RelationGetRelationName(writer->relation)),
 				 errdetail("The table would not show the row."),
 				 errhint("Its options prefix, key, range_end and key_pattern, and its server's prefix, say which keys it shows.")));
 }
@@ -219,7 +193,7 @@ append_segments(EtcdWriter *writer, TupleTableSlot *slot, StringInfo buf)
 			ereport(ERROR,
 					(errcode(ERRCODE_WITH_CHECK_OPTION_VIOLATION),
 					 errmsg("value \"%s\" of column \"%s\" cannot be a part of the key of foreign table \"%s\"",
-							printable(buf->data + at, buf->len - at), attribute_name(writer, attnum),
+							etcd_printable(buf->data + at, buf->len - at), attribute_name(writer, attnum),
 							RelationGetRelationName(writer->relation)),
 					 errdetail("By its key_pattern, the key would be read otherwise than it was written.")));
 	}

@@ -5,7 +5,7 @@
  * The backend owns everything that needs PostgreSQL: callbacks, waiting,
  * memory, errors, forming tuples.  What to ask of etcd is decided by core, the
  * TypeScript program behind etcd_dispatch(); how etcd is reached is the
- * proxy's business, behind connection.c.
+ * proxy's business, behind channel.c and connection.c.
  */
 #ifndef ETCD_FDW_H
 #define ETCD_FDW_H
@@ -55,6 +55,16 @@ extern bool etcd_uses_remote_estimate(Oid table);
 extern bool etcd_table_flag(Oid table, const char *setting);
 extern bool etcd_writes_at_once(Oid table);
 
+/* ---- bytes.c ---- */
+
+extern uint32 etcd_get_uint32(const char *at);
+extern void etcd_put_uint32(char *at, uint32 value);
+extern void etcd_append_uint32(StringInfo buf, uint32 value);
+extern void etcd_append_int64(StringInfo buf, int64 value);
+extern void etcd_append_varint(StringInfo buf, uint64 value);
+extern int	etcd_compare_bytes(const char *a, uint32 alen, const char *b, uint32 blen);
+extern char *etcd_printable(const char *data, uint32 len);
+
 /* ---- open.c ---- */
 
 extern char *etcd_open_payload(ForeignServer *server, UserMapping *user, int *patience);
@@ -81,7 +91,7 @@ extern List *etcd_json_strings(Jsonb *object, const char *field);
 extern void etcd_append_hex(StringInfo buf, const char *data, int len);
 extern char *etcd_from_hex(const char *hex, int *len);
 
-/* ---- connection.c ---- */
+/* ---- connection.c, channel.c ---- */
 
 /*
  * A request on its way.  It lives in the memory context that its reply will

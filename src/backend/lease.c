@@ -55,18 +55,15 @@ static int64
 ask_seconds(EtcdCells *cells, int64 lease)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "etcd_fdw lease", ALLOCSET_SMALL_SIZES);
-	char		payload[12];
-	int			len = 0;
-	uint64		left = (uint64) lease;
+	StringInfoData payload;
 	EtcdRequest *request;
 	ErrorData	fields = {0};
 	int64		seconds;
 
-	payload[len++] = 1 << 3;	/* LeaseTimeToLiveRequest.ID */
-	for (; left >= 0x80; left >>= 7)
-		payload[len++] = (char) (left | 0x80);
-	payload[len++] = (char) left;
-	request = etcd_send(cells->userid, cells->serverid, METHOD_LEASE_TTL, payload, len, -1, context);
+	initStringInfo(&payload);
+	appendStringInfoChar(&payload, 1 << 3);		/* LeaseTimeToLiveRequest.ID */
+	etcd_append_varint(&payload, (uint64) lease);
+	request = etcd_send(cells->userid, cells->serverid, METHOD_LEASE_TTL, payload.data, payload.len, -1, context);
 	etcd_wait(request);
 	if (etcd_reply_is_error(request, &fields))
 		etcd_raise(&fields);

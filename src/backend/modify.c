@@ -20,59 +20,20 @@
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_type.h"
 #include "commands/explain.h"
 #include "executor/executor.h"
 #include "foreign/fdwapi.h"
 #include "nodes/makefuncs.h"
-#include "optimizer/appendinfo.h"
 #include "optimizer/inherit.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
 #include "parser/parsetree.h"
-#include "port/pg_bswap.h"
 #include "utils/builtins.h"
-#include "utils/json.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 /* Rows of a batch, and batches on their way with write_mode 'immediate'. */
 #define BATCH_ROWS		1024
 #define MAX_IN_FLIGHT	16
-
-typedef struct EtcdModify
-{
-	EtcdWriter *writer;
-	EState	   *estate;
-	Oid			userid;
-	Oid			serverid;
-	bool		upsert;
-	bool		immediate;
-	bool		check;			/* a key that exists is told at once */
-	bool		skip;			/* ON CONFLICT DO NOTHING */
-	AttrNumber	tid_attno;
-	EtcdCells  *cells;			/* of whole rows, for DELETE ... RETURNING */
-	MemoryContext work;			/* of one row or batch */
-	StringInfoData payload;
-	List	   *in_flight;		/* of EtcdRequest * */
-	int64		ttl;			/* seconds of the lease that was granted last */
-	int64		ttl_lease;
-} EtcdModify;
-
-static void
-append_uint32(StringInfo buf, uint32 value)
-{
-	value = pg_hton32(value);
-	appendBinaryStringInfo(buf, (char *) &value, sizeof(value));
-}
-
-static void
-append_int64(StringInfo buf, int64 value)
-{
-	uint64		number = pg_hton64((uint64) value);
-
-	appendBinaryStringInfo(buf, (char *) &number, sizeof(number));
-}
 
 /* ---- what may be changed ---- */
 
@@ -296,16 +257,16 @@ append_entry(StringInfo buf, uint8 kind, const EtcdRow *old, int64 lease)
 	const int64 *numbers = old != NULL ? old->kv.numbers : none;
 
 	appendStringInfoChar(buf, (char) kind);
-	append_int64(buf, numbers[ETCD_MOD_REVISION - ETCD_CREATE_REVISION]);
-	append_int64(buf, numbers[0]);
-	append_int64(buf, numbers[ETCD_VERSION - ETCD_CREATE_REVISION]);
-	append_int64(buf, lease);
+	etcd_append_int64(buf, numbers[ETCD_MOD_REVISION - ETCD_CREATE_REVISION]);
+	etcd_append_int64(buf, numbers[0]);
+	etcd_append_int64(buf, numbers[ETCD_VERSION - ETCD_CREATE_REVISION]);
+	etcd_append_int64(buf, lease);
 }
 
 static void
 append_bytes(StringInfo buf, const char *data, uint32 len)
 {
-	append_uint32(buf, len);
+	etcd_append_uint32(buf, len);
 	appendBinaryStringInfo(buf, data, len);
 }
 
@@ -344,176 +305,13 @@ send_payload(EtcdModify *modify, bool wait, EtcdStageReply *reply)
 	etcd_drain();
 }
 
-/*
- * The lease of a row: by its ttl, by its lease, or as it was.
- */
-static int64
-row_lease(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *old)
-{
-	EtcdWriter *writer = modify->writer;
-	int64		seconds = 0;
-
-	if (etcd_writer_sets(writer, writer->ttl, old))
-		seconds = etcd_ttl_seconds(writer, slot);
-	if (seconds > 0)
-	{
-		StringInfoData payload;
-		MemoryContext context;
-		EtcdStageReply reply;
-
-		if (modify->ttl == seconds)
-			return modify->ttl_lease;
-		context = AllocSetContextCreate(modify->estate->es_query_cxt, "etcd_fdw lease", ALLOCSET_SMALL_SIZES);
-		initStringInfo(&payload);
-		append_int64(&payload, seconds);
-		etcd_stage_note(modify->userid, modify->serverid, true);
-		etcd_stage_reply(etcd_stage(modify->userid, modify->serverid, STAGE_GRANT, payload.data, payload.len, context),
-						 &reply);
-		MemoryContextDelete(context);
-		modify->ttl = seconds;
-		modify->ttl_lease = reply.revision;
-		return reply.revision;
-	}
-	if (etcd_writer_sets(writer, writer->lease, old))
-	{
-		bool		isnull;
-		Datum		value = slot_getattr(slot, writer->lease, &isnull);
-		Oid			type = TupleDescAttr(RelationGetDescr(writer->relation), writer->lease - 1)->atttypid;
-		Oid			output;
-		bool		varlena;
-
-		if (isnull)
-			return 0;
-		getTypeOutputInfo(type, &output, &varlena);
-		return DatumGetInt64(DirectFunctionCall1(int8in, CStringGetDatum(OidOutputFunctionCall(output, value))));
-	}
-	/* An UPDATE that sets ttl to NULL takes the lease away. */
-	if (old == NULL || etcd_writer_sets(writer, writer->ttl, old))
-		return 0;
-	return old->kv.numbers[ETCD_LEASE - ETCD_CREATE_REVISION];
-}
-
-/*
- * What etcd maintains cannot be given by a new row.
- */
-static void
-check_maintained(EtcdWriter *writer, TupleTableSlot *slot)
-{
-	int			attnums[] = {writer->create_revision, writer->mod_revision, writer->version};
-
-	for (int i = 0; i < (int) lengthof(attnums); i++)
-	{
-		bool		isnull = true;
-
-		if (attnums[i] > 0)
-			(void) slot_getattr(slot, attnums[i], &isnull);
-		if (!isnull)
-			ereport(ERROR,
-					(errcode(ERRCODE_GENERATED_ALWAYS),
-					 errmsg("cannot insert a non-DEFAULT value into column \"%s\"",
-							NameStr(TupleDescAttr(RelationGetDescr(writer->relation), attnums[i] - 1)->attname)),
-					 errdetail("etcd maintains it.")));
-	}
-}
-
-static Datum
-number_as(int64 number, Form_pg_attribute att)
-{
-	Oid			input;
-	Oid			ioparam;
-
-	getTypeInputInfo(att->atttypid, &input, &ioparam);
-	return OidInputFunctionCall(input, psprintf(INT64_FORMAT, number), ioparam, att->atttypmod);
-}
-
-/*
- * Makes the slot what a read of the row would show, for RETURNING, triggers and
- * check options.  `revision` is 0 before the commit.
- */
-static void
-show_row(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *old, int64 lease, int64 revision)
-{
-	EtcdWriter *writer = modify->writer;
-	TupleDesc	desc = slot->tts_tupleDescriptor;
-	int64		created = old != NULL ? old->kv.numbers[0] : revision;
-	int64		version = old != NULL ? old->kv.numbers[ETCD_VERSION - ETCD_CREATE_REVISION] + 1 : 1;
-	struct
-	{
-		int			attnum;
-		int64		number;
-	}			shown[] = {
-		{writer->create_revision, created}, {writer->mod_revision, revision},
-		{writer->version, version}, {writer->lease, lease}
-	};
-	Datum	   *values;
-	bool	   *isnull;
-	bool		empty;
-	HeapTuple	tuple;
-
-	/* A row of this transaction is counted once, however often it was written. */
-	if (old != NULL && old->kv.numbers[ETCD_MOD_REVISION - ETCD_CREATE_REVISION] == 0)
-		shown[2].number = version - 1;
-	slot_getallattrs(slot);
-	empty = writer->value > 0 && slot->tts_isnull[writer->value - 1] && list_length(writer->fields) == 0;
-	if (writer->create_revision == 0 && writer->mod_revision == 0 && writer->version == 0 && writer->lease == 0 &&
-		!empty)
-		return;
-	values = palloc(desc->natts * sizeof(Datum));
-	isnull = palloc(desc->natts * sizeof(bool));
-	memcpy(values, slot->tts_values, desc->natts * sizeof(Datum));
-	memcpy(isnull, slot->tts_isnull, desc->natts * sizeof(bool));
-	for (int i = 0; i < (int) lengthof(shown); i++)
-	{
-		int			index = shown[i].attnum - 1;
-
-		if (index < 0)
-			continue;
-		isnull[index] = i < 2 && shown[i].number == 0;
-		if (!isnull[index])
-			values[index] = number_as(shown[i].number, TupleDescAttr(desc, index));
-	}
-	/* etcd has no NULL; only text and bytea come here without a value. */
-	if (empty)
-	{
-		isnull[writer->value - 1] = false;
-		values[writer->value - 1] = PointerGetDatum(cstring_to_text(""));
-	}
-	tuple = heap_form_tuple(desc, values, isnull);
-	/* The row lives as long as its slot, not as this row's work. */
-	MemoryContextSwitchTo(modify->estate->es_query_cxt);
-	ExecForceStoreHeapTuple(heap_copytuple(tuple), slot, true);
-	MemoryContextSwitchTo(modify->work);
-}
-
-static bool
-shows_rows(ResultRelInfo *rinfo)
-{
-	TriggerDesc *triggers = rinfo->ri_TrigDesc;
-
-	return rinfo->ri_projectReturning != NULL || rinfo->ri_WithCheckOptions != NIL ||
-		(triggers != NULL && (triggers->trig_insert_after_row || triggers->trig_update_after_row ||
-							  triggers->trig_insert_new_table || triggers->trig_update_new_table));
-}
-
 static void
 duplicate_key(EtcdModify *modify, const char *key, int len)
 {
-	StringInfoData shown;
-
-	initStringInfo(&shown);
-	for (int i = 0; i < len && i < 256; i++)
-	{
-		unsigned char byte = (unsigned char) key[i];
-
-		if (byte >= 0x20 && byte < 0x7f && byte != '\\')
-			appendStringInfoChar(&shown, byte);
-		else
-			appendStringInfo(&shown, "\\x%02x", byte);
-	}
 	ereport(ERROR,
 			(errcode(ERRCODE_UNIQUE_VIOLATION),
 			 errmsg("duplicate key in foreign table \"%s\"", RelationGetRelationName(modify->writer->relation)),
-			 errdetail("Key \"%s\" already exists in etcd.", shown.data),
+			 errdetail("Key \"%s\" already exists in etcd.", etcd_printable(key, len)),
 			 errtable(modify->writer->relation)));
 }
 
@@ -524,7 +322,7 @@ duplicate_key(EtcdModify *modify, const char *key, int len)
 static List *
 insert_rows(EtcdModify *modify, ResultRelInfo *rinfo, TupleTableSlot **slots, int count)
 {
-	bool		shown = shows_rows(rinfo);
+	bool		shown = etcd_shows_rows(rinfo);
 	int64	   *leases = palloc(count * sizeof(int64));
 	int		   *keys = palloc(count * sizeof(int));
 	EtcdStageReply reply;
@@ -534,9 +332,9 @@ insert_rows(EtcdModify *modify, ResultRelInfo *rinfo, TupleTableSlot **slots, in
 	{
 		StringInfoData part;
 
-		check_maintained(modify->writer, slots[i]);
+		etcd_check_maintained(modify->writer, slots[i]);
 		initStringInfo(&part);
-		leases[i] = row_lease(modify, slots[i], NULL);
+		leases[i] = etcd_row_lease(modify, slots[i], NULL);
 		append_entry(&modify->payload, modify->upsert ? STAGE_UPSERT : STAGE_INSERT, NULL, leases[i]);
 		etcd_write_key(modify->writer, slots[i], &part);
 		keys[i] = modify->payload.len;
@@ -555,7 +353,7 @@ insert_rows(EtcdModify *modify, ResultRelInfo *rinfo, TupleTableSlot **slots, in
 		duplicate_key(modify, key + sizeof(len), (int) pg_ntoh32(len));
 	}
 	for (int i = 0; shown && i < count; i++)
-		show_row(modify, slots[i], NULL, leases[i], reply.revision);
+		etcd_show_row(modify, slots[i], NULL, leases[i], reply.revision);
 	return reply.refused;
 }
 
@@ -597,7 +395,7 @@ etcdGetForeignModifyBatchSize(ResultRelInfo *rinfo)
 {
 	TriggerDesc *triggers = rinfo->ri_TrigDesc;
 
-	if (shows_rows(rinfo) || (triggers != NULL && triggers->trig_insert_before_row))
+	if (etcd_shows_rows(rinfo) || (triggers != NULL && triggers->trig_insert_before_row))
 		return 1;
 	return BATCH_ROWS;
 }
@@ -641,7 +439,7 @@ etcdExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 		etcd_write_key(writer, slot, &key);
 		renamed = key.len != (int) row->kv.key_len || memcmp(key.data, row->kv.key, key.len) != 0;
 	}
-	lease = row_lease(modify, slot, row);
+	lease = etcd_row_lease(modify, slot, row);
 	etcd_write_value(writer, slot, row, &value);
 
 	begin_payload(modify);
@@ -655,36 +453,15 @@ etcdExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 				 renamed ? NULL : row, lease);
 	append_bytes(&modify->payload, renamed ? key.data : row->kv.key, renamed ? (uint32) key.len : row->kv.key_len);
 	append_bytes(&modify->payload, value.data, value.len);
-	send_payload(modify, renamed || (modify->immediate && shows_rows(rinfo)), &reply);
+	send_payload(modify, renamed || (modify->immediate && etcd_shows_rows(rinfo)), &reply);
 	if (reply.refused != NIL)
 		duplicate_key(modify, key.data, key.len);
 	row->changed = true;
-	if (shows_rows(rinfo))
-		show_row(modify, slot, renamed ? NULL : row, lease, reply.revision);
+	if (etcd_shows_rows(rinfo))
+		etcd_show_row(modify, slot, renamed ? NULL : row, lease, reply.revision);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(modify->work);
 	return slot;
-}
-
-/*
- * The row as it was, for RETURNING.
- */
-static void
-show_deleted(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *row)
-{
-	TupleDesc	desc = slot->tts_tupleDescriptor;
-	Datum	   *values = palloc0(desc->natts * sizeof(Datum));
-	bool	   *isnull = palloc(desc->natts * sizeof(bool));
-	HeapTuple	tuple;
-
-	memset(isnull, true, desc->natts * sizeof(bool));
-	if (!etcd_cells_match(modify->cells, &row->kv))
-		elog(ERROR, "the deleted row does not match its table");
-	etcd_cells_fill(modify->cells, &row->kv, values, isnull);
-	tuple = heap_form_tuple(desc, values, isnull);
-	MemoryContextSwitchTo(modify->estate->es_query_cxt);
-	ExecForceStoreHeapTuple(heap_copytuple(tuple), slot, true);
-	MemoryContextSwitchTo(modify->work);
 }
 
 static TupleTableSlot *
@@ -706,7 +483,7 @@ etcdExecForeignDelete(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 	send_payload(modify, false, &reply);
 	row->changed = true;
 	if (modify->cells != NULL)
-		show_deleted(modify, slot, row);
+		etcd_show_deleted(modify, slot, row);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(modify->work);
 	return slot;

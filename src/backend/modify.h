@@ -48,6 +48,32 @@ typedef struct EtcdWriter
 	Bitmapset  *assigned;		/* attnums that an UPDATE sets */
 } EtcdWriter;
 
+typedef struct EtcdModify
+{
+	EtcdWriter *writer;
+	EState	   *estate;
+	Oid			userid;
+	Oid			serverid;
+	bool		upsert;
+	bool		immediate;
+	bool		check;			/* a key that exists is told at once */
+	bool		skip;			/* ON CONFLICT DO NOTHING */
+	AttrNumber	tid_attno;
+	EtcdCells  *cells;			/* of whole rows, for DELETE ... RETURNING */
+	MemoryContext work;			/* of one row or batch */
+	StringInfoData payload;
+	List	   *in_flight;		/* of EtcdRequest * */
+	int64		ttl;			/* seconds of the lease that was granted last */
+	int64		ttl_lease;
+} EtcdModify;
+
+/* ---- show.c ---- */
+extern int64 etcd_row_lease(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *old);
+extern void etcd_check_maintained(EtcdWriter *writer, TupleTableSlot *slot);
+extern void etcd_show_row(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *old, int64 lease, int64 revision);
+extern void etcd_show_deleted(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *row);
+extern bool etcd_shows_rows(ResultRelInfo *rinfo);
+
 /* ---- encode.c ---- */
 extern EtcdWriter *etcd_writer_create(Relation relation, const char *plan, Bitmapset *assigned);
 extern void etcd_write_key(EtcdWriter *writer, TupleTableSlot *slot, StringInfo buf);

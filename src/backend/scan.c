@@ -136,22 +136,6 @@ revision_to_read(EtcdScan *scan)
 	return revision;
 }
 
-static int
-compare_bytes(const char *a, int alen, const char *b, int blen)
-{
-	int			order = memcmp(a, b, Min(alen, blen));
-
-	return order != 0 ? order : alen - blen;
-}
-
-static void
-append_varint(StringInfo buf, uint64 value)
-{
-	for (; value >= 0x80; value >>= 7)
-		appendStringInfoChar(buf, (char) (value | 0x80));
-	appendStringInfoChar(buf, (char) value);
-}
-
 /*
  * Asks for one key as core has planned it, without calling core again: what
  * core would do takes longer than all else that the backend does for a key.
@@ -181,21 +165,21 @@ begin_lookup(EtcdScan *scan, StringInfo params)
 		appendBinaryStringInfo(&key, lookup[ETCD_LOOKUP_STRIP].data, lookup[ETCD_LOOKUP_STRIP].len);
 		appendBinaryStringInfo(&key, value, len);
 		scan->finished = key.len == 0 ||
-			compare_bytes(key.data, key.len, lookup[ETCD_LOOKUP_START].data, lookup[ETCD_LOOKUP_START].len) < 0 ||
+			etcd_compare_bytes(key.data, key.len, lookup[ETCD_LOOKUP_START].data, lookup[ETCD_LOOKUP_START].len) < 0 ||
 			(lookup[ETCD_LOOKUP_END].len > 0 &&
-			 compare_bytes(key.data, key.len, lookup[ETCD_LOOKUP_END].data, lookup[ETCD_LOOKUP_END].len) >= 0);
+			 etcd_compare_bytes(key.data, key.len, lookup[ETCD_LOOKUP_END].data, lookup[ETCD_LOOKUP_END].len) >= 0);
 		if (scan->finished)
 			return;
 	}
 	initStringInfo(&frame);
 	appendStringInfoChar(&frame, 1 << 3 | 2);	/* RangeRequest.key */
-	append_varint(&frame, key.len);
+	etcd_append_varint(&frame, key.len);
 	appendBinaryStringInfo(&frame, key.data, key.len);
 	appendBinaryStringInfo(&frame, lookup[ETCD_LOOKUP_REST].data, lookup[ETCD_LOOKUP_REST].len);
 	if (revision != 0)
 	{
 		appendStringInfoChar(&frame, 4 << 3);	/* RangeRequest.revision */
-		append_varint(&frame, revision);
+		etcd_append_varint(&frame, revision);
 	}
 	scan->last = true;
 	scan->latest = revision == 0;

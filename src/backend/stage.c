@@ -60,31 +60,15 @@ etcd_stage_note(Oid userid, Oid serverid, bool writes)
 	}
 }
 
-static void
-append_uint32(StringInfo buf, uint32 value)
-{
-	value = pg_hton32(value);
-	appendBinaryStringInfo(buf, (char *) &value, sizeof(value));
-}
-
 /*
  * The beginning of a WRITE's or DELETE_RANGE's payload.
  */
 void
 etcd_stage_header(StringInfo buf, uint8 flags, CommandId command)
 {
-	append_uint32(buf, GetCurrentTransactionNestLevel());
-	append_uint32(buf, command);
+	etcd_append_uint32(buf, GetCurrentTransactionNestLevel());
+	etcd_append_uint32(buf, command);
 	appendStringInfoChar(buf, (char) flags);
-}
-
-static uint32
-uint32_at(const char *at)
-{
-	uint32		value;
-
-	memcpy(&value, at, sizeof(value));
-	return pg_ntoh32(value);
 }
 
 /*
@@ -100,15 +84,15 @@ etcd_stage_reply(EtcdRequest *request, EtcdStageReply *reply)
 	etcd_wait(request);
 	if (etcd_reply_is_error(request, &fields))
 		etcd_raise(&fields);
-	refused = request->reply_len >= 16 ? uint32_at(request->reply + 12) : 0;
+	refused = request->reply_len >= 16 ? etcd_get_uint32(request->reply + 12) : 0;
 	if (request->reply_len < 16 || request->reply_len != 16 + 4 * (Size) refused)
 		elog(ERROR, "the etcd proxy sent a malformed answer");
 	memcpy(&revision, request->reply, sizeof(revision));
 	reply->revision = (int64) pg_ntoh64(revision);
-	reply->count = uint32_at(request->reply + 8);
+	reply->count = etcd_get_uint32(request->reply + 8);
 	reply->refused = NIL;
 	for (uint32 i = 0; i < refused; i++)
-		reply->refused = lappend_int(reply->refused, (int) uint32_at(request->reply + 16 + 4 * i));
+		reply->refused = lappend_int(reply->refused, (int) etcd_get_uint32(request->reply + 16 + 4 * i));
 }
 
 /*

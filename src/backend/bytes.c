@@ -1,0 +1,88 @@
+/*
+ * bytes.c
+ *	  Bytes in frames, messages and errors.
+ */
+#include "postgres.h"
+
+#include "etcd_fdw.h"
+
+#include "port/pg_bswap.h"
+
+/* Of a key, in an error. */
+#define PRINTED_BYTES 256
+
+uint32
+etcd_get_uint32(const char *at)
+{
+	uint32		value;
+
+	memcpy(&value, at, sizeof(value));
+	return pg_ntoh32(value);
+}
+
+void
+etcd_put_uint32(char *at, uint32 value)
+{
+	value = pg_hton32(value);
+	memcpy(at, &value, sizeof(value));
+}
+
+void
+etcd_append_uint32(StringInfo buf, uint32 value)
+{
+	value = pg_hton32(value);
+	appendBinaryStringInfo(buf, (char *) &value, sizeof(value));
+}
+
+void
+etcd_append_int64(StringInfo buf, int64 value)
+{
+	uint64		number = pg_hton64((uint64) value);
+
+	appendBinaryStringInfo(buf, (char *) &number, sizeof(number));
+}
+
+/*
+ * A number as protobuf writes it.
+ */
+void
+etcd_append_varint(StringInfo buf, uint64 value)
+{
+	for (; value >= 0x80; value >>= 7)
+		appendStringInfoChar(buf, (char) (value | 0x80));
+	appendStringInfoChar(buf, (char) value);
+}
+
+/*
+ * Negative, zero or positive in etcd's order of keys.
+ */
+int
+etcd_compare_bytes(const char *a, uint32 alen, const char *b, uint32 blen)
+{
+	int			order = memcmp(a, b, Min(alen, blen));
+
+	return order != 0 ? order : (alen > blen) - (alen < blen);
+}
+
+/*
+ * A key as an error shows it: printable ASCII as it is, other bytes as \xNN.
+ */
+char *
+etcd_printable(const char *data, uint32 len)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (uint32 i = 0; i < len && i < PRINTED_BYTES; i++)
+	{
+		unsigned char byte = (unsigned char) data[i];
+
+		if (byte >= 0x20 && byte < 0x7f && byte != '\\')
+			appendStringInfoChar(&buf, byte);
+		else
+			appendStringInfo(&buf, "\\x%02x", byte);
+	}
+	if (len > PRINTED_BYTES)
+		appendStringInfoString(&buf, "...");
+	return buf.data;
+}
