@@ -486,3 +486,19 @@ test("partitions: rows are routed, and moved between local and foreign ones", as
   assert.deepEqual(await db.sql("SELECT * FROM pt"), [{ key: "/w/1", value: "f!" }]);
   await db.sql("DROP TABLE pt");
 });
+
+test("parallel plans leave foreign tables to the leader, which sees its own writes", async () => {
+  await reset({ "/w/1": "a", "/w/2": "b" });
+  const major = Number((await db.sql("SHOW server_version_num"))[0].server_version_num) / 10000;
+  await db.sql(`SET ${major >= 16 ? "debug_parallel_query" : "force_parallel_mode"} = on;
+    SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+    CREATE TABLE par AS SELECT '/w/' || i AS k FROM generate_series(1, 20000) i; ANALYZE par`);
+  await db.sql("BEGIN; INSERT INTO kv VALUES ('/w/3', 'own')");
+  const query = "SELECT count(*), max(value) FROM par JOIN kv ON key = k";
+  assert.deepEqual((await db.sql(query))[0], { count: "3", max: "own" });
+  // A worker would have a connection of its own, and would not find the third.
+  await db.sql(
+    "UPDATE kv SET value = value || '!' FROM par WHERE key = k; COMMIT; RESET ALL; DROP TABLE par",
+  );
+  assert.deepEqual(await stored(), { "/w/1": "a!", "/w/2": "b!", "/w/3": "own!" });
+});
