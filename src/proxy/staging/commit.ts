@@ -122,6 +122,21 @@ async function verify(steps: Step[], txn: Txn): Promise<void> {
   if (guardsOf(steps).length > 0) await guarded(steps, [], [], txn);
 }
 
+/** The same for the Txns of a large transaction; those with a compact comparison are asked about many at a time. */
+function verifications(chunks: Step[][], most: number, txn: Txn): (() => Promise<void>)[] {
+  const compact = chunks.filter((chunk) => compactCompare(chunk) !== null);
+  const others = chunks.filter((chunk) => compactCompare(chunk) === null);
+  const together = async (group: Step[][]) => {
+    const compare = group.map((chunk) => compactCompare(chunk)!);
+    const reply = decodeTxn(await txn(encodeTxn({ compare, success: [], failure: [] }), false));
+    if (!reply.succeeded) { for (const chunk of group) await verify(chunk, txn); }
+  };
+  return [
+    ...chunked(compact, most).map((group) => () => together(group)),
+    ...others.map((chunk) => () => verify(chunk, txn)),
+  ];
+}
+
 export interface Committed {
   /** Of the last Txn; 0 when there was nothing to write. */
   revision: bigint;
@@ -146,7 +161,7 @@ export async function commitWrites(
   }
   if (requireAtomic || reads.length > 0) throw tooLarge(steps.length, compares, maxTxnOps, reads.length > 0);
   const chunks = chunked(steps, maxTxnOps);
-  await inFlight(chunks.map((chunk) => () => verify(chunk, txn)));
+  await inFlight(verifications(chunks, maxTxnOps, txn));
   let revision = 0n;
   let done = 0;
   const write = async (chunk: Step[]) => {
