@@ -202,27 +202,60 @@ append_segments(EtcdWriter *writer, TupleTableSlot *slot, StringInfo buf)
 }
 
 /*
- * Appends the row's key: from its column, if that is given, otherwise from its
- * parts.  Raises 23502 for NULL and 44000 for a key outside of the table.
+ * Appends the row's key: from its column or from its parts, whichever the
+ * statement gives; both must say the same.  `old` is the row as it was, NULL
+ * for a new one.  Raises 23502 for NULL and 44000 for a key outside of the
+ * table.
  */
 void
-etcd_write_key(EtcdWriter *writer, TupleTableSlot *slot, StringInfo buf)
+etcd_write_key(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, StringInfo buf)
 {
 	int			at = buf->len;
+	bool		by_column = etcd_writer_sets(writer, writer->key, old);
+	bool		by_parts = writer->segments != NIL && !list_member_int(writer->segments, 0);
+	bool		any_part = false;
 	bool		isnull = true;
 	Datum		value = (Datum) 0;
+	ListCell   *lc;
 
-	if (writer->key > 0)
+	if (by_column)
 		value = slot_getattr(slot, writer->key, &isnull);
+	foreach(lc, writer->segments)
+	{
+		bool		part_isnull = true;
+
+		if (etcd_writer_sets(writer, lfirst_int(lc), old))
+			(void) slot_getattr(slot, lfirst_int(lc), &part_isnull);
+		any_part = any_part || !part_isnull;
+	}
+	/* An UPDATE that sets some parts keeps the others. */
+	by_parts = by_parts && (any_part || old == NULL || !by_column);
 	if (!isnull)
 	{
 		appendBinaryStringInfo(buf, writer->strip.data, writer->strip.len);
 		append_datum(buf, value, attribute_type(writer, writer->key));
 	}
-	else if (writer->segments != NIL && !list_member_int(writer->segments, 0))
+	else if (by_column && old != NULL)
+		null_violation(writer, writer->key, "A row of etcd is its key.");
+	else if (by_parts)
 		append_segments(writer, slot, buf);
 	else
 		null_violation(writer, Max(writer->key, 1), "A row of etcd is its key.");
+	if (!isnull && by_parts && any_part)
+	{
+		StringInfoData parts;
+
+		initStringInfo(&parts);
+		append_segments(writer, slot, &parts);
+		if (parts.len != buf->len - at || memcmp(parts.data, buf->data + at, parts.len) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_WITH_CHECK_OPTION_VIOLATION),
+					 errmsg("column \"%s\" of foreign table \"%s\" contradicts the parts of its key_pattern",
+							attribute_name(writer, writer->key), RelationGetRelationName(writer->relation)),
+					 errdetail("The key is \"%s\", but its parts make \"%s\".",
+							   etcd_printable(buf->data + at, buf->len - at), etcd_printable(parts.data, parts.len)),
+					 errhint("Give the key or its parts, not both.")));
+	}
 	check_key(writer, buf->data + at, buf->len - at);
 }
 

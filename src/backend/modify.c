@@ -336,7 +336,7 @@ insert_rows(EtcdModify *modify, ResultRelInfo *rinfo, TupleTableSlot **slots, in
 		initStringInfo(&part);
 		leases[i] = etcd_row_lease(modify, slots[i], NULL);
 		append_entry(&modify->payload, modify->upsert ? STAGE_UPSERT : STAGE_INSERT, NULL, leases[i]);
-		etcd_write_key(modify->writer, slots[i], &part);
+		etcd_write_key(modify->writer, slots[i], NULL, &part);
 		keys[i] = modify->payload.len;
 		append_bytes(&modify->payload, part.data, part.len);
 		resetStringInfo(&part);
@@ -436,7 +436,7 @@ etcdExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 		renamed = renamed || etcd_writer_sets(writer, list_nth_int(writer->segments, i), row);
 	if (renamed)
 	{
-		etcd_write_key(writer, slot, &key);
+		etcd_write_key(writer, slot, row, &key);
 		renamed = key.len != (int) row->kv.key_len || memcmp(key.data, row->kv.key, key.len) != 0;
 	}
 	lease = etcd_row_lease(modify, slot, row);

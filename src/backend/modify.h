@@ -76,7 +76,7 @@ extern bool etcd_shows_rows(ResultRelInfo *rinfo);
 
 /* ---- encode.c ---- */
 extern EtcdWriter *etcd_writer_create(Relation relation, const char *plan, Bitmapset *assigned);
-extern void etcd_write_key(EtcdWriter *writer, TupleTableSlot *slot, StringInfo buf);
+extern void etcd_write_key(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, StringInfo buf);
 extern void etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, StringInfo buf);
 extern bool etcd_writer_sets(EtcdWriter *writer, int attnum, const EtcdRow *old);
 extern int64 etcd_ttl_seconds(EtcdWriter *writer, TupleTableSlot *slot);

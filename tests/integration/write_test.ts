@@ -427,6 +427,25 @@ test("typed values, JSON fields and parts of keys are writable", async () => {
   assert.deepEqual(await stored("/w/k/"), { "/w/k/pods/c": "2" });
   assert.equal((await db.failure("INSERT INTO pat VALUES ('a/b', 'c', '')")).code, "44000");
   assert.equal((await db.failure("INSERT INTO pat VALUES ('a', NULL, '')")).code, "23502");
+  await db.sql(`CREATE FOREIGN TABLE twoways (kind text, name text, key text, value text) SERVER etcd
+    OPTIONS (key_pattern '/w/k/{kind}/{name}'); UPDATE twoways SET name = 'd' WHERE name = 'c'`);
+  assert.deepEqual(await stored("/w/k/"), { "/w/k/pods/d": "2" });
+  await db.sql(
+    "UPDATE twoways SET key = '/w/k/pods/c'; INSERT INTO twoways (key, value) VALUES ('/w/k/jobs/j', '3')",
+  );
+  assert.deepEqual(await stored("/w/k/"), { "/w/k/jobs/j": "3", "/w/k/pods/c": "2" });
+  for (
+    const wrong of [
+      "INSERT INTO twoways VALUES ('a', 'b', '/w/k/x/y', '')",
+      "UPDATE twoways SET name = 'q', key = '/w/k/pods/z'",
+    ]
+  ) {
+    assert.equal((await db.failure(wrong)).code, "44000", wrong);
+  }
+  await db.sql(
+    "INSERT INTO twoways VALUES ('a', 'b', '/w/k/a/b', ''); DELETE FROM twoways WHERE kind <> 'pods'",
+  );
+  assert.deepEqual(await stored("/w/k/"), { "/w/k/pods/c": "2" });
   await etcd.put("/w/k/other", "no row");
   await db.sql("DELETE FROM pat");
   assert.deepEqual(await stored("/w/k/"), { "/w/k/other": "no row" });
