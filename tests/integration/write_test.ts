@@ -464,6 +464,10 @@ test("more than one Txn: split with a warning, or refused", async () => {
   const error = await db.failure("DELETE FROM kv WHERE value = 'x'");
   assert.equal(error.code, "54000");
   assert.equal(Object.keys(await stored("/w/m")).length, 300);
+  // A range is one operation, however many keys it holds, as long as no row of it is asked for.
+  assert.equal((await db.failure("DELETE FROM w WHERE key < '/w/n' RETURNING key")).code, "54000");
+  await db.sql("DELETE FROM w WHERE key < '/w/n'");
+  assert.deepEqual(await stored("/w/m"), {});
   await db.sql("ALTER SERVER etcd OPTIONS (DROP atomic, ADD max_staged_mb '1')");
   const full = await db.failure(
     "INSERT INTO kv SELECT '/w/f' || i, repeat('x', 100000) FROM generate_series(1, 20) i",

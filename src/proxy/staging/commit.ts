@@ -4,7 +4,16 @@ import { printable } from "../../ipc/bytes.ts";
 import { EtcdFdwError } from "../../ipc/errors.ts";
 import { type Compare, decodeTxn, encodeTxn, type TxnOp } from "../../ipc/etcd_txn.ts";
 import { decodeRangeResponse } from "../../ipc/etcd_ranges.ts";
-import { successor } from "../../ipc/keyrange.ts";
+import {
+  compactCompare,
+  type DeletedRange,
+  guardedByKey,
+  guardsOf,
+  keyByKey,
+  opsOf,
+  type Step,
+  stepsOf,
+} from "./steps.ts";
 import { duplicateKey, type Write } from "./writes.ts";
 
 /** Makes a Txn; with `writes`, a lost answer is an unknown outcome. */
@@ -17,31 +26,8 @@ export interface CommitOptions {
   requireAtomic: boolean;
 }
 
-/** One key's part in a Txn. */
-interface Step {
-  key: Uint8Array;
-  compare: Compare | null;
-  op: TxnOp | null;
-  /** What a failed comparison means. */
-  failure: "23505" | "40001";
-}
-
 /** Txns that are on their way at a time. */
 const IN_FLIGHT = 16;
-
-function stepOf({ key, version }: Write): Step | null {
-  const { guard, value, lease } = version;
-  const made = guard !== null && "absent" in guard;
-  // A key that the transaction has made and deleted again was never there.
-  if (made && value === null) return null;
-  const compare: Compare | null = guard === null
-    ? null
-    : made
-    ? { key, target: "create", result: "equal", value: 0n }
-    : { key, target: "mod", result: "equal", value: (guard as { mod: bigint }).mod };
-  const op: TxnOp = value === null ? { delete: { key } } : { put: { key, value, lease } };
-  return { key, compare, op, failure: made ? "23505" : "40001" };
-}
 
 function chunked<T>(items: T[], size: number): T[][] {
   const chunks: T[][] = [];
@@ -64,42 +50,43 @@ async function inFlight(tasks: (() => Promise<unknown>)[]): Promise<void> {
 
 const RETRY = "The transaction might succeed if retried.";
 
+/** A range that was to be deleted at once has keys that the DELETE did not see. */
+class RangeChanged extends EtcdFdwError {}
+
+/** What shows whether the step's guard holds: its key, or a key of its range that is newer than it allows. */
+function suspicion({ key, compare }: Step): TxnOp {
+  const { rangeEnd, value } = compare!;
+  if (rangeEnd === undefined) return { range: { key, rangeEnd: null, keysOnly: true } };
+  return { range: { key, rangeEnd, keysOnly: true, minModRevision: String(value), limit: 1 } };
+}
+
 /**
  * Why a comparison failed. Looked for afterwards: reads in each Txn, which nearly always succeeds, would cost more than the
  * puts do. When the key is as it should be again, or was only read, nothing can be named.
  */
 async function refusal(steps: Step[], txn: Txn): Promise<EtcdFdwError> {
   const suspects = steps.filter(({ compare }) => compare !== null);
-  const success = suspects.map(({ key }): TxnOp => ({ range: { key, rangeEnd: null, keysOnly: true } }));
+  const success = suspects.map(suspicion);
   const { responses } = decodeTxn(await txn(encodeTxn({ compare: [], success, failure: [] }), false));
-  const index = suspects.findIndex(({ compare }, i) => {
-    const [row] = decodeRangeResponse(responses[i]!).rows;
+  const rows = responses.map((response) => decodeRangeResponse(response!).rows.at(0));
+  const index = suspects.findIndex(({ compare, failure }, i) => {
     const { target, value } = compare!;
-    return (target === "create" ? row?.createRevision ?? 0n : row?.modRevision ?? 0n) !== value;
+    if (failure === "range") return rows[i] !== undefined;
+    return (target === "create" ? rows[i]?.createRevision ?? 0n : rows[i]?.modRevision ?? 0n) !== value;
   });
-  const step = suspects[index];
-  if (step?.failure === "23505") return duplicateKey(step.key);
-  return new EtcdFdwError("40001", "could not serialize access due to concurrent update in etcd", {
-    detail: step === undefined ? "" : `The key "${printable(step.key)}" was changed by another client.`,
-    hint: RETRY,
-  });
+  const failure = suspects[index]?.failure;
+  const key = rows[index]?.key ?? suspects[index]?.key;
+  if (failure === "23505") return duplicateKey(key);
+  const changed = failure === "range" || index < 0 && steps.some((step) => step.failure === "range");
+  return new (changed ? RangeChanged : EtcdFdwError)(
+    "40001",
+    "could not serialize access due to concurrent update in etcd",
+    {
+      detail: index < 0 ? "" : `The key "${printable(key)}" was changed by another client.`,
+      hint: RETRY,
+    },
+  );
 }
-
-/** Fewer keys than these are compared one by one. */
-const COMPACT_STEPS = 8;
-
-/**
- * The guards of new keys that follow each other as one comparison: no key may be there from the first to the last. It is
- * stricter, so that it may fail where the guards hold; null where it does not fit.
- */
-function compactCompare(steps: Step[]): Compare | null {
-  const absent = steps.every(({ compare }) => compare?.target === "create");
-  if (!absent || steps.length < COMPACT_STEPS) return null;
-  const rangeEnd = successor(steps[steps.length - 1].key);
-  return { key: steps[0].key, rangeEnd, target: "create", result: "equal", value: 0n };
-}
-
-const guardsOf = (steps: Step[]): Compare[] => steps.flatMap((step) => step.compare ?? []);
 
 /** Makes a Txn with the compact comparison, and only where that fails with each guard; its reply, or a refusal. */
 async function guarded(steps: Step[], reads: Compare[], success: TxnOp[], txn: Txn): Promise<bigint> {
@@ -114,7 +101,7 @@ async function guarded(steps: Step[], reads: Compare[], success: TxnOp[], txn: T
 
 /** Sends these steps; the revision of the Txn. Rejects with 23505 or 40001 when a comparison fails. */
 function send(steps: Step[], reads: Compare[], txn: Txn): Promise<bigint> {
-  return guarded(steps, reads, steps.flatMap((step) => step.op ?? []), txn);
+  return guarded(steps, reads, opsOf(steps), txn);
 }
 
 /** Whether all comparisons hold now. */
@@ -144,22 +131,45 @@ export interface Committed {
 }
 
 /**
- * Writes all of it. `reads` are comparisons for what the transaction has read. Rejects with 23505 or 40001 when a
- * guard does not hold, with 08007 when the outcome is unknown, and with 54000 when one Txn cannot hold it and must.
+ * Writes all of it. `deleted` are ranges that DELETEs emptied, `reads` comparisons for what the transaction has read.
+ * Rejects with 23505 or 40001 when a guard does not hold, with 08007 when the outcome is unknown, and with 54000 when one
+ * Txn cannot hold it and must.
  */
 export async function commitWrites(
   writes: Write[],
+  deleted: DeletedRange[],
+  reads: Compare[],
+  options: CommitOptions,
+  txn: Txn,
+): Promise<Committed> {
+  const ranged = stepsOf(writes, deleted);
+  if (ranged.length === 0) return { revision: 0n, txns: 0 };
+  const steps = guardedByKey(ranged);
+  const single = keyByKey(ranged);
+  const fits = (some: Step[]) =>
+    opsOf(some).length <= options.maxTxnOps && reads.length + guardsOf(some).length <= options.maxTxnOps;
+  // A key that came into a range meanwhile is not the DELETE's: it stays, where the others fit.
+  const sent = fits(steps) ? steps : reads.length === 0 ? ranged : single;
+  try {
+    return await commitSteps(sent, reads, options, txn);
+  } catch (error) {
+    if (!(error instanceof RangeChanged) || options.requireAtomic && !fits(single)) throw error;
+    return await commitSteps(single, reads, options, txn);
+  }
+}
+
+async function commitSteps(
+  steps: Step[],
   reads: Compare[],
   { maxTxnOps, requireAtomic }: CommitOptions,
   txn: Txn,
 ): Promise<Committed> {
-  const steps = writes.map(stepOf).filter((step) => step !== null);
-  if (steps.length === 0) return { revision: 0n, txns: 0 };
-  const compares = reads.length + steps.filter(({ compare }) => compare !== null).length;
-  if (steps.length <= maxTxnOps && compares <= maxTxnOps) {
+  const ops = opsOf(steps).length;
+  const compares = reads.length + guardsOf(steps).length;
+  if (ops <= maxTxnOps && compares <= maxTxnOps) {
     return { revision: await send(steps, reads, txn), txns: 1 };
   }
-  if (requireAtomic || reads.length > 0) throw tooLarge(steps.length, compares, maxTxnOps, reads.length > 0);
+  if (requireAtomic || reads.length > 0) throw tooLarge(ops, compares, maxTxnOps, reads.length > 0);
   const chunks = chunked(steps, maxTxnOps);
   await inFlight(verifications(chunks, maxTxnOps, txn));
   let revision = 0n;

@@ -21,6 +21,7 @@ import {
 } from "../../ipc/stage.ts";
 import { type CommitOptions, commitWrites } from "./commit.ts";
 import { keyRangeOf, type Reader, readRange, readTxn } from "./overlay.ts";
+import type { DeletedRange } from "./steps.ts";
 import { sortable, StagedWrites, type Write } from "./writes.ts";
 
 /** etcd, as a session reaches it. */
@@ -38,6 +39,8 @@ export class Transaction {
   readonly #options: TransactionOptions;
   readonly #writes: StagedWrites;
   readonly #leases: bigint[] = [];
+  /** Ranges that DELETEs have emptied. */
+  #deleted: (DeletedRange & { level: number })[] = [];
   /** What went wrong with a write that nobody waits for. */
   #failure: { error: EtcdFdwError; level: number } | null = null;
   /** Ranges that were read under SERIALIZABLE, and the keys in them with their mod_revision, 0 for none. */
@@ -116,14 +119,22 @@ export class Transaction {
 
   async #writeNow(entries: StageEntry[], flags: number, call: Call): Promise<StageReply> {
     const refused = flags & StageFlag.CHECK ? await this.#existing(entries, call) : [];
+    return { revision: await this.#commitNow(entries, [], refused, call), count: 0, refused };
+  }
+
+  async #commitNow(
+    entries: StageEntry[],
+    deleted: DeletedRange[],
+    refused: number[],
+    call: Call,
+  ): Promise<bigint> {
     const skipped = new Set(refused);
     // Twice the same key in one statement: the second write finds what the first one left.
     const now = new StagedWrites(this.#options.maxStagedBytes);
     entries.forEach((entry, i) => {
       if (!skipped.has(i)) now.add(entry, 1, 0);
     });
-    const { revision } = await commitWrites(now.final(), [], this.#options, txnOf(call));
-    return { revision, count: 0, refused };
+    return (await commitWrites(now.final(), deleted, [], this.#options, txnOf(call))).revision;
   }
 
   /** Deletes what is in the ranges, as a command of this number sees them. */
@@ -134,13 +145,17 @@ export class Transaction {
     let count = 0;
     let revisionRead = 0n;
     const doomed: StageEntry[] = [];
+    const deleted: DeletedRange[] = [];
     if (header.flags & StageFlag.RECORDED) await this.#record(Method.READ_TXN, rest, readerOf(call));
     for (const read of readsOf(rest)) {
-      let request: RangeRequest = { ...decodeRangeRequest(read), keysOnly: true, limit: LISTING_PAGE };
+      const asked = decodeRangeRequest(read);
+      let request: RangeRequest = { ...asked, keysOnly: true, limit: LISTING_PAGE };
+      let revision = 0n;
       for (;;) {
         const reply = decodeRangeResponse(
           await readRange(encodeRangeRequest(request), this.#writes, before, readerOf(call)),
         );
+        if (revision === 0n) revision = request.revision ? BigInt(request.revision) : reply.revision;
         if (reply.revision > revisionRead) revisionRead = reply.revision;
         for (const row of reply.rows) {
           count++;
@@ -150,14 +165,15 @@ export class Transaction {
           });
         }
         if (!reply.more || request.rangeEnd === null) break;
-        const revision = request.revision && request.revision !== "0"
-          ? request.revision
-          : String(reply.revision);
-        request = { ...request, revision, key: successor(reply.rows.at(-1)!.key) };
+        request = { ...request, revision: String(revision), key: successor(reply.rows.at(-1)!.key) };
       }
+      if (asked.rangeEnd !== null && !isFiltered(asked)) deleted.push({ range: keyRangeOf(asked), revision });
     }
-    if (header.flags & StageFlag.IMMEDIATE) return { ...await this.#writeNow(doomed, 0, call), count };
+    if (header.flags & StageFlag.IMMEDIATE) {
+      return { revision: await this.#commitNow(doomed, deleted, [], call), count, refused: [] };
+    }
     for (const entry of doomed) this.#add(entry, header.level, header.command);
+    for (const one of deleted) this.#deleted.push({ ...one, level: header.level });
     return { revision: revisionRead, count, refused: [] };
   }
 
@@ -175,11 +191,13 @@ export class Transaction {
 
   rollback(level: number): void {
     this.#writes.rollback(level);
+    this.#deleted = this.#deleted.filter((one) => one.level < level);
     if (this.#failure !== null && this.#failure.level >= level) this.#failure = null;
   }
 
   release(level: number): void {
     this.#writes.release(level);
+    for (const one of this.#deleted) one.level = Math.min(one.level, level - 1);
     if (this.#failure !== null && this.#failure.level >= level) this.#failure.level = level - 1;
   }
 
@@ -258,6 +276,7 @@ export class Transaction {
     const writes = this.#writes.final();
     const { revision, txns } = await commitWrites(
       writes,
+      this.#deleted,
       this.#readCompares(writes),
       this.#options,
       txnOf(call),
@@ -270,6 +289,15 @@ export class Transaction {
 function cutOff(request: RangeRequest, last: Uint8Array | undefined): RangeRequest {
   if (last === undefined || request.order !== undefined && request.order.target !== "key") return request;
   return request.order?.descending ? { ...request, key: last } : { ...request, rangeEnd: successor(last) };
+}
+
+/** Whether the request leaves keys of its range out. */
+function isFiltered(request: RangeRequest): boolean {
+  const { minModRevision, maxModRevision, minCreateRevision, maxCreateRevision } = request;
+  return [minModRevision, maxModRevision, minCreateRevision, maxCreateRevision].some((one) =>
+    one !== undefined
+  ) ||
+    Boolean(request.limit);
 }
 
 function readerOf(call: Call): Reader {

@@ -238,17 +238,92 @@ Deno.test("Transaction: more than one Txn takes several, with all guards checked
   });
 });
 
+function deletion(key: string, end: string, level = 1): Uint8Array {
+  const request = encodeReadTxn([range(key, end)]);
+  const payload = new Uint8Array(9 + request.length);
+  new DataView(payload.buffer).setUint32(0, level);
+  new DataView(payload.buffer).setUint32(4, 2);
+  payload.set(request, 9);
+  return payload;
+}
+
+async function fill(call: Call, prefix: string, keys: number): Promise<void> {
+  for (let i = 0; i < keys; i++) await call(Method.PUT, put(`${prefix}${String(i).padStart(4, "0")}`, "x"));
+}
+
+const countOf = async (call: Call, key: string, end: string) =>
+  Number(decodeRangeResponse(await call(Method.RANGE, encodeRangeRequest(range(key, end)))).count);
+
+Deno.test("Transaction: a range is deleted by one operation, whatever it holds", async () => {
+  await withEtcd(async (call) => {
+    await fill(call, "/d/", 300);
+    const transaction = new Transaction({ ...OPTIONS, requireAtomic: true });
+    transaction.stage(write([entry(StageKind.UPSERT, "/c", "1"), entry(StageKind.UPSERT, "/e", "1")]));
+    assert.equal((await transaction.deleteRange(deletion("/d/", "/d0"), call)).count, 300);
+    assert.equal((await transaction.commit(call)).count, 1);
+    assert.equal(await countOf(call, "/d/", "/d0"), 0);
+    assert.equal(await countOf(call, "/c", "/f"), 2);
+  });
+});
+
+Deno.test("Transaction: a range that has changed meanwhile is deleted key by key, or refused", async () => {
+  await withEtcd(async (call, etcd) => {
+    for (
+      const [size, requireAtomic, change] of [
+        [3, true, "new"],
+        [3, true, "changed"],
+        [300, false, "new"],
+        [300, true, "new"],
+        [300, false, "changed"],
+      ] as const
+    ) {
+      await etcd.ctl("del", "--prefix", "/d/");
+      await fill(call, "/d/", size);
+      const transaction = new Transaction({ ...OPTIONS, requireAtomic });
+      await transaction.deleteRange(deletion("/d/", "/d0"), call);
+      await call(Method.PUT, put(change === "new" ? "/d/9" : "/d/0001", "theirs"));
+      const what = `${size} ${requireAtomic} ${change}`;
+      if (change === "new" && !(size === 300 && requireAtomic)) {
+        await transaction.commit(call);
+        assert.equal(await countOf(call, "/d/", "/d0"), 1, what);
+      } else {
+        const error = await errorFrom(transaction.commit(call));
+        assert.equal(error.sqlstate, "40001", what);
+        assert.match(error.detail, change === "new" ? /"\/d\/9"/ : /"\/d\/0001"/);
+        assert.equal(await countOf(call, "/d/", "/d0"), change === "new" ? size + 1 : size, what);
+      }
+    }
+  });
+});
+
+Deno.test("Transaction: a range that is not deleted whole in the end is not deleted as a range", async () => {
+  await withEtcd(async (call, etcd) => {
+    await fill(call, "/d/", 5);
+    const transaction = new Transaction(OPTIONS);
+    await transaction.deleteRange(deletion("/d/", "/d/0002"), call);
+    await transaction.deleteRange(deletion("/d/0003", "/d0", 2), call);
+    transaction.rollback(2);
+    await transaction.deleteRange(deletion("/d/0002", "/d/0004", 3), call);
+    transaction.release(3);
+    transaction.stage(write([entry(StageKind.INSERT, "/d/0001", "again")], { command: 4 }));
+    await transaction.commit(call);
+    const left = decodeRangeResponse(await call(Method.RANGE, encodeRangeRequest(range("/d/", "/d0"))));
+    assert.deepEqual(values(left), ["/d/0001=again", "/d/0004=x"]);
+
+    // A key that is gone is seen as long as its guard fits into the Txn.
+    const other = new Transaction(OPTIONS);
+    await other.deleteRange(deletion("/d/", "/d0"), call);
+    await etcd.ctl("del", "/d/0004");
+    assert.equal((await errorFrom(other.commit(call))).sqlstate, "40001");
+  });
+});
+
 Deno.test("Transaction: a deleted range holds what its command saw, and is guarded", async () => {
   await withEtcd(async (call) => {
     for (const key of ["/d/1", "/d/2", "/d/3", "/e"]) await call(Method.PUT, put(key, "x"));
     const transaction = new Transaction(OPTIONS);
     transaction.stage(write([entry(StageKind.INSERT, "/d/4", "own")]));
-    const request = encodeReadTxn([range("/d/", "/d0")]);
-    const payload = new Uint8Array(9 + request.length);
-    new DataView(payload.buffer).setUint32(0, 1);
-    new DataView(payload.buffer).setUint32(4, 2);
-    payload.set(request, 9);
-    assert.equal((await transaction.deleteRange(payload, call)).count, 4);
+    assert.equal((await transaction.deleteRange(deletion("/d/", "/d0"), call)).count, 4);
     assert.deepEqual(values(await read(transaction, call, range("/", "0"))), ["/e=x"]);
     await transaction.commit(call);
     assert.equal((await see(call, "/d/1")) as unknown, undefined);
