@@ -6,7 +6,10 @@
 
 #include "etcd_fdw.h"
 
+#include "catalog/namespace.h"
+#include "mb/pg_wchar.h"
 #include "port/pg_bswap.h"
+#include "utils/builtins.h"
 
 /* Of a key, in an error. */
 #define PRINTED_BYTES 256
@@ -85,4 +88,35 @@ etcd_printable(const char *data, uint32 len)
 	if (len > PRINTED_BYTES)
 		appendStringInfoString(&buf, "...");
 	return buf.data;
+}
+
+/*
+ * Text in the database's encoding of bytes that are UTF-8; NULL when they are
+ * not, or when the encoding has no such text.
+ */
+text *
+etcd_text_from_utf8(const char *data, uint32 len)
+{
+	int			encoding = GetDatabaseEncoding();
+	Oid			conversion;
+	Size		room;
+	char	   *converted;
+
+	if (encoding == PG_SQL_ASCII ? memchr(data, '\0', len) != NULL
+		: !pg_verify_mbstr(PG_UTF8, data, len, true))
+		return NULL;
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
+		return cstring_to_text_with_len(data, len);
+
+	conversion = FindDefaultConversionProc(PG_UTF8, encoding);
+	if (!OidIsValid(conversion))
+		elog(ERROR, "no conversion from UTF8 to encoding \"%s\"", GetDatabaseEncodingName());
+	room = (Size) len * MAX_CONVERSION_GROWTH + 1;
+	converted = palloc_extended(room, MCXT_ALLOC_HUGE);
+	if (pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding,
+									  (unsigned char *) pnstrdup(data, len), len,
+									  (unsigned char *) converted, (int) Min(room, PG_INT32_MAX),
+									  true) < (int) len)
+		return NULL;
+	return cstring_to_text(converted);
 }

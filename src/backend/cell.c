@@ -212,28 +212,11 @@ invalid_text(EtcdCells *cells, EtcdColumn *column)
 static text *
 make_text(EtcdCells *cells, EtcdColumn *column, const char *data, uint32 len)
 {
-	int			encoding = GetDatabaseEncoding();
-	Oid			conversion;
-	Size		room;
-	char	   *converted;
+	text	   *value = etcd_text_from_utf8(data, len);
 
-	if (encoding == PG_SQL_ASCII ? memchr(data, '\0', len) != NULL
-		: !pg_verify_mbstr(PG_UTF8, data, len, true))
+	if (value == NULL)
 		invalid_text(cells, column);
-	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
-		return cstring_to_text_with_len(data, len);
-
-	conversion = FindDefaultConversionProc(PG_UTF8, encoding);
-	if (!OidIsValid(conversion))
-		elog(ERROR, "no conversion from UTF8 to encoding \"%s\"", GetDatabaseEncodingName());
-	room = (Size) len * MAX_CONVERSION_GROWTH + 1;
-	converted = palloc_extended(room, MCXT_ALLOC_HUGE);
-	if (pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding,
-									  (unsigned char *) pnstrdup(data, len), len,
-									  (unsigned char *) converted, (int) Min(room, PG_INT32_MAX),
-									  true) < (int) len)
-		invalid_text(cells, column);
-	return cstring_to_text(converted);
+	return value;
 }
 
 static Datum

@@ -13,6 +13,7 @@
 #include "connection.h"
 
 #include "access/xact.h"
+#include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/hsearch.h"
@@ -20,6 +21,8 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(etcd_fdw_disconnect);
 
 /* Bytes of writes without an answer that are sent together. */
 #define UNANSWERED_BYTES (64 * 1024)
@@ -65,6 +68,41 @@ etcd_connection_init(void)
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, server_altered, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, server_altered, (Datum) 0);
 	CacheRegisterSyscacheCallback(FOREIGNDATAWRAPPEROID, server_altered, (Datum) 0);
+}
+
+/*
+ * etcd_fdw_disconnect() returns integer
+ *
+ * Ends all that this session has with the proxy; how many channels it was.
+ */
+Datum
+etcd_fdw_disconnect(PG_FUNCTION_ARGS)
+{
+	HASH_SEQ_STATUS scan;
+	Channel    *channel;
+	int			count = 0;
+
+	(void) fcinfo;
+	hash_seq_init(&scan, channels);
+	while ((channel = hash_seq_search(&scan)) != NULL)
+	{
+		if (channel->staged && channel->number != 0)
+		{
+			hash_seq_term(&scan);
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("cannot disconnect from etcd while the transaction has rows that are not committed"),
+					 errhint("COMMIT or ROLLBACK first.")));
+		}
+		count += channel->number != 0;
+	}
+	if (!dlist_is_empty(&etcd_conn.requests))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("cannot disconnect from etcd while a query reads it"),
+				 errhint("Close the cursors on foreign tables first.")));
+	connection_close();
+	PG_RETURN_INT32(count);
 }
 
 /*
@@ -119,7 +157,7 @@ channel_open(Channel *channel)
 		SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
 							  ObjectIdGetDatum(channel->key.serverid)))
 		mapping = GetUserMapping(channel->key.userid, channel->key.serverid);
-	payload = etcd_open_payload(server, mapping, &patience);
+	payload = etcd_open_payload(server, channel->key.userid, mapping, &patience);
 
 	if (channel->number != 0)
 		connection_queue(FRAME_CLOSE, 0, channel->number, 0, NULL, 0);
@@ -167,7 +205,7 @@ connected_channel(Oid userid, Oid serverid)
  * A request with a new id, whose frame is queued next.
  */
 static EtcdRequest *
-new_request(Channel *channel, uint8 method, MemoryContext context)
+new_request(int patience, uint8 method, MemoryContext context)
 {
 	EtcdRequest *request = MemoryContextAllocZero(context, sizeof(EtcdRequest));
 
@@ -176,7 +214,7 @@ new_request(Channel *channel, uint8 method, MemoryContext context)
 	request->context = context;
 	request->id = etcd_conn.last_id;
 	request->method = method;
-	request->give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), channel->patience);
+	request->give_up = patience < 0 ? DT_NOEND : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), patience);
 	request->release.func = request_release;
 	request->release.arg = request;
 	MemoryContextRegisterResetCallback(context, &request->release);
@@ -204,7 +242,7 @@ etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, 
 		etcd_stage_note(userid, serverid, false);
 		channel->staged = true;
 	}
-	request = new_request(channel, method, context);
+	request = new_request(channel->patience, method, context);
 	if (command >= 0 && channel->staged)
 	{
 		char		prefix[4];
@@ -222,6 +260,24 @@ etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, 
 }
 
 /*
+ * Sends a frame that core wrote, with core's flags; -1 as patience waits for
+ * ever.
+ */
+static EtcdRequest *
+send_as_is(uint32 channel, int patience, const EtcdAnswer *answer, MemoryContext context)
+{
+	uint8		method = (uint8) answer->payload[FRAME_AT_CODE];
+	uint8		flags = (uint8) answer->payload[FRAME_AT_FLAGS];
+	EtcdRequest *request = new_request((flags & FRAME_FLAG_WAITS) ? -1 : patience, method, context);
+	int			len = answer->payload_len - FRAME_HEADER;
+
+	connection_queue_header(FRAME_UNARY, method, flags, channel, request->id, len);
+	appendBinaryStringInfo(&etcd_conn.out, answer->payload + FRAME_HEADER, len);
+	connection_flush();
+	return request;
+}
+
+/*
  * The same for a frame that core wrote.
  */
 EtcdRequest *
@@ -229,8 +285,28 @@ etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, int64 comman
 {
 	if (answer->payload_len < FRAME_HEADER)
 		elog(ERROR, "core wrote a frame of %d bytes", answer->payload_len);
+	if (command < 0)
+	{
+		Channel    *channel = connected_channel(userid, serverid);
+
+		return send_as_is(channel->number, channel->patience, answer, context);
+	}
 	return etcd_send(userid, serverid, (uint8) answer->payload[FRAME_AT_CODE],
 					 answer->payload + FRAME_HEADER, answer->payload_len - FRAME_HEADER, command, context);
+}
+
+/*
+ * Sends a frame that core wrote for the proxy itself.
+ */
+EtcdRequest *
+etcd_send_proxy(const EtcdAnswer *answer, MemoryContext context)
+{
+	if (answer->payload_len < FRAME_HEADER)
+		elog(ERROR, "core wrote a frame of %d bytes", answer->payload_len);
+	connection_check();
+	if (etcd_conn.sock == PGINVALID_SOCKET)
+		connection_open();
+	return send_as_is(0, PROXY_ANSWER_MS, answer, context);
 }
 
 /*
@@ -241,7 +317,7 @@ EtcdRequest *
 etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len, MemoryContext context)
 {
 	Channel    *channel = connected_channel(userid, serverid);
-	EtcdRequest *request = context == NULL ? NULL : new_request(channel, code, context);
+	EtcdRequest *request = context == NULL ? NULL : new_request(channel->patience, code, context);
 
 	channel->staged = true;
 	connection_queue(FRAME_STAGE, code, channel->number, request ? request->id : 0, payload, len);

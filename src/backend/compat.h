@@ -14,6 +14,7 @@
 #include "access/stratnum.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_foreign_server.h"
 #include "commands/explain.h"
 #if PG_VERSION_NUM >= 180000
 #include "commands/explain_format.h"
@@ -26,6 +27,7 @@
 #include "optimizer/pathnode.h"
 #include "optimizer/paths.h"
 #include "storage/latch.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/resowner.h"
@@ -252,6 +254,17 @@ compat_is_c_locale(char provider, const char *locale)
 		return strcmp(locale, "C") == 0 || strcmp(locale, "C.UTF-8") == 0;
 #endif
 	return provider == COLLPROVIDER_LIBC && (strcmp(locale, "C") == 0 || strcmp(locale, "POSIX") == 0);
+}
+
+/* ---- PostgreSQL 16: one function for all kinds of objects ---- */
+static inline AclResult
+compat_server_aclcheck(Oid serverid, Oid userid, AclMode mode)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(ForeignServerRelationId, serverid, userid, mode);
+#else
+	return pg_foreign_server_aclcheck(serverid, userid, mode);
+#endif
 }
 
 #endif							/* ETCD_FDW_COMPAT_H */

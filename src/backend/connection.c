@@ -30,7 +30,7 @@ Connection etcd_conn = {.sock = PGINVALID_SOCKET, .requests = DLIST_STATIC_INIT(
  * Closes the connection.  Requests on their way are marked lost; whoever waits
  * for one raises the error.
  */
-static void
+void
 connection_close(void)
 {
 	dlist_mutable_iter iter;
@@ -321,7 +321,7 @@ connection_wait(EtcdRequest *request)
 						wants_write ? WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE : WL_SOCKET_READABLE, NULL);
 		etcd_conn.wants_write = wants_write;
 	}
-	if (WaitEventSetWait(etcd_conn.events, timeout, &event, 1, etcd_conn.wait_event) > 0 &&
+	if (WaitEventSetWait(etcd_conn.events, Min(timeout, LONGEST_WAIT_MS), &event, 1, etcd_conn.wait_event) > 0 &&
 		(event.events & WL_LATCH_SET) != 0)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();

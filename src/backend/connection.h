@@ -16,6 +16,12 @@
 #define PROXY_GRACE_MS	2000
 #define PROXY_POLL_MS	10
 
+/* A wait without end is made of these. */
+#define LONGEST_WAIT_MS	3600000L
+
+/* How long the proxy may take to answer what it needs no server for. */
+#define PROXY_ANSWER_MS	30000
+
 typedef struct Connection
 {
 	pgsocket	sock;			/* PGINVALID_SOCKET: none */
@@ -39,6 +45,7 @@ extern Connection etcd_conn;
 
 /* ---- connection.c ---- */
 extern void connection_open(void);
+extern void connection_close(void);
 extern void connection_check(void);
 extern void connection_flush(void);
 extern void connection_read(EtcdRequest *awaited);

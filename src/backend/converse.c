@@ -5,62 +5,163 @@
  */
 #include "postgres.h"
 
-#include "etcd_fdw.h"
+#include "converse.h"
+#include "frame.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
+#include "tcop/utility.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
+
+/* How a reply is handed on; as `rows` in protocol.ts. */
+#define ROWS_NONE	0
+#define ROWS_KEYS	2			/* without values */
+#define ROWS_BYTES	3
+
+/* What core is told next. */
+typedef struct Turn
+{
+	const char *op;
+	StringInfo	input;
+	const char *bytes;
+	int			len;
+} Turn;
+
+static void
+append_field(StringInfo buf, const char *name, const char *text)
+{
+	appendStringInfo(buf, ",\"%s\":", name);
+	escape_json(buf, text);
+}
+
+/*
+ * An error that core wants to hear of.
+ */
+static void
+tell_error(Turn *turn, const ErrorData *fields)
+{
+	turn->op = "functionFailed";
+	append_field(turn->input, "sqlstate", unpack_sql_state(fields->sqlerrcode));
+	append_field(turn->input, "message", fields->message);
+	append_field(turn->input, "detail", fields->detail);
+	append_field(turn->input, "hint", fields->hint);
+}
+
+/*
+ * A page whose keys are rows; false when it is the last one.
+ */
+static bool
+take_page(EtcdTalk *talk, Turn *turn, EtcdRequest *request, bool values)
+{
+	EtcdPage	page;
+	EtcdKeyValue kv;
+
+	etcd_page_open(&page, request->reply, request->reply_len, false);
+	while (etcd_page_next(&page, &kv))
+	{
+		CHECK_FOR_INTERRUPTS();
+		talk->take_key(talk->arg, &kv, values);
+	}
+	turn->op = "functionPage";
+	appendStringInfo(turn->input, ",\"revision\":\"" INT64_FORMAT "\",\"more\":%s,\"kvs\":%u,\"bytes\":%u,\"lastKey\":\"",
+					 page.revision, page.more ? "true" : "false", page.kvs, request->reply_len);
+	etcd_append_hex(turn->input, page.last_key, page.last_key_len);
+	appendStringInfoChar(turn->input, '"');
+	return page.more;
+}
+
+/*
+ * Makes the request that core has answered with, and says in `turn` what it is
+ * told then; false when it need not be told.
+ */
+static bool
+ask(EtcdTalk *talk, const EtcdAnswer *step, Turn *turn)
+{
+	int			rows = etcd_json_flag(step->control, "rows");
+	EtcdRequest *request;
+	ErrorData	fields = {0};
+
+	if (etcd_json_flag(step->control, "writes") != 0)
+		PreventCommandIfReadOnly(talk->name);
+	if (etcd_json_flag(step->control, "proxy") != 0)
+		request = etcd_send_proxy(step, CurrentMemoryContext);
+	else
+		request = etcd_send_frame(talk->userid, talk->server(talk->arg), step, -1, CurrentMemoryContext);
+	etcd_wait(request);
+
+	turn->op = etcd_json_text(step->control, "op");
+	turn->input = makeStringInfo();
+	turn->bytes = "";
+	turn->len = 0;
+	appendStringInfoString(turn->input, "{\"state\":");
+	escape_json(turn->input, etcd_json_text(step->control, "state"));
+	if (etcd_reply_is_error(request, &fields))
+	{
+		if (etcd_json_flag(step->control, "errors") == 0)
+			etcd_raise(&fields);
+		tell_error(turn, &fields);
+	}
+	else if (rows == ROWS_NONE)
+	{
+		turn->bytes = request->reply;
+		turn->len = (int) request->reply_len;
+	}
+	else if (rows == ROWS_BYTES)
+	{
+		if (request->reply_len == 0)
+			return false;
+		talk->take_bytes(talk->arg, request->reply, request->reply_len);
+		turn->op = "functionPage";
+		appendStringInfo(turn->input, ",\"revision\":\"0\",\"more\":true,\"kvs\":1,\"bytes\":%u,\"lastKey\":\"\"",
+						 request->reply_len);
+	}
+	else if (!take_page(talk, turn, request, rows != ROWS_KEYS))
+		return false;
+	appendStringInfoChar(turn->input, '}');
+	return true;
+}
 
 /*
  * Runs the operation; as long as core wants a request sent, sends it and hands
  * the reply back.  The last answer is allocated in the current memory context,
- * what comes before it is freed.
+ * what comes before it is freed.  False when there is no last answer: all that
+ * there was went to the talk's callbacks.
  */
-void
-etcd_converse(Oid userid, Oid serverid, const char *op, StringInfo input, EtcdAnswer *answer)
+bool
+etcd_converse(EtcdTalk *talk, const char *op, StringInfo input, EtcdAnswer *answer)
 {
-	Oid			function = etcd_dispatch_function(serverid);
 	MemoryContext target = CurrentMemoryContext;
 	MemoryContext turns[2] = {
 		AllocSetContextCreate(target, "etcd_fdw turn", ALLOCSET_DEFAULT_SIZES),
 		AllocSetContextCreate(target, "etcd_fdw turn", ALLOCSET_DEFAULT_SIZES)
 	};
-	const char *bytes = "";
-	int			len = 0;
+	Turn		turn = {op, input, "", 0};
+	bool		answered = false;
 
-	for (int turn = 0;; turn = 1 - turn)
+	for (int i = 0;; i = 1 - i)
 	{
-		EtcdRequest *request;
-		ErrorData	fields = {0};
-		StringInfo	next;
 		EtcdAnswer	step;
 
 		/* What the last turn left behind is this one's input. */
-		MemoryContextReset(turns[turn]);
-		MemoryContextSwitchTo(turns[turn]);
+		MemoryContextReset(turns[i]);
+		MemoryContextSwitchTo(turns[i]);
 		CHECK_FOR_INTERRUPTS();
-		etcd_dispatch_bytes(function, op, input, bytes, len, &step);
+		etcd_dispatch_bytes(talk->dispatch, turn.op, turn.input, turn.bytes, turn.len, &step);
 		if (!etcd_json_is(step.control, "do", "call"))
 		{
 			MemoryContextSwitchTo(target);
 			answer->control = (Jsonb *) PG_DETOAST_DATUM_COPY(PointerGetDatum(step.control));
 			answer->payload_len = step.payload_len;
 			answer->payload = memcpy(palloc(step.payload_len + 1), step.payload, step.payload_len);
+			answered = true;
 			break;
 		}
-		request = etcd_send_frame(userid, serverid, &step, -1, turns[turn]);
-		etcd_wait(request);
-		if (etcd_reply_is_error(request, &fields))
-			etcd_raise(&fields);
-		bytes = request->reply;
-		len = (int) request->reply_len;
-		op = etcd_json_text(step.control, "op");
-		next = makeStringInfo();
-		appendStringInfoString(next, "{\"state\":");
-		escape_json(next, etcd_json_text(step.control, "state"));
-		appendStringInfoChar(next, '}');
-		input = next;
+		if (!ask(talk, &step, &turn))
+			break;
 	}
+	MemoryContextSwitchTo(target);
 	MemoryContextDelete(turns[0]);
 	MemoryContextDelete(turns[1]);
+	return answered;
 }

@@ -65,6 +65,15 @@ etcd_dispatch_function(Oid serverid)
 }
 
 /*
+ * The same for a function of the extension.
+ */
+Oid
+etcd_dispatch_beside(Oid function)
+{
+	return etcd_dispatch_in_schema(get_func_namespace(function));
+}
+
+/*
  * Copies what the function returned, a row (control text, payload bytea), into
  * the context of the caller.
  */
@@ -201,6 +210,20 @@ etcd_json_number(Jsonb *object, const char *field)
 	JsonbValue	value;
 
 	return numeric_value(json_field(object, field, &value), field);
+}
+
+/*
+ * A small number that may be absent, which counts as 0.
+ */
+int
+etcd_json_flag(Jsonb *object, const char *field)
+{
+	JsonbValue	value;
+
+	if (!JB_ROOT_IS_OBJECT(object) ||
+		getKeyJsonValueFromContainer(&object->root, field, strlen(field), &value) == NULL)
+		return 0;
+	return (int) numeric_value(&value, field);
 }
 
 /*

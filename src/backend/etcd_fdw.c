@@ -7,12 +7,16 @@
 #include "compat.h"
 #include "etcd_fdw.h"
 
+#include "server.h"
+
 #include "fmgr.h"
 #include "foreign/fdwapi.h"
+#include "utils/builtins.h"
 
 PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(etcd_fdw_handler);
+PG_FUNCTION_INFO_V1(etcd_fdw_library_version);
 
 void		_PG_init(void);
 
@@ -23,6 +27,7 @@ _PG_init(void)
 	etcd_connection_init();
 	etcd_revision_init();
 	etcd_stage_init();
+	etcd_server_init();
 	MarkGUCPrefixReserved("etcd_fdw");
 }
 
@@ -38,4 +43,11 @@ etcd_fdw_handler(PG_FUNCTION_ARGS)
 	etcd_modify_callbacks(routine);
 	etcd_direct_callbacks(routine);
 	PG_RETURN_POINTER(routine);
+}
+
+Datum
+etcd_fdw_library_version(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	PG_RETURN_TEXT_P(cstring_to_text(ETCD_FDW_VERSION));
 }

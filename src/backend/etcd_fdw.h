@@ -19,6 +19,9 @@
 #include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 
+/* Of the whole product; src/ipc/version.ts says the same. */
+#define ETCD_FDW_VERSION	"0.2.0"
+
 /* Where the cluster's proxy listens, relative to the data directory. */
 #define ETCD_RUN_DIR		"pg_etcd_fdw"
 #define ETCD_SOCKET_PATH	ETCD_RUN_DIR "/proxy.sock"
@@ -63,11 +66,12 @@ extern void etcd_append_uint32(StringInfo buf, uint32 value);
 extern void etcd_append_int64(StringInfo buf, int64 value);
 extern void etcd_append_varint(StringInfo buf, uint64 value);
 extern int	etcd_compare_bytes(const char *a, uint32 alen, const char *b, uint32 blen);
+extern text *etcd_text_from_utf8(const char *data, uint32 len);
 extern char *etcd_printable(const char *data, uint32 len);
 
 /* ---- open.c ---- */
 
-extern char *etcd_open_payload(ForeignServer *server, UserMapping *user, int *patience);
+extern char *etcd_open_payload(ForeignServer *server, Oid userid, UserMapping *user, int *patience);
 
 /* ---- dispatch.c ---- */
 
@@ -80,11 +84,13 @@ typedef struct EtcdAnswer
 } EtcdAnswer;
 
 extern Oid	etcd_dispatch_function(Oid serverid);
+extern Oid	etcd_dispatch_beside(Oid function);
 extern void etcd_dispatch(Oid function, const char *op, StringInfo input, EtcdAnswer *answer);
 extern void etcd_dispatch_bytes(Oid function, const char *op, StringInfo input, const char *bytes, int len,
 								EtcdAnswer *answer);
 extern char *etcd_json_text(Jsonb *object, const char *field);
 extern double etcd_json_number(Jsonb *object, const char *field);
+extern int	etcd_json_flag(Jsonb *object, const char *field);
 extern bool etcd_json_is(Jsonb *object, const char *field, const char *text);
 extern List *etcd_json_ints(Jsonb *object, const char *field);
 extern List *etcd_json_strings(Jsonb *object, const char *field);
@@ -116,6 +122,7 @@ extern EtcdRequest *etcd_send(Oid userid, Oid serverid, uint8 method, const char
 							  int64 command, MemoryContext context);
 extern EtcdRequest *etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, int64 command,
 									MemoryContext context);
+extern EtcdRequest *etcd_send_proxy(const EtcdAnswer *answer, MemoryContext context);
 extern EtcdRequest *etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len,
 							   MemoryContext context);
 extern void etcd_stage_end(Oid userid, Oid serverid, uint8 code, uint32 level);
@@ -140,10 +147,6 @@ extern void etcd_stage_note(Oid userid, Oid serverid, bool writes);
 extern void etcd_stage_header(StringInfo buf, uint8 flags, CommandId command);
 extern void etcd_stage_reply(EtcdRequest *request, EtcdStageReply *reply);
 extern void etcd_stage_init(void);
-
-/* ---- converse.c ---- */
-
-extern void etcd_converse(Oid userid, Oid serverid, const char *op, StringInfo input, EtcdAnswer *answer);
 
 /* ---- page.c ---- */
 

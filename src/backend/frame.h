@@ -26,6 +26,8 @@
 /* Of ipc's ReadFlag. */
 #define FRAME_FLAG_STAGED	1
 #define FRAME_FLAG_RECORDED	2
+#define FRAME_FLAG_ENDPOINT	4
+#define FRAME_FLAG_WAITS	8
 
 /* Of ipc's StageCode, StageFlag and StageKind. */
 #define STAGE_WRITE			1

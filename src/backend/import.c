@@ -7,7 +7,7 @@
  */
 #include "postgres.h"
 
-#include "etcd_fdw.h"
+#include "converse.h"
 
 #include "commands/defrem.h"
 #include "foreign/fdwapi.h"
@@ -34,13 +34,26 @@ append_options(StringInfo buf, List *options)
 	appendStringInfoChar(buf, '}');
 }
 
+static Oid
+server_of(void *arg)
+{
+	return *(Oid *) arg;
+}
+
 static List *
 etcdImportForeignSchema(ImportForeignSchemaStmt *stmt, Oid serverid)
 {
 	ForeignServer *server = GetForeignServer(serverid);
+	EtcdTalk	talk = {0};
 	StringInfoData input;
 	EtcdAnswer	answer;
 	ListCell   *lc;
+
+	talk.name = "IMPORT FOREIGN SCHEMA";
+	talk.dispatch = etcd_dispatch_function(serverid);
+	talk.userid = GetUserId();
+	talk.server = server_of;
+	talk.arg = &serverid;
 
 	initStringInfo(&input);
 	appendStringInfoString(&input, "{\"directory\":");
@@ -52,7 +65,7 @@ etcdImportForeignSchema(ImportForeignSchemaStmt *stmt, Oid serverid)
 	appendStringInfoString(&input, ",\"options\":");
 	append_options(&input, stmt->options);
 	appendStringInfoChar(&input, '}');
-	etcd_converse(GetUserId(), serverid, "import", &input, &answer);
+	(void) etcd_converse(&talk, "import", &input, &answer);
 
 	foreach(lc, etcd_json_strings(answer.control, "skipped"))
 		ereport(WARNING,

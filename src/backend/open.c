@@ -13,7 +13,9 @@
 
 #include <sys/stat.h>
 
+#include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "miscadmin.h"
 #include "mb/pg_wchar.h"
 #include "storage/fd.h"
 #include "utils/json.h"
@@ -75,7 +77,7 @@ append_file(StringInfo json, const char *name, DefElem *option)
  * `patience` is how long the proxy may take to answer a request, in ms.
  */
 char *
-etcd_open_payload(ForeignServer *server, UserMapping *user, int *patience)
+etcd_open_payload(ForeignServer *server, Oid userid, UserMapping *user, int *patience)
 {
 	EtcdServerOptions *options = etcd_server_options(server, user);
 	StringInfoData json;
@@ -95,6 +97,9 @@ etcd_open_payload(ForeignServer *server, UserMapping *user, int *patience)
 	appendStringInfo(&json, ",\"maxTxnOps\":%d,\"requireAtomic\":%s,\"maxStagedBytes\":" INT64_FORMAT,
 					 options->max_txn_ops, options->require_atomic ? "true" : "false",
 					 (int64) options->max_staged_mb * 1024 * 1024);
+	append_text(&json, "database", get_database_name(MyDatabaseId));
+	append_text(&json, "server", server->servername);
+	append_text(&json, "role", GetUserNameFromId(userid, false));
 	if (options->username != NULL)
 	{
 		append_text(&json, "username", options->username);

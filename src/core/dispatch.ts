@@ -4,6 +4,7 @@ import { EtcdFdwError } from "../ipc/errors.ts";
 import { PROTOCOL_VERSION } from "../ipc/frame.ts";
 import { readAggregates } from "./aggregates.ts";
 import { explainScan } from "./explain.ts";
+import { beginFunction, functionFailed, functionPage, functionReply } from "./functions/index.ts";
 import { beginImport, importPage } from "./import.ts";
 import { planModify } from "./modify.ts";
 import { planScan } from "./plan.ts";
@@ -25,6 +26,10 @@ const OPERATIONS: Record<string, Operation> = {
   remove: removeRanges,
   import: beginImport,
   importPage,
+  function: beginFunction,
+  functionReply,
+  functionPage,
+  functionFailed,
   about: () => ({ answer: { do: "about", protocol: PROTOCOL_VERSION } }),
 };
 
@@ -46,7 +51,7 @@ function errorAnswer(thrown: unknown): ErrorAnswer {
  *
  * @param op One of the names in protocol.ts
  * @param text The input as JSON
- * @param bytes What goes with the input: etcd's reply for "aggregate" and "importPage"
+ * @param bytes What goes with the input: etcd's reply for "aggregate", "importPage" and "functionReply"
  */
 export function dispatch(op: string, text: string, bytes: Uint8Array): Dispatched {
   let answer: Answer;

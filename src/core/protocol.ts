@@ -204,6 +204,37 @@ export interface ReplyInput {
   state: string;
 }
 
+/** A call of one of the SQL functions: its name and its arguments by name; NULLs are absent. */
+export interface FunctionInput {
+  function: string;
+  /** text and bytea in hexadecimal, arrays of text as arrays of that, intervals in milliseconds, json as it is. */
+  args: Record<string, string | boolean | string[]>;
+}
+
+/** Send the payload (a frame) for an SQL function. */
+export interface FunctionCallAnswer extends CallAnswer {
+  /**
+   * 0: come back with the reply. 1: it is a RangeResponse whose keys are the function's rows; come back with op
+   * "functionPage" unless this was all. 2: the same, without values. 3: unless it is empty it is one row, the bytes that
+   * came before it and its bytes; come back with op "functionPage".
+   */
+  rows: number;
+  /** 1: come back with op "functionFailed" when the reply is an error. */
+  errors: number;
+  /** 1: the frame is for the proxy, not for a server. */
+  proxy: number;
+  /** 1: changes etcd's keys, which a read-only transaction may not. */
+  writes: number;
+}
+
+/** The rows of an SQL function, after those that pages have brought: cells of text and bytea are hexadecimal. */
+export interface ResultAnswer {
+  do: "result";
+  rows: (string | null)[][];
+  /** What to say as a WARNING; empty without. */
+  warning: string;
+}
+
 /** INSERT, UPDATE or DELETE on a table: what its columns are for. `used` marks those that the statement sets. */
 export interface ModifyInput extends Omit<PlanInput, "quals"> {
   operation: "insert" | "update" | "delete";
@@ -281,6 +312,8 @@ export type Answer =
   | ModifyAnswer
   | RemoveAnswer
   | ImportAnswer
+  | FunctionCallAnswer
+  | ResultAnswer
   | AboutAnswer
   | ErrorAnswer;
 

@@ -62,6 +62,13 @@ export function encodeTxn({ compare, success, failure }: TxnRequest): Uint8Array
   return writer.finish();
 }
 
+/** A TxnRequest of these RangeRequests, which are bytes. */
+export function encodeRawReads(requests: Uint8Array[]): Uint8Array {
+  const writer = new BinaryWriter(encodeUtf8);
+  for (const request of requests) writer.uint32(2 << 3 | 2).fork().uint32(1 << 3 | 2).bytes(request).join();
+  return writer.finish();
+}
+
 /** The RangeRequests of a TxnRequest that only reads, as bytes. */
 export function readsOf(message: Uint8Array): Uint8Array[] {
   const reads: Uint8Array[] = [];

@@ -49,6 +49,60 @@ export const Method = {
   LEASE_GRANT: 7,
   LEASE_REVOKE: 8,
   LEASE_TTL: 9,
+  LEASE_KEEPALIVE: 10,
+  LEASES: 11,
+  MEMBER_ADD: 12,
+  MEMBER_REMOVE: 13,
+  MEMBER_UPDATE: 14,
+  MEMBER_LIST: 15,
+  MEMBER_PROMOTE: 16,
+  ALARM: 17,
+  STATUS: 18,
+  DEFRAGMENT: 19,
+  HASH_KV: 20,
+  MOVE_LEADER: 21,
+  AUTH_ENABLE: 22,
+  AUTH_DISABLE: 23,
+  AUTH_STATUS: 24,
+  USER_ADD: 25,
+  USER_GET: 26,
+  USER_LIST: 27,
+  USER_DELETE: 28,
+  USER_PASSWORD: 29,
+  USER_GRANT_ROLE: 30,
+  USER_REVOKE_ROLE: 31,
+  ROLE_ADD: 32,
+  ROLE_GET: 33,
+  ROLE_LIST: 34,
+  ROLE_DELETE: 35,
+  ROLE_GRANT: 36,
+  ROLE_REVOKE: 37,
+  LOCK: 38,
+  UNLOCK: 39,
+  CAMPAIGN: 40,
+  PROCLAIM: 41,
+  LEADER: 42,
+  RESIGN: 43,
+} as const;
+
+/** What the proxy answers itself, in UNARY frames as well: JSON in and out unless asks.ts says otherwise. */
+export const Ask = {
+  ENDPOINTS: 128,
+  EVENTS: 129,
+  OBSERVE: 130,
+  SNAPSHOT: 131,
+  CERTIFICATES: 132,
+  LEASE_KEEP: 133,
+  LEASE_RELEASE: 134,
+  LOCK: 135,
+  UNLOCK: 136,
+  CAMPAIGN: 137,
+  PROCLAIM: 138,
+  RESIGN: 139,
+  HELD: 140,
+  STAT: 141,
+  STAT_RESET: 142,
+  PROXY: 143,
 } as const;
 
 /** Of UNARY. */
@@ -57,6 +111,10 @@ export const ReadFlag = {
   STAGED: 1,
   /** What is read must still hold when the transaction commits. */
   RECORDED: 2,
+  /** The payload begins with the u16 length of an endpoint's name and the name: that endpoint and no other is asked. */
+  ENDPOINT: 4,
+  /** The answer may take as long as it takes: it waits for other clients. */
+  WAITS: 8,
 } as const;
 
 export interface Frame {
@@ -87,6 +145,10 @@ export interface OpenPayload {
   maxStagedBytes: number;
   username?: string;
   password?: string;
+  /** The database, the foreign server and the role, for statistics. */
+  database: string;
+  server: string;
+  role: string;
   /** Absent: no TLS. */
   tls?: TlsPayload;
 }

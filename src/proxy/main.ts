@@ -11,6 +11,8 @@
 // No list of hosts for --allow-net: endpoints come with CREATE SERVER, after the start. The environment is
 // hidden, not allowed: grpc-js reads its settings there, and none of them is meant for it. No run, sys or ffi.
 
+import { VERSION } from "../ipc/version.ts";
+import type { ProxyInfo } from "./asks.ts";
 import { Clusters } from "./etcd/clusters.ts";
 import { log } from "./log.ts";
 import { listen } from "./server.ts";
@@ -40,12 +42,28 @@ async function main(args: string[]): Promise<void> {
   });
   exitWithStdin();
   const clusters = new Clusters(log);
+  const startedAt = Date.now();
+  const info: ProxyInfo = {
+    stats: clusters.stats,
+    sessions: 0,
+    about: () => ({
+      ...{ pid: Deno.pid, version: VERSION, deno: Deno.version.deno, sessions: info.sessions },
+      ...{ started_at: startedAt, clusters: clusters.size, connections: clusters.connections },
+      ...memory(),
+    }),
+  };
   try {
-    await listen(args[0], { open: (payload) => clusters.open(payload), log });
+    await listen(args[0], { open: (payload) => clusters.open(payload), log, info });
   } catch (error) {
     log(`could not listen on socket "${args[0]}": ${(error as Error).message}`);
     Deno.exit(1);
   }
+}
+
+/** Bytes. */
+function memory(): { memory_resident: number; memory_heap: number } {
+  const { rss, heapUsed } = Deno.memoryUsage();
+  return { memory_resident: rss, memory_heap: heapUsed };
 }
 
 function describe(error: unknown): string {

@@ -86,6 +86,9 @@ Deno.test("proxy", async (t) => {
         maxTxnOps: 128,
         requireAtomic: false,
         maxStagedBytes: 1024 * 1024,
+        database: "d",
+        server: "s",
+        role: "r",
       };
       client.open({ ...options, endpoints: [etcd.endpoint.replace("127.0.0.1", "localhost")] });
       client.open({ ...options, endpoints: [`127.0.0.1:${freePort()}`] }, 2);

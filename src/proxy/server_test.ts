@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
 import { listen } from "./server.ts";
-import { TestClient } from "./testing_client.ts";
+import { NO_INFO, TestClient } from "./testing_client.ts";
 
 const OPTIONS = {
   open: () => {
     throw new Error("unexpected");
   },
   log: () => {},
+  info: NO_INFO(),
 };
 
 async function inDirectory(test: (directory: string) => Promise<void>): Promise<void> {

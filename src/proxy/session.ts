@@ -11,6 +11,7 @@ import type { Socket } from "node:net";
 import { decodeUtf8 } from "../ipc/bytes.ts";
 import { encodeError, EtcdFdwError } from "../ipc/errors.ts";
 import {
+  Ask,
   type Frame,
   FrameDecoder,
   FrameType,
@@ -20,22 +21,16 @@ import {
   writeHeader,
 } from "../ipc/frame.ts";
 import { decodeLevel, encodeStageReply, StageCode } from "../ipc/stage.ts";
-import { type Call, Transaction, type TransactionOptions } from "./staging/transaction.ts";
+import { Asks, type ProxyInfo } from "./asks.ts";
+import type { ClusterHandle } from "./handle.ts";
+import { type Call, Transaction } from "./staging/transaction.ts";
 import { MAX_FRAME_BYTES } from "../ipc/limits.ts";
-
-/** A cluster as a channel uses it. */
-export interface ClusterHandle {
-  /** How its transactions are written. */
-  readonly staging: TransactionOptions;
-  /** etcd's answer. Rejects with EtcdFdwError, promptly when the signal is aborted. */
-  call(method: number, payload: Uint8Array, signal: AbortSignal): Promise<Uint8Array>;
-  close(): void;
-}
 
 export interface SessionOptions {
   /** May throw; then the requests of the channel fail with what it has thrown. */
   open: (payload: OpenPayload) => ClusterHandle;
   log: (message: string) => void;
+  info: ProxyInfo;
 }
 
 /** Calls of one session that run at a time. */
@@ -74,6 +69,7 @@ export class Session {
   readonly #socket: Socket;
   readonly #options: SessionOptions;
   readonly #decoder = new FrameDecoder();
+  readonly #asks: Asks;
   readonly #channels = new Map<number, Channel>();
   /** By id, in the order of arrival. */
   readonly #requests = new Map<number, Request>();
@@ -86,6 +82,8 @@ export class Session {
   constructor(socket: Socket, options: SessionOptions) {
     this.#socket = socket;
     this.#options = options;
+    this.#asks = new Asks(options.info);
+    options.info.sessions++;
     socket.on("data", (chunk) => this.#receive(chunk));
     socket.on("drain", () => this.#startWaiting());
     // "close" follows; a backend that is gone is nothing to report.
@@ -137,7 +135,8 @@ export class Session {
     if (frame.id === 0 || this.#requests.has(frame.id)) {
       throw new EtcdFdwError("08P01", `request id ${frame.id} is not free`);
     }
-    const channel = this.#channels.get(frame.channel) ?? notOpen(frame.channel);
+    const channel = this.#channels.get(frame.channel) ??
+      (frame.channel === 0 ? SERVERLESS : notOpen(frame.channel));
     const request = { frame, channel, controller: new AbortController() };
     this.#requests.set(frame.id, request);
     channel.requests++;
@@ -180,10 +179,17 @@ export class Session {
 
   #run({ frame, channel, controller }: Request): Promise<Uint8Array> {
     const { handle } = channel;
-    if (handle === undefined) return Promise.reject(channel.error);
-    const staged = frame.type === FrameType.STAGE || ((frame.flags ?? 0) & ReadFlag.STAGED) !== 0;
-    if (!staged) return handle.call(frame.code, frame.payload, controller.signal);
-    const call: Call = (method, payload) => handle.call(method, payload, controller.signal);
+    const { signal } = controller;
+    const flags = frame.flags ?? 0;
+    if (handle === undefined && channel !== SERVERLESS) return Promise.reject(channel.error);
+    if (frame.type === FrameType.UNARY && frame.code >= Ask.ENDPOINTS) {
+      return this.#asks.answer(frame.code, frame.payload, handle ?? null, signal);
+    }
+    if (handle === undefined) return Promise.reject(notOpen(0).error);
+    if (flags & ReadFlag.ENDPOINT) return callEndpoint(handle, frame, signal);
+    const staged = frame.type === FrameType.STAGE || (flags & ReadFlag.STAGED) !== 0;
+    if (!staged) return handle.call(frame.code, frame.payload, { signal });
+    const call: Call = (method, payload) => handle.call(method, payload, { signal });
     const transaction = channel.transaction ??= new Transaction(handle.staging);
     return frame.type === FrameType.STAGE
       ? this.#answerStage(frame, channel, transaction, call)
@@ -213,6 +219,7 @@ export class Session {
         return encodeStageReply(await transaction.grant(frame.payload, call));
       case StageCode.COMMIT: {
         const reply = await transaction.commit(call);
+        channel.handle!.noteTransaction();
         // The backend ends a transaction whose commit has failed.
         if (channel.transaction === transaction) channel.transaction = undefined;
         return encodeStageReply(reply);
@@ -237,7 +244,7 @@ export class Session {
   #endTransaction(channel: Channel): void {
     const { handle, transaction } = channel;
     channel.transaction = undefined;
-    transaction?.end((method, payload) => handle!.call(method, payload, new AbortController().signal));
+    transaction?.end((method, payload) => handle!.call(method, payload));
   }
 
   /** A fault of this program is the administrator's business too. */
@@ -316,9 +323,28 @@ export class Session {
   #end(): void {
     if (this.#over) return;
     this.#over = true;
+    this.#options.info.sessions--;
     for (const id of [...this.#requests.keys()]) this.#cancel(id);
     for (const channel of [...this.#channels.keys()]) this.#closeChannel(channel);
+    this.#asks.end();
   }
+}
+
+/** For what is asked of the proxy alone. */
+const SERVERLESS: Channel = { requests: 0, closed: false };
+
+/** The payload begins with the endpoint's name. */
+async function callEndpoint(handle: ClusterHandle, frame: Frame, signal: AbortSignal): Promise<Uint8Array> {
+  const { code, payload } = frame;
+  const length = payload.length < 2 ? Infinity : payload[0] << 8 | payload[1];
+  if (payload.length < 2 + length) throw new EtcdFdwError("08P01", "malformed frame for an endpoint");
+  const endpoint = decodeUtf8(payload.subarray(2, 2 + length));
+  if (!handle.endpoints.includes(endpoint)) {
+    throw new EtcdFdwError("22023", `"${endpoint}" is no endpoint of the server`, {
+      hint: `Its endpoints are: ${handle.endpoints.join(", ")}.`,
+    });
+  }
+  return await handle.call(code, payload.subarray(2 + length), { signal, endpoint });
 }
 
 /** What stands for a channel that was never opened. */

@@ -3,8 +3,8 @@ import { decodeUtf8, encodeUtf8 } from "../ipc/bytes.ts";
 import { EtcdFdwError } from "../ipc/errors.ts";
 import { encodeFrame, type Frame, FrameType, type OpenPayload } from "../ipc/frame.ts";
 import { listen } from "./server.ts";
-import type { ClusterHandle } from "./session.ts";
-import { TestClient } from "./testing_client.ts";
+import type { CallOptions, ClusterHandle } from "./handle.ts";
+import { NO_INFO, TestClient } from "./testing_client.ts";
 
 const OPEN: OpenPayload = {
   endpoints: ["h:1"],
@@ -15,6 +15,9 @@ const OPEN: OpenPayload = {
   maxTxnOps: 128,
   requireAtomic: false,
   maxStagedBytes: 1024 * 1024,
+  database: "d",
+  server: "s",
+  role: "r",
 };
 
 /** A cluster whose calls do what their payload says, and that notes what happens to it. */
@@ -26,7 +29,18 @@ class FakeCluster implements ClusterHandle {
   /** Payload of the answer to "page". */
   page = new Uint8Array(0);
 
-  call(_method: number, payload: Uint8Array, signal: AbortSignal): Promise<Uint8Array> {
+  readonly endpoints = ["h:1"];
+  readonly label = { database: "d", server: "s", role: "r" };
+  transactions = 0;
+
+  events = () => Promise.reject(new Error("not asked for"));
+  observe = () => Promise.reject(new Error("not asked for"));
+  snapshot = () => Promise.reject(new Error("not asked for"));
+  certificates = () => Promise.resolve([]);
+  share = () => this;
+  noteTransaction = () => void this.transactions++;
+
+  call(_method: number, payload: Uint8Array, { signal }: CallOptions = {}): Promise<Uint8Array> {
     this.started++;
     const [verb] = decodeUtf8(payload.subarray(0, 100)).split(" ");
     if (verb === "page") return Promise.resolve(this.page);
@@ -35,7 +49,7 @@ class FakeCluster implements ClusterHandle {
     if (verb === "later") return new Promise((resolve) => setTimeout(() => resolve(payload), 50));
     if (verb !== "wait") return Promise.resolve(payload);
     return new Promise((_, reject) => {
-      signal.addEventListener("abort", () => {
+      signal!.addEventListener("abort", () => {
         this.aborted++;
         reject(new EtcdFdwError("57014", "cancelled"));
       });
@@ -62,7 +76,7 @@ async function withSession(test: (setup: Setup) => Promise<void>): Promise<void>
     if (payload.username === "bad") throw new EtcdFdwError("22023", "bad options");
     return cluster;
   };
-  const server = await listen(`${directory}/s`, { open, log: (line) => log.push(line) });
+  const server = await listen(`${directory}/s`, { open, log: (line) => log.push(line), info: NO_INFO() });
   const client = await TestClient.connect(`${directory}/s`);
   try {
     client.open(OPEN);

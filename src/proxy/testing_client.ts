@@ -5,6 +5,9 @@ import { encodeUtf8 } from "../ipc/bytes.ts";
 import { decodeError, type ErrorFields } from "../ipc/errors.ts";
 import { encodeFrame, type Frame, FrameDecoder, FrameType, type OpenPayload } from "../ipc/frame.ts";
 
+import type { ProxyInfo } from "./asks.ts";
+import { Stats } from "./stats.ts";
+
 const WAIT_MS = 10_000;
 
 export class TestClient {
@@ -78,3 +81,6 @@ export class TestClient {
     return this.until(() => this.closed);
   }
 }
+
+/** What sessions report to when nobody looks. */
+export const NO_INFO = (): ProxyInfo => ({ stats: new Stats(), sessions: 0, about: () => ({}) });

@@ -19,6 +19,12 @@ export interface Failure {
 /** How a call ended. */
 export type Outcome = { reply: Uint8Array; failure?: undefined } | { reply?: undefined; failure: Failure };
 
+/** A stream of replies. */
+export interface Incoming {
+  next(): Promise<Outcome | { reply: null; failure?: undefined }>;
+  cancel(): void;
+}
+
 export interface CallOptions {
   metadata: grpc.Metadata;
   /** Milliseconds since the epoch. */
@@ -125,14 +131,15 @@ export class Channel {
   }
 
   /**
-   * Opens a stream in both directions, sends one message and waits for the first reply that is `wanted`. Never rejects;
-   * an aborted signal ends it with CANCELLED, and so does a stream that ends before.
+   * Opens a stream in both directions, sends these messages and waits for a reply for which `heard` says true; bytes that
+   * it returns are sent instead. Never rejects; an aborted signal ends it with CANCELLED, and so does a stream that ends
+   * before.
    */
   converse(
     path: string,
-    payload: Uint8Array,
+    payloads: Uint8Array[],
     { metadata, deadline, signal }: CallOptions,
-    wanted: (reply: Uint8Array) => boolean,
+    heard: (reply: Uint8Array) => boolean | Uint8Array,
   ): Promise<Outcome> {
     return new Promise((resolve) => {
       if (signal?.aborted) return resolve(failed(grpc.status.CANCELLED, "cancelled"));
@@ -145,14 +152,33 @@ export class Channel {
       signal?.addEventListener("abort", cancel);
       stream.on("data", (reply: Uint8Array) => {
         this.lastAnswer = performance.now();
-        if (!wanted(reply)) return;
+        const next = heard(reply);
+        if (next === false) return;
+        if (next !== true) return stream.write(next);
         end({ reply });
         stream.cancel();
       });
       stream.on("error", (error: grpc.ServiceError) => end(failed(error.code, error.details)));
       stream.on("end", () => end(failed(grpc.status.CANCELLED, "the stream has ended")));
-      stream.write(payload);
+      for (const payload of payloads) stream.write(payload);
     });
+  }
+
+  /** Opens a stream of replies, each of which is read when it is asked for; a null reply is the end. */
+  receive(path: string, payload: Uint8Array, { metadata, deadline, signal }: CallOptions): Incoming {
+    const stream = this.#client.makeServerStreamRequest(path, toBuffer, asIs, payload, metadata, {
+      deadline,
+    });
+    signal?.addEventListener("abort", () => stream.cancel(), { once: true });
+    const replies = stream[Symbol.asyncIterator]();
+    return {
+      next: () =>
+        replies.next().then(
+          ({ value, done }) => done ? { reply: null } : { reply: value as Uint8Array },
+          (error: grpc.ServiceError) => failed(error.code, error.details),
+        ),
+      cancel: () => stream.cancel(),
+    };
   }
 
   /** Frees the connection as soon as the calls on it have ended. */

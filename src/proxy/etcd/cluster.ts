@@ -8,7 +8,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { EtcdFdwError } from "../../ipc/errors.ts";
 import { Method, type TlsPayload } from "../../ipc/frame.ts";
 import { Authenticator, type FetchToken } from "./auth.ts";
-import type { Channel, Failure, Metadata } from "./channel.ts";
+import type { Counters } from "../stats.ts";
+import { type CallOptions, Channel, type Failure, type Metadata, State } from "./channel.ts";
 import { compactedError, isCompacted } from "./compaction.ts";
 import { Connector, waitFor } from "./connector.ts";
 import { type MethodInfo, methodInfo } from "./methods.ts";
@@ -32,6 +33,8 @@ export interface Timeouts {
   retries?: number;
   /** The pause before the first of these, which grows by as much with each; 0 when absent. */
   backoff?: number;
+  /** It waits for other clients: that it takes long says nothing about the endpoint. */
+  waits?: boolean;
 }
 
 export interface ClusterOptions {
@@ -48,8 +51,10 @@ export class Cluster {
   readonly #connector: Connector;
   readonly #auth: Authenticator;
   readonly #endpoints: number;
+  readonly #tls: TlsPayload | undefined;
 
   constructor(options: ClusterOptions) {
+    this.#tls = options.tls;
     this.#connector = new Connector(options.endpoints, options.log, options.tls);
     this.#auth = new Authenticator(options.username, options.password, options.fetchToken);
     this.#endpoints = options.endpoints.length;
@@ -64,9 +69,9 @@ export class Cluster {
     payload: Uint8Array,
     timeouts: Timeouts,
     signal?: AbortSignal,
+    counters?: Counters,
   ): Promise<Uint8Array> {
-    const info = methodInfo(method);
-    if (info === undefined) throw new EtcdFdwError("0A000", `etcd proxy does not know method ${method}`);
+    const info = knownMethod(method);
     const passes = new Passes(this.#endpoints, timeouts, signal);
     // Awaiting what is there already would cost every call a turn of the event loop.
     const acquired = this.#acquire(passes, timeouts.connect, signal);
@@ -77,14 +82,18 @@ export class Cluster {
       const context = { endpoint: channel.endpoint, writes: info.writes, requestTimeout: timeouts.request };
       const metadata = await this.#metadata(channel, deadline, () => timeoutError(context), signal);
       const startedAt = performance.now();
-      const { reply, failure } = await channel.call(info.path, payload, { metadata, deadline, signal });
+      const options = { metadata, deadline, signal };
+      const outcome = info.stream
+        ? await channel.converse(info.path, [payload], options, () => true)
+        : await channel.call(info.path, payload, options);
+      const { reply, failure } = outcome;
       if (reply !== undefined) return reply;
       if (signal?.aborted) throw cancelled();
       if (isStaleToken(failure) && !renewed && this.#auth.refuse(metadata)) {
         renewed = true;
         continue;
       }
-      this.#judge(channel, failure, startedAt);
+      if (!timeouts.waits || !isTimeout(failure)) this.#judge(channel, failure, startedAt);
       if (isCompacted(failure)) {
         const isTxn = method === Method.READ_TXN;
         throw await compactedError(channel, payload, isTxn, failure, { metadata, deadline, signal });
@@ -94,8 +103,75 @@ export class Cluster {
       }
       const left = deadline - Date.now();
       if (left <= 0) throw timeoutError(context);
-      channel = await this.#acquire(passes, Math.min(timeouts.connect, left), signal);
+      const next = await this.#acquire(passes, Math.min(timeouts.connect, left), signal);
+      if (counters !== undefined) {
+        counters.retries++;
+        if (next.endpoint !== channel.endpoint) counters.failovers++;
+      }
+      channel = next;
     }
+  }
+
+  /** One unary call of this endpoint, which is not repeated. Rejects as call() does. */
+  async callEndpoint(
+    endpoint: string,
+    method: number,
+    payload: Uint8Array,
+    timeouts: Timeouts,
+    signal?: AbortSignal,
+  ): Promise<Uint8Array> {
+    const { path } = knownMethod(method);
+    const { channel, options, explain } = await this.borrowEndpoint(endpoint, timeouts, signal);
+    try {
+      const { reply, failure } = await channel.call(path, payload, options);
+      if (reply !== undefined) return reply;
+      throw signal?.aborted ? cancelled() : explain(failure);
+    } finally {
+      channel.close();
+    }
+  }
+
+  /** For a stream: a channel of an endpoint that answers, and what calls on it need. Rejects as call() does. */
+  async borrow(timeouts: Timeouts, signal?: AbortSignal): Promise<Borrowed> {
+    const channel = await this.#acquire(
+      new Passes(this.#endpoints, timeouts, signal),
+      timeouts.connect,
+      signal,
+    );
+    const { options, context } = await this.#prepare(channel, { writes: false }, timeouts, signal);
+    const startedAt = performance.now();
+    const explain = (failure: Failure) => {
+      if (signal?.aborted) return cancelled();
+      if (isStaleToken(failure)) this.#auth.refuse(options.metadata);
+      this.#judge(channel, failure, startedAt);
+      return errorOf(failure, context);
+    };
+    return { channel, options, explain };
+  }
+
+  /** The same of this endpoint; whoever borrows it closes it. */
+  async borrowEndpoint(endpoint: string, timeouts: Timeouts, signal?: AbortSignal): Promise<Borrowed> {
+    const channel = new Channel(endpoint, this.#tls);
+    try {
+      await reached(channel, timeouts.connect, signal);
+      const { options, context } = await this.#prepare(channel, { writes: false }, timeouts, signal);
+      return { channel, options, explain: (failure) => errorOf(failure, context) };
+    } catch (error) {
+      channel.close();
+      throw error;
+    }
+  }
+
+  async #prepare(channel: Channel, info: { writes: boolean }, timeouts: Timeouts, signal?: AbortSignal) {
+    const deadline = Date.now() + timeouts.request;
+    const context = { endpoint: channel.endpoint, writes: info.writes, requestTimeout: timeouts.request };
+    const metadata = await this.#metadata(channel, deadline, () => timeoutError(context), signal);
+    return { options: { metadata, deadline, signal }, context };
+  }
+
+  /** Whether there is a connection. */
+  get connected(): boolean {
+    return this.#connector.connected;
   }
 
   #acquire(passes: Passes, timeoutMs: number, signal?: AbortSignal): Channel | Promise<Channel> {
@@ -148,6 +224,48 @@ export class Cluster {
       // It answered nobody else either. A peer that is stopped, not dead, keeps its connections open.
       this.#connector.drop(channel, "it does not answer");
     }
+  }
+}
+
+/** A channel and how to use it. */
+export interface Borrowed {
+  channel: Channel;
+  options: CallOptions;
+  /** What a failure means, which counts against the endpoint too. */
+  explain: (failure: Failure) => EtcdFdwError;
+}
+
+function knownMethod(method: number): MethodInfo {
+  const info = methodInfo(method);
+  if (info === undefined) throw new EtcdFdwError("0A000", `etcd proxy does not know method ${method}`);
+  return info;
+}
+
+/** Waits until the channel is connected. Rejects with 08001. */
+async function reached(channel: Channel, timeoutMs: number, signal?: AbortSignal): Promise<void> {
+  let giveUp = () => {};
+  const late = new Promise<"late">((resolve) => {
+    giveUp = () => resolve("late");
+    signal?.addEventListener("abort", giveUp, { once: true });
+  });
+  const timer = setTimeout(giveUp, timeoutMs);
+  try {
+    for (let state: State | "late" = channel.connect(); state !== State.READY;) {
+      if (state === "late" || state === State.TRANSIENT_FAILURE || state === State.SHUTDOWN) {
+        if (signal?.aborted) throw cancelled();
+        const reason = state === "late"
+          ? `no connection within ${timeoutMs} ms`
+          : await channel.connectError();
+        throw new EtcdFdwError("08001", `could not connect to etcd at "${channel.endpoint}"`, {
+          detail: `The cause is: ${reason}.`,
+        });
+      }
+      const from = state === State.IDLE ? channel.connect() : state;
+      state = await Promise.race([new Promise<State>((resolve) => channel.onChange(from, resolve)), late]);
+    }
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", giveUp);
   }
 }
 

@@ -4,21 +4,26 @@
 
 import { EtcdFdwError } from "../../ipc/errors.ts";
 import type { OpenPayload } from "../../ipc/frame.ts";
-import type { ClusterHandle } from "../session.ts";
-import { checkTls } from "./tls.ts";
+import type { ClusterHandle } from "../handle.ts";
+import { Stats } from "../stats.ts";
 import { Cluster, type ClusterOptions } from "./cluster.ts";
+import { Coalescer } from "./coalesce.ts";
+import { makeHandle } from "./handle.ts";
+import { checkTls } from "./tls.ts";
 
 /** How long a cluster that nobody uses keeps its connection, in milliseconds. */
 const GRACE_MS = 60_000;
 
 interface Entry {
   cluster: Cluster;
+  coalescer: Coalescer;
   users: number;
   timer: ReturnType<typeof setTimeout> | undefined;
 }
 
 export class Clusters {
   readonly #entries = new Map<string, Entry>();
+  readonly stats = new Stats();
   readonly #log: (message: string) => void;
   readonly #graceMs: number;
   readonly #create: (options: ClusterOptions) => Cluster;
@@ -34,41 +39,35 @@ export class Clusters {
 
   /** A handle on the cluster that OPEN names; it connects at the first call. Throws EtcdFdwError 22023. */
   open(open: OpenPayload): ClusterHandle {
-    const { endpoints, username, password, tls, ...times } = checked(open);
+    const { endpoints, username, password, tls } = checked(open);
     // Who knows another password, or none, must not get the connection of one who knows it.
     const key = JSON.stringify([endpoints, username, password, tls]);
     let entry = this.#entries.get(key);
     if (entry === undefined) {
       const cluster = this.#create({ endpoints, username, password, tls, log: this.#log });
-      this.#entries.set(key, entry = { cluster, users: 0, timer: undefined });
+      const coalescer = new Coalescer((...call) => cluster.call(...call));
+      this.#entries.set(key, entry = { cluster, coalescer, users: 0, timer: undefined });
     }
-    const { cluster } = entry;
     clearTimeout(entry.timer);
     entry.users++;
-    const timeouts = {
-      connect: times.connectTimeout,
-      request: times.requestTimeout,
-      retries: times.maxRetries,
-      backoff: times.retryBackoff,
-    };
     let released = false;
-    return {
-      staging: {
-        maxTxnOps: times.maxTxnOps,
-        requireAtomic: times.requireAtomic,
-        maxStagedBytes: times.maxStagedBytes,
-      },
-      call: (method, payload, signal) => cluster.call(method, payload, timeouts, signal),
+    return makeHandle({ cluster: entry.cluster, coalescer: entry.coalescer, stats: this.stats }, open, {
+      share: () => this.open(open),
       close: () => {
         if (!released) this.#release(key, entry);
         released = true;
       },
-    };
+    });
   }
 
   /** How many clusters are kept. */
   get size(): number {
     return this.#entries.size;
+  }
+
+  /** How many of them have a connection. */
+  get connections(): number {
+    return [...this.#entries.values()].filter(({ cluster }) => cluster.connected).length;
   }
 
   #release(key: string, entry: Entry): void {
@@ -91,7 +90,9 @@ function checked(open: OpenPayload): OpenPayload {
   const valid = Array.isArray(open.endpoints) && open.endpoints.length > 0 &&
     open.endpoints.every((endpoint) => typeof endpoint === "string" && endpoint !== "") &&
     isTime(open.connectTimeout) && isTime(open.requestTimeout) && isText(open.username) &&
-    isText(open.password) && isTime(open.maxTxnOps) && isTime(open.maxStagedBytes / 1024) &&
+    isText(open.password) &&
+    [open.database, open.server, open.role].every((name) => typeof name === "string") &&
+    isTime(open.maxTxnOps) && isTime(open.maxStagedBytes / 1024) &&
     isCount(open.maxRetries) && isCount(open.retryBackoff) && isTls(open.tls);
   // The payload is not quoted: it may hold a password.
   if (!valid) throw new EtcdFdwError("22023", "malformed connection options in an open frame");

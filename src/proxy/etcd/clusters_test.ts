@@ -12,6 +12,9 @@ const OPEN: OpenPayload = {
   maxTxnOps: 128,
   requireAtomic: false,
   maxStagedBytes: 1024 * 1024,
+  database: "d",
+  server: "s",
+  role: "r",
 };
 const quiet = () => {};
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));

@@ -70,7 +70,7 @@ export async function compactedError(
   const deadline = Math.min(options.deadline, Date.now() + PATIENCE_MS);
   const told = await channel.converse(
     WATCH,
-    request,
+    [request],
     { ...options, deadline },
     (reply) => compactRevision(reply) !== "0",
   );

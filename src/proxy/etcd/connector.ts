@@ -186,6 +186,10 @@ export class Connector {
     channel.close();
   }
 
+  get connected(): boolean {
+    return this.#active !== null;
+  }
+
   close(): void {
     this.#closed = true;
     this.#race?.abandon();

@@ -4,6 +4,7 @@
 // begin with "etcdserver: "; without that prefix a status that stands for the connection is taken as the library's.
 
 import { EtcdFdwError, GrpcStatus, sqlstateOfStatus } from "../../ipc/errors.ts";
+import { LateError } from "../handle.ts";
 import type { Failure } from "./channel.ts";
 
 const ETCD_PREFIX = "etcdserver: ";
@@ -94,7 +95,7 @@ const UNKNOWN_OUTCOME = "Whether the write took effect is not known.";
 /** The error for a call that etcd has not answered in time. */
 export function timeoutError(context: CallContext): EtcdFdwError {
   const { sqlstate, hint } = sqlstateOfStatus(GrpcStatus.DEADLINE_EXCEEDED);
-  return new EtcdFdwError(
+  return new LateError(
     context.writes ? "08007" : sqlstate,
     `etcd did not answer within ${context.requestTimeout} ms`,
     { detail: `${context.writes ? UNKNOWN_OUTCOME + " " : ""}The endpoint is ${context.endpoint}.`, hint },

@@ -12,9 +12,12 @@ import { EtcdFdwError } from "../../ipc/errors.ts";
 import type { TlsPayload } from "../../ipc/frame.ts";
 
 /** In front of the port; an IPv6 address without its brackets. */
-function hostOf(endpoint: string): string {
+export function hostOf(endpoint: string): string {
   return endpoint.slice(0, endpoint.lastIndexOf(":")).replace(/^\[|\]$/g, "");
 }
+
+/** The name to ask for in TLS. */
+export const sniOf = (name: string) => isIP(name) === 0 ? name : "etcd.invalid";
 
 /** What a channel needs for this endpoint: credentials, and options that go with them. */
 export function securityOf(
@@ -34,8 +37,7 @@ export function securityOf(
         tls.verify ? checkServerIdentity(name, certificate) : undefined,
     },
   );
-  const sni = isIP(name) === 0 ? name : "etcd.invalid";
-  return { credentials, options: { "grpc.ssl_target_name_override": sni } };
+  return { credentials, options: { "grpc.ssl_target_name_override": sniOf(name) } };
 }
 
 function wrong(option: string, what: string): never {

@@ -1,0 +1,100 @@
+-- What etcd_fdw tells about itself.
+
+CREATE FUNCTION @extschema@.etcd_fdw_library_version() RETURNS text
+  LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'etcd_fdw_library_version';
+COMMENT ON FUNCTION @extschema@.etcd_fdw_library_version() IS 'The version of the C library that this server has loaded.';
+
+CREATE FUNCTION @extschema@.etcd_fdw_core_version() RETURNS text
+  LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'etcd_fdw_call';
+COMMENT ON FUNCTION @extschema@.etcd_fdw_core_version() IS 'The version of the program that the JavaScript engine runs.';
+
+CREATE FUNCTION @extschema@.etcd_fdw_stat_rows() RETURNS TABLE(
+    database text, server text, role text, calls bigint, rows bigint, bytes_sent bigint, bytes_received bigint, errors bigint,
+    latency_sum double precision, latency_max double precision, coalesced bigint, retries bigint, failovers bigint,
+    transactions bigint)
+  LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'etcd_fdw_call';
+COMMENT ON FUNCTION @extschema@.etcd_fdw_stat_rows() IS 'What view etcd_fdw_stat shows, of all databases; internal to etcd_fdw.';
+REVOKE ALL ON FUNCTION @extschema@.etcd_fdw_stat_rows() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.etcd_fdw_stat_rows() TO pg_monitor;
+
+CREATE VIEW @extschema@.etcd_fdw_stat AS
+  SELECT s.server, s.role, s.calls, s.rows, s.bytes_sent, s.bytes_received, s.errors, s.latency_sum,
+    s.latency_sum / nullif(s.calls, 0) AS latency_mean, s.latency_max, s.coalesced, s.retries, s.failovers, s.transactions
+  FROM @extschema@.etcd_fdw_stat_rows() s
+  WHERE s.database = current_database();
+COMMENT ON VIEW @extschema@.etcd_fdw_stat IS
+  'What the proxy has done for each server and role of this database since it started or etcd_fdw_stat_reset(): calls of etcd, rows that came with them, bytes, errors, latencies in milliseconds, reads that shared a request, calls that were repeated, changes of the endpoint, transactions that were committed.';
+GRANT SELECT ON @extschema@.etcd_fdw_stat TO PUBLIC;
+
+CREATE FUNCTION @extschema@.etcd_fdw_stat_reset() RETURNS boolean
+  LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'etcd_fdw_call';
+COMMENT ON FUNCTION @extschema@.etcd_fdw_stat_reset() IS 'Sets the figures of view etcd_fdw_stat to 0, in all databases.';
+REVOKE ALL ON FUNCTION @extschema@.etcd_fdw_stat_reset() FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.etcd_fdw_proxy_row() RETURNS TABLE(
+    pid integer, version text, deno text, started_at timestamptz, memory_resident bigint, memory_heap bigint, sessions integer,
+    clusters integer, connections integer)
+  LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'etcd_fdw_call';
+COMMENT ON FUNCTION @extschema@.etcd_fdw_proxy_row() IS 'What view etcd_fdw_proxy shows; internal to etcd_fdw.';
+
+CREATE VIEW @extschema@.etcd_fdw_proxy AS
+  SELECT p.pid, p.version, p.deno, p.started_at, clock_timestamp() - p.started_at AS uptime, p.memory_resident,
+    p.memory_heap, p.sessions, p.clusters, p.connections
+  FROM @extschema@.etcd_fdw_proxy_row() p;
+COMMENT ON VIEW @extschema@.etcd_fdw_proxy IS
+  'The proxy of this PostgreSQL: its process, memory in bytes, the backends that are connected to it, the clusters that it knows and its connections to these. Starts it when it is not running.';
+GRANT SELECT ON @extschema@.etcd_fdw_proxy TO PUBLIC;
+
+CREATE FUNCTION @extschema@.etcd_fdw_version() RETURNS TABLE(component text, version text)
+  LANGUAGE sql VOLATILE PARALLEL RESTRICTED AS $$
+  SELECT 'extension', extversion::text FROM pg_catalog.pg_extension WHERE extname = 'etcd_fdw'
+  UNION ALL SELECT 'library', @extschema@.etcd_fdw_library_version()
+  UNION ALL SELECT 'core', @extschema@.etcd_fdw_core_version()
+  UNION ALL SELECT 'engine', @extschema@.etcd_fdw_engine()
+  UNION ALL SELECT 'proxy', p.version FROM @extschema@.etcd_fdw_proxy_row() p
+  UNION ALL
+  SELECT pg_catalog.format('etcd %s at %s', s.srvname, e.endpoint), coalesce(e.version, e.error)
+  FROM pg_catalog.pg_foreign_server s
+    JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'etcd_fdw'
+    CROSS JOIN LATERAL @extschema@.etcd_status(s.srvname::text) e
+  WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE')
+$$;
+COMMENT ON FUNCTION @extschema@.etcd_fdw_version() IS
+  'The versions of all parts: the extension''s SQL objects, the C library, the program in the engine, the engine, the proxy, and etcd at each endpoint of each server that the user may use.';
+
+CREATE FUNCTION @extschema@.etcd_fdw_disconnect() RETURNS integer
+  LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'etcd_fdw_disconnect';
+COMMENT ON FUNCTION @extschema@.etcd_fdw_disconnect() IS
+  'Closes this session''s connection to the proxy and with it what it holds there: locks, leaderships, leases that are kept alive. How many servers it used. The next statement connects again, reads certificates again and logs in again. An error when the transaction has written rows that are not committed.';
+
+CREATE FUNCTION @extschema@.etcd_fdw_certificate_rows(server text) RETURNS TABLE(
+    source text, subject text, issuer text, not_before timestamptz, not_after timestamptz, endpoint text)
+  LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 4 AS 'MODULE_PATHNAME', 'etcd_fdw_call';
+COMMENT ON FUNCTION @extschema@.etcd_fdw_certificate_rows(text) IS
+  'What etcd_fdw_certificates() shows; internal to etcd_fdw.';
+
+CREATE FUNCTION @extschema@.etcd_fdw_certificates(server text) RETURNS TABLE(
+    source text, subject text, issuer text, not_before timestamptz, not_after timestamptz, expires_in interval, endpoint text)
+  LANGUAGE sql VOLATILE PARALLEL RESTRICTED ROWS 4 AS $$
+  SELECT c.source, c.subject, c.issuer, c.not_before, c.not_after, c.not_after - pg_catalog.clock_timestamp(), c.endpoint
+  FROM @extschema@.etcd_fdw_certificate_rows($1) c
+$$;
+COMMENT ON FUNCTION @extschema@.etcd_fdw_certificates(text) IS
+  'The certificates of a server: what each endpoint shows (source peer, and peer-chain for those behind it) and what the options cafile and certfile hold, even if they have expired. No row without TLS. For members of pg_monitor too.';
+
+CREATE FUNCTION @extschema@.etcd_fdw_server_cert_expiry(server text) RETURNS timestamptz
+  LANGUAGE sql VOLATILE PARALLEL RESTRICTED AS $$
+  SELECT min(c.not_after) FROM @extschema@.etcd_fdw_certificate_rows($1) c WHERE c.source = 'peer'
+$$;
+COMMENT ON FUNCTION @extschema@.etcd_fdw_server_cert_expiry(text) IS
+  'When the first certificate of the server''s endpoints expires; NULL without TLS, or when none can be reached.';
+
+CREATE VIEW @extschema@.etcd_fdw_cert_expiry AS
+  SELECT s.srvname AS server, c.source, c.subject, c.issuer, c.not_before, c.not_after, c.expires_in, c.endpoint
+  FROM pg_foreign_server s
+    JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'etcd_fdw'
+    CROSS JOIN LATERAL @extschema@.etcd_fdw_certificates(s.srvname::text) c
+  WHERE has_server_privilege(current_user, s.oid, 'USAGE') OR pg_has_role(current_user, 'pg_monitor', 'USAGE');
+COMMENT ON VIEW @extschema@.etcd_fdw_cert_expiry IS
+  'etcd_fdw_certificates() of each server that the user may use, or of all for members of pg_monitor.';
+GRANT SELECT ON @extschema@.etcd_fdw_cert_expiry TO PUBLIC;

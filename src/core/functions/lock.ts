@@ -1,0 +1,123 @@
+// Locks and elections: the proxy holds them for the session.
+
+import { decodeUtf8, fromHex, toHex } from "../../ipc/bytes.ts";
+import { LeaderReply, LeaderRequest } from "../../ipc/etcd_api.ts";
+import { EtcdFdwError } from "../../ipc/errors.ts";
+import { Ask, Method } from "../../ipc/frame.ts";
+import {
+  type AnyFunction,
+  type Args,
+  jsonPayload,
+  keyRow,
+  type Row,
+  simple,
+  type SqlFunction,
+  text,
+} from "./call.ts";
+
+/** What HELD answers with; names and keys in hexadecimal, times to live in seconds. */
+interface Held {
+  kind: string;
+  name: string;
+  key: string;
+  lease: string;
+  ttl: number;
+  lost: boolean;
+}
+
+const parsed = (reply: Uint8Array) => JSON.parse(decodeUtf8(reply));
+const nameOf = (args: Args) => ({ name: toHex(args.bytes("name")) });
+
+const waiting = (args: Args) => ({
+  patience: args.patience("wait"),
+  ttl: args.seconds("ttl"),
+});
+
+/** Waits at most as long as `wait` says, and as long as it takes without. */
+const lock = simple(
+  (args) => ({ method: Ask.LOCK, waits: true, payload: jsonPayload({ ...nameOf(args), ...waiting(args) }) }),
+  (reply) => [[parsed(reply) !== null]],
+);
+
+const tryLock = simple(
+  (args) => ({
+    method: Ask.LOCK,
+    payload: jsonPayload({ ...nameOf(args), patience: 0, ttl: args.seconds("ttl") }),
+  }),
+  (reply) => [[parsed(reply) !== null]],
+);
+
+/** What is not held is told as PostgreSQL tells it of advisory locks. */
+const unlock: SqlFunction = {
+  begin: (args) => ({ ask: { method: Ask.UNLOCK, payload: jsonPayload(nameOf(args)) } }),
+  reply(reply, _, args) {
+    const held = parsed(reply) as boolean;
+    const name = decodeUtf8(args.bytes("name"));
+    return { rows: [[held]], warning: held ? "" : `you do not hold the etcd lock "${name}"` };
+  },
+};
+
+function leaderRow(reply: Uint8Array): Row[] {
+  const { kv } = LeaderReply.decode(reply);
+  return kv === null ? [] : [keyRow(kv)];
+}
+
+const leader: SqlFunction = {
+  begin: (args) => ({
+    ask: { method: Method.LEADER, payload: LeaderRequest.encode({ name: args.bytes("name") }), errors: true },
+  }),
+  reply: (reply) => ({ rows: leaderRow(reply) }),
+  failed({ sqlstate, message, detail, hint }) {
+    if (/election: no leader/.test(message)) return { rows: [] };
+    throw new EtcdFdwError(sqlstate, message, { detail, hint });
+  },
+};
+
+const observe = simple(
+  (args) => ({
+    method: Ask.OBSERVE,
+    waits: true,
+    payload: jsonPayload({
+      ...nameOf(args),
+      patience: args.patience("wait"),
+      revision: args.optionalNumber("after_revision") ?? "0",
+    }),
+  }),
+  (reply) => reply.length === 0 ? [] : leaderRow(reply),
+);
+
+export const LOCKS: Record<string, AnyFunction> = {
+  etcd_lock: lock,
+  etcd_try_lock: tryLock,
+  etcd_unlock: unlock,
+  etcd_campaign: simple(
+    (args) => ({
+      method: Ask.CAMPAIGN,
+      waits: true,
+      payload: jsonPayload({ ...nameOf(args), value: toHex(args.bytes("value")), ...waiting(args) }),
+    }),
+    (reply) => [[parsed(reply)]],
+  ),
+  etcd_proclaim: simple(
+    (args) => ({
+      method: Ask.PROCLAIM,
+      payload: jsonPayload({ ...nameOf(args), value: toHex(args.bytes("value")) }),
+    }),
+    (reply) => [[parsed(reply)]],
+  ),
+  etcd_resign: simple(
+    (args) => ({ method: Ask.RESIGN, payload: jsonPayload(nameOf(args)) }),
+    (reply) => [[parsed(reply)]],
+  ),
+  etcd_leader: leader,
+  etcd_observe: observe,
+  etcd_held: simple(
+    () => ({ method: Ask.HELD, payload: jsonPayload({}) }),
+    (reply) =>
+      (parsed(reply) as Held[]).map(({ kind, name, key, lease, ttl, lost }) => [
+        text(kind),
+        ...(name === "" ? [null, null] : [fromHex(name), fromHex(key)]),
+        ...[lease, `${ttl} seconds`, lost],
+      ]),
+  ),
+};

@@ -1,0 +1,121 @@
+// Reads of single keys that arrive while others are under way leave together, as one Txn: for etcd a Txn of a hundred reads
+// costs little more than one of them. Each still starts after it was asked for, so what it sees is not older than that.
+
+import { concatBytes } from "../../ipc/bytes.ts";
+import { EtcdFdwError } from "../../ipc/errors.ts";
+import { eachField } from "../../ipc/etcd_ranges.ts";
+import { decodeTxn, encodeRawReads } from "../../ipc/etcd_txn.ts";
+import { Method } from "../../ipc/frame.ts";
+import { MAX_TXN_OPS } from "../../ipc/limits.ts";
+import type { Counters } from "../stats.ts";
+import type { Timeouts } from "./cluster.ts";
+
+/** Makes a call of the cluster. */
+export type Call = (
+  method: number,
+  payload: Uint8Array,
+  timeouts: Timeouts,
+  signal?: AbortSignal,
+  counters?: Counters,
+) => Promise<Uint8Array>;
+
+/** Reads that go out by themselves; only more than these at a time are held back for the next Txn. */
+const SINGLE_READS = 2;
+
+interface Waiting {
+  payload: Uint8Array;
+  timeouts: Timeouts;
+  signal?: AbortSignal;
+  counters?: Counters;
+  resolve: (reply: Uint8Array) => void;
+  reject: (error: unknown) => void;
+}
+
+/** Whether the RangeRequest asks for a single key. */
+function isSingleKey(payload: Uint8Array): boolean {
+  let single = true;
+  eachField(payload, (field) => {
+    if (field === 2) single = false;
+    return false;
+  });
+  return single;
+}
+
+export class Coalescer {
+  readonly #call: Call;
+  #underWay = 0;
+  #waiting: Waiting[] = [];
+
+  constructor(call: Call) {
+    this.#call = call;
+  }
+
+  /** As Cluster.call. */
+  call(
+    method: number,
+    payload: Uint8Array,
+    timeouts: Timeouts,
+    signal?: AbortSignal,
+    counters?: Counters,
+  ): Promise<Uint8Array> {
+    if (method !== Method.RANGE || !isSingleKey(payload)) {
+      return this.#call(method, payload, timeouts, signal, counters);
+    }
+    if (this.#underWay < SINGLE_READS) {
+      return this.#tracked(this.#call(method, payload, timeouts, signal, counters));
+    }
+    return new Promise((resolve, reject) => {
+      const one: Waiting = { payload, timeouts, signal, counters, resolve, reject };
+      this.#waiting.push(one);
+      signal?.addEventListener("abort", () => {
+        this.#waiting = this.#waiting.filter((other) => other !== one);
+        reject(new EtcdFdwError("57014", "request was cancelled"));
+      });
+    });
+  }
+
+  #tracked<T>(call: Promise<T>): Promise<T> {
+    this.#underWay++;
+    const over = () => {
+      this.#underWay--;
+      if (this.#waiting.length > 0) this.#send(this.#waiting.splice(0, MAX_TXN_OPS));
+    };
+    call.then(over, over);
+    return call;
+  }
+
+  #single({ payload, timeouts, signal, counters, resolve, reject }: Waiting): void {
+    this.#tracked(this.#call(Method.RANGE, payload, timeouts, signal, counters)).then(resolve, reject);
+  }
+
+  #send(batch: Waiting[]): void {
+    if (batch.length === 1) return this.#single(batch[0]);
+    const request = encodeRawReads(batch.map(({ payload }) => payload));
+    // The most patient one's: each ends by its own signal.
+    const timeouts = batch.reduce(
+      (most, { timeouts }) => timeouts.request > most.request ? timeouts : most,
+      batch[0].timeouts,
+    );
+    this.#tracked(this.#call(Method.READ_TXN, request, timeouts)).then((reply) => {
+      const { header, responses } = decodeTxn(reply);
+      batch.forEach(({ resolve, counters }, i) => {
+        if (counters !== undefined) counters.coalesced++;
+        // The responses in a Txn have headers of their own, which lack the member; the Txn's goes behind and wins.
+        resolve(withHeader(responses[i]!, header));
+      });
+    }, () => {
+      // What is wrong with one of them must not be the others' error.
+      for (const one of batch) if (!one.signal?.aborted) this.#single(one);
+    });
+  }
+}
+
+const LENGTH_DELIMITED_HEADER = 1 << 3 | 2;
+
+/** The response with this header merged into its own. */
+function withHeader(response: Uint8Array, header: Uint8Array): Uint8Array {
+  const length: number[] = [];
+  let rest = header.length;
+  for (; rest > 0x7f; rest >>>= 7) length.push(rest & 0x7f | 0x80);
+  return concatBytes(response, Uint8Array.of(LENGTH_DELIMITED_HEADER, ...length, rest), header);
+}

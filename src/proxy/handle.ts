@@ -1,0 +1,71 @@
+// A cluster as the sessions use it: what proxy/etcd offers, without gRPC in it.
+
+import { EtcdFdwError } from "../ipc/errors.ts";
+import type { TransactionOptions } from "./staging/transaction.ts";
+
+/** etcd has not answered in time. */
+export class LateError extends EtcdFdwError {}
+
+export interface CallOptions {
+  signal?: AbortSignal;
+  /** Ask this endpoint and no other. */
+  endpoint?: string;
+  /** Milliseconds to wait for the answer instead of the server's request_timeout; Infinity for ever. */
+  patience?: number;
+}
+
+/** An answer that comes in parts, each when it is asked for. */
+export interface PartedAnswer {
+  /** The next part, at least one message; null behind the last one. Rejects with EtcdFdwError. */
+  next(): Promise<Uint8Array | null>;
+  close(): void;
+}
+
+/** A certificate that an endpoint or an option shows. Times in milliseconds since the epoch. */
+export interface CertificateInfo {
+  /** "peer", "peer-chain", "cafile" or "certfile". */
+  source: string;
+  /** Empty for the options' files. */
+  endpoint: string;
+  subject: string;
+  issuer: string;
+  notBefore: number;
+  notAfter: number;
+}
+
+/** Whose calls they are, for statistics. */
+export interface Label {
+  database: string;
+  server: string;
+  role: string;
+}
+
+export interface ClusterHandle {
+  /** How its transactions are written. */
+  readonly staging: TransactionOptions;
+  readonly endpoints: readonly string[];
+  readonly label: Label;
+  /** etcd's answer. Rejects with EtcdFdwError, promptly when the signal is aborted. */
+  call(method: number, payload: Uint8Array, options?: CallOptions): Promise<Uint8Array>;
+  /**
+   * The events of a range from a revision on up to now: a WatchCreateRequest in, a WatchReply out. Start revision 0 is
+   * the oldest that is kept; the reply's compact_revision says which that was.
+   */
+  events(request: Uint8Array, signal?: AbortSignal): Promise<Uint8Array>;
+  /** The first leader of an election whose key is newer than the revision, as a LeaderReply; null when there is none in time. */
+  observe(
+    election: Uint8Array,
+    revision: bigint,
+    patience: number,
+    signal?: AbortSignal,
+  ): Promise<Uint8Array | null>;
+  /** A snapshot of the endpoint in use: its bytes. */
+  snapshot(signal?: AbortSignal): Promise<PartedAnswer>;
+  /** What etcd and the options show; nothing without TLS. */
+  certificates(): Promise<CertificateInfo[]>;
+  /** Counts a transaction that was committed. */
+  noteTransaction(): void;
+  /** Another handle on the same. */
+  share(): ClusterHandle;
+  close(): void;
+}
