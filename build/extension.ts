@@ -20,12 +20,26 @@ export function extensionScript(parts: string[]): string {
   ].join("\n");
 }
 
+/** The script with each line "-- include FILE" replaced by what `read` has for the file. */
+export function withIncludes(script: string, read: (name: string) => string): string {
+  return script.replace(/^-- include (\S+)$/gm, (_, name: string) => read(name).trimEnd());
+}
+
+function sqlFiles(folder: string): string[] {
+  return [...Deno.readDirSync(folder)].map(({ name }) => name).filter((name) => name.endsWith(".sql")).sort();
+}
+
 export async function generateExtension(): Promise<void> {
-  const names: string[] = [];
-  for await (const entry of Deno.readDir(`${ROOT}/sql`)) {
-    if (entry.name.endsWith(".sql")) names.push(entry.name);
+  const read = (name: string) => Deno.readTextFileSync(`${ROOT}/sql/${name}`);
+  const parts = sqlFiles(`${ROOT}/sql`).map(read);
+  for (const name of sqlFiles(OUT)) await Deno.remove(`${OUT}/${name}`);
+  for (const name of sqlFiles(`${ROOT}/sql/released`)) {
+    await Deno.copyFile(`${ROOT}/sql/released/${name}`, `${OUT}/${name}`);
   }
-  const parts = await Promise.all(names.sort().map((name) => Deno.readTextFile(`${ROOT}/sql/${name}`)));
+  for (const name of sqlFiles(`${ROOT}/sql/upgrades`)) {
+    const script = withIncludes(read(`upgrades/${name}`), read);
+    await Deno.writeTextFile(`${OUT}/${name}`, extensionScript([script]));
+  }
   await Deno.writeTextFile(`${OUT}/etcd_fdw.control`, controlFile(VERSION));
   await Deno.writeTextFile(`${OUT}/etcd_fdw--${VERSION}.sql`, extensionScript(parts));
 }

@@ -1,5 +1,17 @@
 import assert from "node:assert/strict";
-import { controlFile, extensionScript } from "./extension.ts";
+import { VERSION as IN_SOURCE } from "../src/ipc/version.ts";
+import { controlFile, extensionScript, withIncludes } from "./extension.ts";
+import { ROOT, VERSION } from "./paths.ts";
+
+Deno.test("the version is the same everywhere", async () => {
+  assert.equal(IN_SOURCE, VERSION);
+  const header = await Deno.readTextFile(`${ROOT}/src/backend/etcd_fdw.h`);
+  assert.ok(header.includes(`#define ETCD_FDW_VERSION\t"${VERSION}"`));
+});
+
+Deno.test("withIncludes puts files in their places", () => {
+  assert.equal(withIncludes("a\n-- include x.sql\nb\n", (name) => `<${name}>\n`), "a\n<x.sql>\nb\n");
+});
 
 Deno.test("controlFile names the version", () => {
   assert.match(controlFile("1.2.3"), /^default_version = '1\.2\.3'$/m);

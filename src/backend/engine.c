@@ -121,7 +121,8 @@ use_plv8(const char *schema)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("language \"plv8\" does not exist"),
 				 errhint("CREATE EXTENSION plv8 first.")));
-	body = psprintf("return (globalThis.__etcd_fdw ||= (\n%s\n)).dispatch(op, input, bytes)",
+	/* Under its version: an isolate may hold that of before ALTER EXTENSION. */
+	body = psprintf("return (globalThis[\"__etcd_fdw " ETCD_FDW_VERSION "\"] ||= (\n%s\n)).dispatch(op, input, bytes)",
 					(const char *) etcd_fdw_core_source);
 	run_sql(psprintf("CREATE OR REPLACE FUNCTION %s." DISPATCH_NAME "(op text, input text, bytes bytea)"
 					 " RETURNS %s.etcd_fdw_answer LANGUAGE plv8 STRICT PARALLEL RESTRICTED SECURITY DEFINER"

@@ -1,6 +1,7 @@
 // Options and columns: what is wrong is said at DDL time or at first use, with the way out.
 
 import assert from "node:assert/strict";
+import { VERSION } from "../../build/paths.ts";
 import { suite } from "../helpers/suite.ts";
 
 const { db, etcd, engine, test } = await suite("ddl");
@@ -142,7 +143,7 @@ testOnPlv8("a user of plv8 cannot put code of their own in core's place", async 
   const mallory = await db.connect("mallory");
   try {
     await mallory.query(
-      'DO $$ globalThis.__etcd_fdw = { dispatch: () => ({ control: \'{"do":"done"}\', payload: new Uint8Array(0) }) } $$ LANGUAGE plv8',
+      `DO $$ globalThis["__etcd_fdw ${VERSION}"] = { dispatch: () => ({ control: '{"do":"done"}', payload: new Uint8Array(0) }) } $$ LANGUAGE plv8`,
     );
     assert.deepEqual((await mallory.query("SELECT key FROM named")).rows, [{ key: "/ddl/a" }]);
   } finally {
