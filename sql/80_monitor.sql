@@ -46,18 +46,29 @@ COMMENT ON VIEW @extschema@.etcd_fdw_proxy IS
 GRANT SELECT ON @extschema@.etcd_fdw_proxy TO PUBLIC;
 
 CREATE FUNCTION @extschema@.etcd_fdw_version() RETURNS TABLE(component text, version text)
-  LANGUAGE sql VOLATILE PARALLEL RESTRICTED AS $$
-  SELECT 'extension', extversion::text FROM pg_catalog.pg_extension WHERE extname = 'etcd_fdw'
-  UNION ALL SELECT 'library', @extschema@.etcd_fdw_library_version()
-  UNION ALL SELECT 'core', @extschema@.etcd_fdw_core_version()
-  UNION ALL SELECT 'engine', @extschema@.etcd_fdw_engine()
-  UNION ALL SELECT 'proxy', p.version FROM @extschema@.etcd_fdw_proxy_row() p
-  UNION ALL
-  SELECT pg_catalog.format('etcd %s at %s', s.srvname, e.endpoint), coalesce(e.version, e.error)
-  FROM pg_catalog.pg_foreign_server s
-    JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'etcd_fdw'
-    CROSS JOIN LATERAL @extschema@.etcd_status(s.srvname::text) e
-  WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE')
+  LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED AS $$
+DECLARE
+  one text;
+BEGIN
+  RETURN QUERY
+    SELECT 'extension', extversion::text FROM pg_catalog.pg_extension WHERE extname = 'etcd_fdw'
+    UNION ALL SELECT 'library', @extschema@.etcd_fdw_library_version()
+    UNION ALL SELECT 'core', @extschema@.etcd_fdw_core_version()
+    UNION ALL SELECT 'engine', @extschema@.etcd_fdw_engine()
+    UNION ALL SELECT 'proxy', p.version FROM @extschema@.etcd_fdw_proxy_row() p;
+  FOR one IN
+    SELECT s.srvname FROM pg_catalog.pg_foreign_server s
+      JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'etcd_fdw'
+    WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE') ORDER BY 1
+  LOOP
+    BEGIN
+      RETURN QUERY SELECT pg_catalog.format('etcd %s at %s', one, e.endpoint), coalesce(e.version, e.error)
+        FROM @extschema@.etcd_status(one) e;
+    EXCEPTION WHEN OTHERS THEN  -- a server that is set up wrongly must not hide the others
+      RETURN QUERY SELECT pg_catalog.format('etcd %s', one), SQLERRM;
+    END;
+  END LOOP;
+END
 $$;
 COMMENT ON FUNCTION @extschema@.etcd_fdw_version() IS
   'The versions of all parts: the extension''s SQL objects, the C library, the program in the engine, the engine, the proxy, and etcd at each endpoint of each server that the user may use.';
@@ -89,12 +100,32 @@ $$;
 COMMENT ON FUNCTION @extschema@.etcd_fdw_server_cert_expiry(text) IS
   'When the first certificate of the server''s endpoints expires; NULL without TLS, or when none can be reached.';
 
+CREATE FUNCTION @extschema@.etcd_fdw_cert_expiry_rows() RETURNS TABLE(
+    server text, source text, subject text, issuer text, not_before timestamptz, not_after timestamptz, expires_in interval,
+    endpoint text, error text)
+  LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED AS $$
+DECLARE
+  one text;
+BEGIN
+  FOR one IN
+    SELECT s.srvname FROM pg_catalog.pg_foreign_server s
+      JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'etcd_fdw'
+    WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE') ORDER BY 1
+  LOOP
+    BEGIN
+      RETURN QUERY SELECT one, c.*, NULL::text FROM @extschema@.etcd_fdw_certificates(one) c;
+    EXCEPTION WHEN OTHERS THEN  -- a file that is missing must not hide the other servers
+      RETURN QUERY SELECT one, NULL, NULL, NULL, NULL::timestamptz, NULL::timestamptz, NULL::interval, NULL, SQLERRM;
+    END;
+  END LOOP;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.etcd_fdw_cert_expiry_rows() IS
+  'What view etcd_fdw_cert_expiry shows; internal to etcd_fdw.';
+
 CREATE VIEW @extschema@.etcd_fdw_cert_expiry AS
-  SELECT s.srvname AS server, c.source, c.subject, c.issuer, c.not_before, c.not_after, c.expires_in, c.endpoint
-  FROM pg_foreign_server s
-    JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'etcd_fdw'
-    CROSS JOIN LATERAL @extschema@.etcd_fdw_certificates(s.srvname::text) c
-  WHERE has_server_privilege(current_user, s.oid, 'USAGE') OR pg_has_role(current_user, 'pg_monitor', 'USAGE');
+  SELECT c.server, c.source, c.subject, c.issuer, c.not_before, c.not_after, c.expires_in, c.endpoint, c.error
+  FROM @extschema@.etcd_fdw_cert_expiry_rows() c;
 COMMENT ON VIEW @extschema@.etcd_fdw_cert_expiry IS
-  'etcd_fdw_certificates() of each server that the user may use, or of all for members of pg_monitor.';
+  'etcd_fdw_certificates() of each server that the user may use, or of all for members of pg_monitor; a server whose certificates cannot be looked at has a row that says why in error.';
 GRANT SELECT ON @extschema@.etcd_fdw_cert_expiry TO PUBLIC;

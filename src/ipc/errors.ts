@@ -79,7 +79,7 @@ const STATUS_TABLE: Record<number, { sqlstate: string; hint?: string }> = {
     sqlstate: "08006",
     hint: "Check that etcd has a leader and is not overloaded, or raise the server's request_timeout.",
   },
-  [GrpcStatus.NOT_FOUND]: { sqlstate: "02000" },
+  [GrpcStatus.NOT_FOUND]: { sqlstate: "42704" },
   [GrpcStatus.ALREADY_EXISTS]: { sqlstate: "42710" },
   [GrpcStatus.PERMISSION_DENIED]: {
     sqlstate: "42501",

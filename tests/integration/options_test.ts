@@ -141,3 +141,30 @@ test("a login may stand on the server, and that of a user mapping wins", async (
   await db.sql("ALTER USER MAPPING FOR CURRENT_USER SERVER login OPTIONS (SET password 's3cret')");
   assert.deepEqual(await values("login"), ["secret"]);
 });
+
+test("certificates of a server are shown, with the time that is left", async () => {
+  const shown = await db.sql("SELECT *, expires_in > '0 s' AS valid FROM etcd_fdw_certificates('by_option')");
+  const bySource = (source: string) => shown.filter((row) => row.source === source);
+  assert.equal(bySource("peer").length, 1);
+  assert.match(bySource("peer")[0].subject, /CN=server/);
+  assert.equal(bySource("peer")[0].endpoint, secure.secure.name);
+  assert.equal(bySource("cafile").length, 1);
+  assert.match(bySource("certfile")[0].subject, /CN=client/);
+  assert.ok(shown.every(({ valid, not_before, not_after }) => valid && not_before < not_after));
+  const [{ expiry }] = await db.sql("SELECT etcd_fdw_server_cert_expiry('by_option') AS expiry");
+  assert.deepEqual(expiry, bySource("peer")[0].not_after);
+  await db.sql(
+    `CREATE SERVER plain_text FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${etcd.endpoints[0]}')`,
+  );
+  assert.deepEqual(await db.sql("SELECT * FROM etcd_fdw_certificates('plain_text')"), []);
+  assert.deepEqual(await db.sql("SELECT etcd_fdw_server_cert_expiry('plain_text') AS e"), [{ e: null }]);
+  const servers = await db.sql(
+    "SELECT DISTINCT server FROM etcd_fdw_cert_expiry WHERE source = 'peer' ORDER BY 1",
+  );
+  const named = servers.map(({ server }) => server);
+  assert.ok(named.includes("by_option") && !named.includes("plain_text"), named.join());
+  const wrong = await db.sql(
+    "SELECT server FROM etcd_fdw_cert_expiry WHERE error LIKE 'could not open file%'",
+  );
+  assert.ok(wrong.length > 0, "a server with a missing file has a row that says so");
+});

@@ -33,7 +33,7 @@ const leaseOf = (args: Args) => ({ lease: args.number("lease") });
 const seconds = (ttl: string | number) => `${ttl} seconds`;
 
 /** etcd's code for a lease that is not there. */
-const NOT_FOUND = "02000";
+const NOT_FOUND = "42704";
 
 const revoke: SqlFunction = {
   writes: true,
