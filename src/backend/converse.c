@@ -18,6 +18,7 @@
 #define ROWS_NONE	0
 #define ROWS_KEYS	2			/* without values */
 #define ROWS_BYTES	3
+#define ROWS_REVISION	4
 
 /* What core is told next. */
 typedef struct Turn
@@ -72,54 +73,103 @@ take_page(EtcdTalk *talk, Turn *turn, EtcdRequest *request, bool values)
 }
 
 /*
+ * A reply that is no error, as `rows` says; false when core need not be told.
+ */
+static bool
+take_reply(EtcdTalk *talk, Turn *turn, EtcdRequest *request, int rows)
+{
+	EtcdPage	page;
+
+	switch (rows)
+	{
+		case ROWS_NONE:
+			turn->bytes = request->reply;
+			turn->len = (int) request->reply_len;
+			return true;
+		case ROWS_BYTES:
+			if (request->reply_len == 0)
+				return false;
+			talk->take_bytes(talk->arg, request->reply, request->reply_len);
+			turn->op = "functionPage";
+			appendStringInfo(turn->input, ",\"revision\":\"0\",\"more\":true,\"kvs\":1,\"bytes\":%u,\"lastKey\":\"\"",
+							 request->reply_len);
+			return true;
+		case ROWS_REVISION:
+			etcd_page_open(&page, request->reply, request->reply_len, false);
+			talk->take_revision(talk->arg, page.revision);
+			return false;
+		default:
+			return take_page(talk, turn, request, rows != ROWS_KEYS);
+	}
+}
+
+static EtcdRequest *
+send_step(EtcdTalk *talk, const EtcdAnswer *step, bool to_proxy, bool writes)
+{
+	EtcdRequest *request;
+
+	if (writes)
+		PreventCommandIfReadOnly(talk->name);
+	if (to_proxy)
+		request = etcd_send_proxy(step, CurrentMemoryContext);
+	else
+		request = etcd_send_frame(talk->userid, talk->server(talk->arg), step, -1, CurrentMemoryContext);
+	etcd_wait(request);
+	return request;
+}
+
+/*
  * Makes the request that core has answered with, and says in `turn` what it is
  * told then; false when it need not be told.
  */
 static bool
 ask(EtcdTalk *talk, const EtcdAnswer *step, Turn *turn)
 {
+	bool		writes = etcd_json_flag(step->control, "writes") != 0;
 	int			rows = etcd_json_flag(step->control, "rows");
+	bool		wanted;
 	EtcdRequest *request;
 	ErrorData	fields = {0};
 
-	if (etcd_json_flag(step->control, "writes") != 0)
-		PreventCommandIfReadOnly(talk->name);
-	if (etcd_json_flag(step->control, "proxy") != 0)
-		request = etcd_send_proxy(step, CurrentMemoryContext);
-	else
-		request = etcd_send_frame(talk->userid, talk->server(talk->arg), step, -1, CurrentMemoryContext);
-	etcd_wait(request);
-
+	if (talk->keep != NULL)
+		talk->keep(talk->arg, step, rows, writes);
+	request = send_step(talk, step, etcd_json_flag(step->control, "proxy") != 0, writes);
 	turn->op = etcd_json_text(step->control, "op");
 	turn->input = makeStringInfo();
 	turn->bytes = "";
 	turn->len = 0;
 	appendStringInfoString(turn->input, "{\"state\":");
 	escape_json(turn->input, etcd_json_text(step->control, "state"));
-	if (etcd_reply_is_error(request, &fields))
+	if (!etcd_reply_is_error(request, &fields))
+		wanted = take_reply(talk, turn, request, rows);
+	else if (etcd_json_flag(step->control, "errors") != 0)
 	{
-		if (etcd_json_flag(step->control, "errors") == 0)
-			etcd_raise(&fields);
 		tell_error(turn, &fields);
+		wanted = true;
 	}
-	else if (rows == ROWS_NONE)
+	else
 	{
-		turn->bytes = request->reply;
-		turn->len = (int) request->reply_len;
+		etcd_raise(&fields);
+		return false;			/* not reached */
 	}
-	else if (rows == ROWS_BYTES)
-	{
-		if (request->reply_len == 0)
-			return false;
-		talk->take_bytes(talk->arg, request->reply, request->reply_len);
-		turn->op = "functionPage";
-		appendStringInfo(turn->input, ",\"revision\":\"0\",\"more\":true,\"kvs\":1,\"bytes\":%u,\"lastKey\":\"\"",
-						 request->reply_len);
-	}
-	else if (!take_page(talk, turn, request, rows != ROWS_KEYS))
-		return false;
 	appendStringInfoChar(turn->input, '}');
-	return true;
+	return wanted;
+}
+
+/*
+ * Makes a request whose frame is known, and that core need not be told of.
+ */
+void
+etcd_ask_again(EtcdTalk *talk, const EtcdAnswer *step, int rows, bool writes)
+{
+	EtcdRequest *request = send_step(talk, step, false, writes);
+	Turn		turn = {0};
+	ErrorData	fields = {0};
+
+	if (etcd_reply_is_error(request, &fields))
+		etcd_raise(&fields);
+	turn.input = makeStringInfo();
+	(void) take_reply(talk, &turn, request, rows);
 }
 
 /*

@@ -16,9 +16,13 @@ typedef struct EtcdTalk
 	/* Rows that do not pass through core; NULL where none can come. */
 	void		(*take_key) (void *arg, const EtcdKeyValue *kv, bool values);
 	void		(*take_bytes) (void *arg, const char *data, uint32 len);
+	void		(*take_revision) (void *arg, int64 revision);
+	/* Sees each request before it is made; NULL: nobody looks. */
+	void		(*keep) (void *arg, const EtcdAnswer *step, int rows, bool writes);
 	void	   *arg;
 } EtcdTalk;
 
+extern void etcd_ask_again(EtcdTalk *talk, const EtcdAnswer *step, int rows, bool writes);
 extern bool etcd_converse(EtcdTalk *talk, const char *op, StringInfo input, EtcdAnswer *answer);
 
 #endif							/* ETCD_FDW_CONVERSE_H */

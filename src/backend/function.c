@@ -4,60 +4,25 @@
  *
  * All of them are one C function.  What a call means is known by the name and
  * the parameters of the SQL function through which it came, and decided by
- * core (src/core/functions); what its columns are, by its declaration.
+ * core (src/core/functions); what its columns are, by its declaration
+ * (callee.c).
  */
 #include "postgres.h"
 
-#include "compat.h"
+#include "callee.h"
 #include "converse.h"
+#include "server.h"
 
-#include "access/htup_details.h"
-#include "catalog/pg_authid.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
-#include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/fmgroids.h"
-#include "utils/json.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
-#include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "server.h"
-
 PG_FUNCTION_INFO_V1(etcd_fdw_call);
-
-/* One column of the result. */
-typedef struct ResultColumn
-{
-	const char *name;
-	Oid			type;
-	int32		typmod;
-	Oid			ioparam;
-	FmgrInfo	input;
-} ResultColumn;
-
-/* The SQL function, as it was declared; kept as long as the call's FmgrInfo. */
-typedef struct Callee
-{
-	char	   *name;
-	int			nargs;
-	char	  **argnames;
-	Oid		   *argtypes;
-	bool		names_server;	/* by its first argument */
-	bool		for_monitors;	/* pg_monitor may call it without USAGE */
-	bool		returns_set;
-	TupleDesc	desc;
-	ResultColumn *columns;
-} Callee;
 
 /* A call under way. */
 typedef struct Call
@@ -73,151 +38,6 @@ typedef struct Call
 	MemoryContext row;			/* reset for each row */
 	MemoryContext result;
 } Call;
-
-static void
-describe_result(Callee *callee, FunctionCallInfo fcinfo)
-{
-	Oid			type;
-	TupleDesc	desc;
-
-	if (get_call_result_type(fcinfo, &type, &desc) == TYPEFUNC_COMPOSITE)
-		callee->desc = CreateTupleDescCopy(desc);
-	else
-	{
-		callee->desc = CreateTemplateTupleDesc(1);
-		TupleDescInitEntry(callee->desc, 1, "value", type, -1, 0);
-	}
-	callee->columns = palloc0(callee->desc->natts * sizeof(ResultColumn));
-	for (int i = 0; i < callee->desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(callee->desc, i);
-		ResultColumn *column = &callee->columns[i];
-		Oid			input;
-
-		column->name = NameStr(att->attname);
-		column->type = att->atttypid;
-		column->typmod = att->atttypmod;
-		getTypeInputInfo(att->atttypid, &input, &column->ioparam);
-		fmgr_info_cxt(input, &column->input, CurrentMemoryContext);
-	}
-}
-
-static Callee *
-describe(FunctionCallInfo fcinfo)
-{
-	Oid			oid = fcinfo->flinfo->fn_oid;
-	MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(oid));
-	Callee	   *callee = palloc0(sizeof(Callee));
-	char	   *modes;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", oid);
-	callee->name = pstrdup(NameStr(((Form_pg_proc) GETSTRUCT(tuple))->proname));
-	callee->returns_set = ((Form_pg_proc) GETSTRUCT(tuple))->proretset;
-	(void) get_func_arg_info(tuple, &callee->argtypes, &callee->argnames, &modes);
-	callee->nargs = ((Form_pg_proc) GETSTRUCT(tuple))->pronargs;
-	ReleaseSysCache(tuple);
-	callee->names_server = callee->nargs > 0 && strcmp(callee->argnames[0], "server") == 0;
-	callee->for_monitors = strcmp(callee->name, "etcd_fdw_certificate_rows") == 0;
-	describe_result(callee, fcinfo);
-	MemoryContextSwitchTo(old);
-	return callee;
-}
-
-static void
-append_text_hex(StringInfo buf, Datum datum)
-{
-	text	   *value = DatumGetTextPP(datum);
-	char	   *utf8 = pg_server_to_any(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value), PG_UTF8);
-	int			len = utf8 == VARDATA_ANY(value) ? (int) VARSIZE_ANY_EXHDR(value) : (int) strlen(utf8);
-
-	appendStringInfoChar(buf, '"');
-	etcd_append_hex(buf, utf8, len);
-	appendStringInfoChar(buf, '"');
-}
-
-static void
-append_texts(StringInfo buf, const Callee *callee, int i, Datum datum)
-{
-	Datum	   *elements;
-	bool	   *nulls;
-	int			count;
-
-	deconstruct_array(DatumGetArrayTypeP(datum), TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
-	appendStringInfoChar(buf, '[');
-	for (int at = 0; at < count; at++)
-	{
-		if (nulls[at])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("argument \"%s\" of %s() must not hold nulls", callee->argnames[i], callee->name)));
-		if (at > 0)
-			appendStringInfoChar(buf, ',');
-		append_text_hex(buf, elements[at]);
-	}
-	appendStringInfoChar(buf, ']');
-}
-
-/*
- * An argument as FunctionInput of protocol.ts has it.
- */
-static void
-append_argument(StringInfo buf, const Callee *callee, int i, Datum datum)
-{
-	Interval   *span;
-	bytea	   *bytes;
-
-	switch (callee->argtypes[i])
-	{
-		case TEXTOID:
-			append_text_hex(buf, datum);
-			break;
-		case BYTEAOID:
-			bytes = DatumGetByteaPP(datum);
-			appendStringInfoChar(buf, '"');
-			etcd_append_hex(buf, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
-			appendStringInfoChar(buf, '"');
-			break;
-		case INT8OID:
-			appendStringInfo(buf, "\"" INT64_FORMAT "\"", DatumGetInt64(datum));
-			break;
-		case BOOLOID:
-			appendStringInfoString(buf, DatumGetBool(datum) ? "true" : "false");
-			break;
-		case INTERVALOID:
-			span = DatumGetIntervalP(datum);
-			appendStringInfo(buf, "\"" INT64_FORMAT "\"",
-							 span->time / 1000 +
-							 ((int64) span->month * DAYS_PER_MONTH + span->day) * SECS_PER_DAY * 1000);
-			break;
-		case JSONBOID:
-			escape_json(buf, OidOutputFunctionCall(F_JSONB_OUT, datum));
-			break;
-		case TEXTARRAYOID:
-			append_texts(buf, callee, i, datum);
-			break;
-		default:
-			elog(ERROR, "%s() has an argument of type %s", callee->name, format_type_be(callee->argtypes[i]));
-	}
-}
-
-static void
-describe_call(StringInfo buf, const Callee *callee, FunctionCallInfo fcinfo)
-{
-	const char *separator = "";
-
-	appendStringInfo(buf, "{\"function\":\"%s\",\"args\":{", callee->name);
-	for (int i = callee->names_server ? 1 : 0; i < callee->nargs; i++)
-	{
-		if (PG_ARGISNULL(i))
-			continue;
-		appendStringInfo(buf, "%s\"%s\":", separator, callee->argnames[i]);
-		append_argument(buf, callee, i, PG_GETARG_DATUM(i));
-		separator = ",";
-	}
-	appendStringInfoString(buf, "}}");
-}
 
 /*
  * The server that the call names, or the one that is meant.
@@ -356,6 +176,23 @@ take_bytes(void *arg, const char *data, uint32 len)
 }
 
 static void
+take_revision(void *arg, int64 revision)
+{
+	Datum		value = Int64GetDatum(revision);
+	bool		isnull = false;
+
+	put_row(arg, &value, &isnull);
+}
+
+static void
+keep(void *arg, const EtcdAnswer *step, int rows, bool writes)
+{
+	Call	   *call = arg;
+
+	etcd_callee_keep(call->callee, call->fcinfo, step, rows, writes);
+}
+
+static void
 take_rows(Call *call, List *cells)
 {
 	Callee	   *callee = call->callee;
@@ -411,6 +248,24 @@ begin_store(Callee *callee, FunctionCallInfo fcinfo)
 	return store;
 }
 
+static void
+ask_core(Call *call, EtcdTalk *talk, FunctionCallInfo fcinfo)
+{
+	StringInfoData input;
+	EtcdAnswer	answer;
+	char	   *warning;
+
+	talk->dispatch = etcd_dispatch_beside(fcinfo->flinfo->fn_oid);
+	initStringInfo(&input);
+	etcd_callee_arguments(&input, call->callee, fcinfo);
+	if (!etcd_converse(talk, "function", &input, &answer))
+		return;
+	warning = etcd_json_text(answer.control, "warning");
+	if (*warning)
+		ereport(WARNING, (errmsg_internal("%s", warning)));
+	take_rows(call, etcd_json_strings(answer.control, "rows"));
+}
+
 Datum
 etcd_fdw_call(PG_FUNCTION_ARGS)
 {
@@ -418,12 +273,9 @@ etcd_fdw_call(PG_FUNCTION_ARGS)
 	EtcdTalk	talk = {0};
 	MemoryContext context;
 	MemoryContext old;
-	StringInfoData input;
 	EtcdAnswer	answer;
 
-	if (fcinfo->flinfo->fn_extra == NULL)
-		fcinfo->flinfo->fn_extra = describe(fcinfo);
-	call.callee = fcinfo->flinfo->fn_extra;
+	call.callee = etcd_callee_find(fcinfo);
 	call.fcinfo = fcinfo;
 	call.result = CurrentMemoryContext;
 	if (call.callee->returns_set)
@@ -433,22 +285,17 @@ etcd_fdw_call(PG_FUNCTION_ARGS)
 	old = MemoryContextSwitchTo(context);
 
 	talk.name = psprintf("%s()", call.callee->name);
-	talk.dispatch = etcd_dispatch_beside(fcinfo->flinfo->fn_oid);
 	talk.userid = GetUserId();
 	talk.server = server_of;
 	talk.take_key = take_key;
 	talk.take_bytes = take_bytes;
+	talk.take_revision = take_revision;
+	talk.keep = keep;
 	talk.arg = &call;
-	initStringInfo(&input);
-	describe_call(&input, call.callee, fcinfo);
-	if (etcd_converse(&talk, "function", &input, &answer))
-	{
-		char	   *warning = etcd_json_text(answer.control, "warning");
-
-		if (*warning)
-			ereport(WARNING, (errmsg_internal("%s", warning)));
-		take_rows(&call, etcd_json_strings(answer.control, "rows"));
-	}
+	if (etcd_callee_repeat(call.callee, fcinfo, &answer))
+		etcd_ask_again(&talk, &answer, call.callee->known->rows, call.callee->known->writes);
+	else
+		ask_core(&call, &talk, fcinfo);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	if (call.store != NULL || !call.has_value || call.isnull)

@@ -216,7 +216,7 @@ export interface FunctionCallAnswer extends CallAnswer {
   /**
    * 0: come back with the reply. 1: it is a RangeResponse whose keys are the function's rows; come back with op
    * "functionPage" unless this was all. 2: the same, without values. 3: unless it is empty it is one row, the bytes that
-   * came before it and its bytes; come back with op "functionPage".
+   * came before it and its bytes; come back with op "functionPage". 4: the revision in its header is the result, and that is all.
    */
   rows: number;
   /** 1: come back with op "functionFailed" when the reply is an error. */
@@ -225,6 +225,12 @@ export interface FunctionCallAnswer extends CallAnswer {
   proxy: number;
   /** 1: changes etcd's keys, which a read-only transaction may not. */
   writes: number;
+  /**
+   * Arguments whose bytes are the payload's first fields, numbered from 1 in this order: another call that differs in these
+   * alone makes the same frame with its own bytes in their place, and does the same with the reply. Empty: core is asked
+   * each time.
+   */
+  template: string[];
 }
 
 /** The rows of an SQL function, after those that pages have brought: cells of text and bytea are hexadecimal. */

@@ -163,9 +163,26 @@ const rangeOf = (key: string, end?: string, more: number[] = []) => {
 };
 
 /** One key, prepared: p50 of many, in turn with unary calls. */
-async function point({ sandbox, etcd }: Bench): Promise<Figure[]> {
+const point = (bench: Bench) =>
+  oneKey(
+    bench,
+    "point",
+    "SELECT of one key",
+    `SELECT value FROM bench WHERE key = '${PREFIX}' || lpad((:i)::text, 8, '0');`,
+  );
+
+/** The same by a function. */
+const get = (bench: Bench) =>
+  oneKey(bench, "get", "etcd_get()", `SELECT etcd_get('bench', '${PREFIX}' || lpad((:i)::text, 8, '0'));`);
+
+async function oneKey(
+  { sandbox, etcd }: Bench,
+  name: string,
+  what: string,
+  query: string,
+): Promise<Figure[]> {
   const script = `\\set i random(0, ${KEYS - 1})
-    SELECT value FROM bench WHERE key = '${PREFIX}' || lpad((:i)::text, 8, '0');`;
+    ${query}`;
   const rounds: { select: number; raw: number }[] = [];
   for (let round = 0; round < 6; round++) {
     const select = median(await pgbench(sandbox, script, 1500)) / 1000;
@@ -177,8 +194,8 @@ async function point({ sandbox, etcd }: Bench): Promise<Figure[]> {
     if (round > 0) rounds.push({ select, raw: median(raws) });
   }
   return [{
-    case: "point",
-    what: "SELECT of one key, prepared (pgbench), p50",
+    case: name,
+    what: `${what}, prepared (pgbench), p50`,
     value: median(rounds.map(({ select }) => select)),
     unit: "ms",
     limit: { what: "raw unary Range, p50", value: median(rounds.map(({ raw }) => raw)) },
@@ -282,6 +299,31 @@ async function insert({ sandbox, etcd }: Bench): Promise<Figure[]> {
   }];
 }
 
+const PUTS = 10_000;
+
+/** Puts one after the other, from a loop in PL/pgSQL. */
+async function puts({ etcd, connect }: Bench): Promise<Figure[]> {
+  const client = await connect();
+  const loop = () =>
+    client.query(`DO $$ BEGIN
+      FOR i IN 1..${PUTS} LOOP PERFORM etcd_put('bench', '/written/' || i, '${VALUE}'); END LOOP; END $$`);
+  const raw = async () => {
+    for (let i = 0; i < PUTS; i++) {
+      await etcd.client.callMember(0, "/etcdserverpb.KV/Put", putOf(`/raw/${i}`, VALUE), 5000);
+    }
+  };
+  const result = await inTurn(3, loop, raw);
+  await client.end();
+  return [{
+    case: "puts",
+    what: `${PUTS} etcd_put() in a loop of PL/pgSQL`,
+    value: result.a,
+    unit: "ms",
+    limit: { what: `${PUTS} raw unary Puts`, value: result.b },
+    ratio: result.ratio,
+  }];
+}
+
 /** 200,000 rows from a query: one big transaction, and written at once; beside Txns of 128 puts, 16 on their way. */
 async function bulk({ etcd, connect }: Bench): Promise<Figure[]> {
   const client = await connect();
@@ -320,5 +362,5 @@ async function bulk({ etcd, connect }: Bench): Promise<Figure[]> {
 }
 
 export const CASES: Record<string, (bench: Bench) => Promise<Figure[]>> = {
-  ...{ scan, memory, fixed, point, upper, lookup, insert, bulk },
+  ...{ scan, memory, fixed, point, get, upper, lookup, insert, puts, bulk },
 };

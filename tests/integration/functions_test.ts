@@ -92,8 +92,10 @@ test("etcd_range and etcd_count: ranges, orders, bounds, limits, pages", async (
   assert.equal(await value("SELECT etcd_count('/r/b', range_end => '/r/d')"), "2");
   await etcd.putMany(Array.from({ length: 25_000 }, (_, i) => [`/p/${String(i).padStart(5, "0")}`, `v${i}`]));
   assert.deepEqual(
-    await rows("SELECT count(*), count(DISTINCT key), min(value), max(key) FROM etcd_range('/p/', true)"),
-    [{ count: "25000", ...{ count: "25000" }, min: "v0", max: "/p/24999" }],
+    await rows(
+      "SELECT count(*) AS n, count(DISTINCT key) AS keys, min(value), max(key) FROM etcd_range('/p/', true)",
+    ),
+    [{ n: "25000", keys: "25000", min: "v0", max: "/p/24999" }],
   );
   assert.equal(await value("SELECT count(*) FROM etcd_range('/p/', true, \"limit\" => 12345)"), "12345");
   for (const bad of ["sort => 'size'", '"limit" => 0', "range_end => 'x'"]) {

@@ -20,8 +20,10 @@ export interface Ask {
   endpoint?: string;
   /** The answer waits for other clients. */
   waits?: true;
-  /** The answer's keys are rows; "keys" leaves their values out; "bytes" makes one row of the answer, its place and itself. */
-  rows?: "rows" | "keys" | "bytes";
+  /** The answer's keys are rows; "keys" leaves their values out; "bytes" makes one row of the answer, its place and itself; "revision" its revision. */
+  rows?: "rows" | "keys" | "bytes" | "revision";
+  /** See FunctionCallAnswer. */
+  template?: string[];
   /** An error comes to `failed`. */
   errors?: true;
   /** It is for the proxy, not for a server. */

@@ -25,7 +25,7 @@ export const FUNCTIONS: Record<string, AnyFunction> = {
 };
 
 /** As FunctionCallAnswer numbers them. */
-const ROWS = ["", "rows", "keys", "bytes"];
+const ROWS = ["", "rows", "keys", "bytes", "revision"];
 
 interface State {
   input: FunctionInput;
@@ -51,6 +51,7 @@ function outcome(turn: Turn<unknown>, input: FunctionInput): Outcome {
       errors: ask.errors ? 1 : 0,
       proxy: ask.proxy ? 1 : 0,
       writes: functionOf(input).writes ? 1 : 0,
+      template: ask.template ?? [],
     },
     payload: frameOf(ask),
   };

@@ -14,7 +14,16 @@ import { encodeRangeRequest, type Order, type RangeRequest, SORT_TARGETS } from 
 import { Method } from "../../ipc/frame.ts";
 import { PAGE_BYTES, PAGE_GROWTH } from "../../ipc/limits.ts";
 import { decodeUtf8 } from "../../ipc/bytes.ts";
-import { type AnyFunction, type Args, keyRow, rangeOf, type Row, simple, type SqlFunction } from "./call.ts";
+import {
+  type AnyFunction,
+  type Args,
+  type Ask,
+  keyRow,
+  rangeOf,
+  type Row,
+  simple,
+  type SqlFunction,
+} from "./call.ts";
 
 /** Keys of the first page: a function's rows are all kept before the first is shown, so that few are of no use. */
 const FIRST_KEYS = 10_000;
@@ -28,7 +37,8 @@ const getRow: SqlFunction = {
   begin(args) {
     if (!args.has("key")) return { rows: [] };
     const request = { key: args.bytes("key"), rangeEnd: null, ...commonOf(args) };
-    return { ask: { method: Method.RANGE, payload: encodeRangeRequest(request), rows: "rows" } };
+    const payload = encodeRangeRequest(request);
+    return { ask: { method: Method.RANGE, payload, rows: "rows", template: ["key"] } };
   },
 };
 
@@ -140,22 +150,26 @@ function putRequest(args: Args, prev: boolean, lease = args.optionalNumber("leas
   });
 }
 
-/** With a ttl, a lease is granted first. */
-function put(prev: boolean, rows: (reply: Uint8Array) => Row[]): SqlFunction<PutState | null> {
+/** With a ttl, a lease is granted first. `rows` null: the revision. */
+function put(prev: boolean, rows: ((reply: Uint8Array) => Row[]) | null): SqlFunction<PutState | null> {
+  const ask = (payload: Uint8Array): Ask =>
+    rows !== null ? { method: Method.PUT, payload } : { method: Method.PUT, payload, rows: "revision" };
   return {
     writes: true,
     begin(args) {
       const request = putRequest(args, prev);
-      if (!args.has("ttl")) return { ask: { method: Method.PUT, payload: request } };
+      const fields = args.flag("ignore_value") ? ["key"] : ["key", "value"];
+      const template = rows === null ? fields : [];
+      if (!args.has("ttl")) return { ask: { ...ask(request), template }, state: null };
       if (args.has("lease")) args.wrong("ttl", "cannot be given together with lease");
       if (args.flag("ignore_lease")) args.wrong("ttl", "cannot be given together with ignore_lease");
       const payload = LeaseGrantRequest.encode({ TTL: String(args.seconds("ttl")) });
       return { ask: { method: Method.LEASE_GRANT, payload }, state: { granted: true } };
     },
     reply(reply, state, args) {
-      if (state === null) return { rows: rows(reply) };
+      if (state === null) return { rows: rows!(reply) };
       const lease = LeaseReply.decode(reply).ID;
-      return { ask: { method: Method.PUT, payload: putRequest(args, prev, lease) }, state: null };
+      return { ask: ask(putRequest(args, prev, lease)), state: null };
     },
   };
 }
@@ -182,7 +196,7 @@ export const KV: Record<string, AnyFunction> = {
   etcd_get_row: getRow,
   etcd_range: range,
   etcd_count: count,
-  etcd_put: put(false, (reply) => [[PutReply.decode(reply).header!.revision]]),
+  etcd_put: put(false, null),
   etcd_put_returning: put(true, putReply),
   etcd_delete: deletion(false, (reply) => [[DeleteReply.decode(reply).deleted]]),
   etcd_delete_returning: deletion(true, (reply) => DeleteReply.decode(reply).prev_kvs.map(keyRow)),

@@ -3,7 +3,6 @@
 
 import { concatBytes } from "../../ipc/bytes.ts";
 import { EtcdFdwError } from "../../ipc/errors.ts";
-import { eachField } from "../../ipc/etcd_ranges.ts";
 import { decodeTxn, encodeRawReads } from "../../ipc/etcd_txn.ts";
 import { Method } from "../../ipc/frame.ts";
 import { MAX_TXN_OPS } from "../../ipc/limits.ts";
@@ -31,14 +30,19 @@ interface Waiting {
   reject: (error: unknown) => void;
 }
 
-/** Whether the RangeRequest asks for a single key. */
+const KEY = 1 << 3 | 2;
+const RANGE_END = 2 << 3 | 2;
+
+/** Whether the RangeRequest surely asks for a single key: it begins with the key, and no range_end follows. */
 function isSingleKey(payload: Uint8Array): boolean {
-  let single = true;
-  eachField(payload, (field) => {
-    if (field === 2) single = false;
-    return false;
-  });
-  return single;
+  if (payload[0] !== KEY) return false;
+  let length = 0;
+  let at = 1;
+  for (let shift = 0;; shift += 7) {
+    length |= (payload[at] & 0x7f) << shift;
+    if ((payload[at++] & 0x80) === 0) break;
+  }
+  return payload[at + length] !== RANGE_END;
 }
 
 export class Coalescer {

@@ -70,7 +70,10 @@ const KNOWN_TEXTS: { pattern: RegExp; sqlstate?: string; message?: string; hint?
   },
   // etcd's status for both of these is that of a condition which does not hold.
   { pattern: /already exists|already granted|is already|already enabled/, sqlstate: "42710" },
-  { pattern: /(user name|role name|role|permission|member|lease) (is )?not (found|granted)/, sqlstate: "42704" },
+  {
+    pattern: /(user name|role name|role|permission|member|lease) (is )?not (found|granted)/,
+    sqlstate: "42704",
+  },
   {
     pattern: /user name is empty/,
     sqlstate: "28000",
