@@ -9,6 +9,12 @@ CREATE FUNCTION @extschema@.etcd_status(server text, endpoints text[] DEFAULT NU
 COMMENT ON FUNCTION @extschema@.etcd_status(text, text[]) IS
   'The state of every endpoint of the server, or of those that are named; sizes in bytes. An endpoint that does not answer has a row that says why in error.';
 
+CREATE FUNCTION @extschema@.etcd_version(server text)
+  RETURNS text
+  LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'etcd_fdw_call';
+COMMENT ON FUNCTION @extschema@.etcd_version(text) IS
+  'The version of etcd at the endpoint in use.';
+
 CREATE FUNCTION @extschema@.etcd_members(server text)
   RETURNS TABLE(member_id text, name text, peer_urls text[], client_urls text[], is_learner boolean)
   LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'etcd_fdw_call';

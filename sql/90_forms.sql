@@ -15,8 +15,7 @@ BEGIN
       pg_catalog.pg_get_function_identity_arguments(p.oid) AS arguments,
       pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE') AS is_public
     FROM pg_catalog.pg_proc p
-      JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-    WHERE n.nspname = '@extschema@' AND p.prosrc IN ('etcd_fdw_call', 'etcd_fdw_snapshot')
+    WHERE p.pronamespace = '@extschema@'::regnamespace AND p.prosrc IN ('etcd_fdw_call', 'etcd_fdw_snapshot')
       AND p.proargnames[1] = 'server' AND p.proname NOT LIKE 'etcd\_fdw\_%'
     ORDER BY p.proname
   LOOP

@@ -22,6 +22,7 @@ test("etcd_status shows every endpoint, also one that does not answer", async ()
   const shown = await etcd.ctl("endpoint", "status", "-w", "simple");
   const line = shown.split("\n").find((one) => /, true, (true|false), /.test(one) || /, true, /.test(one))!;
   assert.ok(line.includes(all.find(({ is_leader }) => is_leader)!.member_id), shown);
+  assert.equal(await value("SELECT etcd_version()"), all[0].version);
   await etcd.kill(2);
   try {
     const [down] = await db.sql(`SELECT * FROM etcd_status('etcd', ARRAY['${etcd.endpoints[2]}'])`);
@@ -185,15 +186,15 @@ test("reads of many sessions share requests, and each gets its own answer", asyn
   assert.ok(Number(coalesced) > 50, `${coalesced} reads shared a request`);
 });
 
-test("calls that were repeated at another endpoint are counted", async () => {
+test("changes of the endpoint are counted", async () => {
   await db.sql("SELECT etcd_fdw_stat_reset(); SELECT etcd_get('/co/1')");
   for (const member of [0, 1, 2]) {
     await etcd.kill(member);
     assert.equal(await value("SELECT etcd_get('/co/1')"), "v1");
     await etcd.restart(member);
   }
-  const [row] = await db.sql("SELECT retries, failovers FROM etcd_fdw_stat WHERE role = 'postgres'");
-  assert.ok(Number(row.retries) >= Number(row.failovers), JSON.stringify(row));
+  const [row] = await db.sql("SELECT failovers FROM etcd_fdw_stat WHERE role = 'postgres'");
+  assert.ok(Number(row.failovers) >= 1, JSON.stringify(row));
 });
 
 test("users, roles and permissions, with authentication switched on and off", async () => {

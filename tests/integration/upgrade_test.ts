@@ -65,6 +65,24 @@ test("ALTER EXTENSION UPDATE leads to what CREATE EXTENSION makes, from every re
   }
 });
 
+test("the extension works in a schema of any name that is not on the search path", async () => {
+  await db.sql("CREATE DATABASE elsewhere");
+  await within("elsewhere", async (sql) => {
+    if (engine === "plv8") await sql("CREATE EXTENSION plv8");
+    await sql('CREATE SCHEMA "Etcd, Schema"; CREATE EXTENSION etcd_fdw SCHEMA "Etcd, Schema"');
+    await sql(`CREATE SERVER etcd FOREIGN DATA WRAPPER etcd_fdw OPTIONS (endpoints '${etcd.endpoints[0]}')`);
+    await etcd.put("/else/a", "1");
+    const [row] = await sql(
+      `SELECT "Etcd, Schema".etcd_get('/else/a') AS short, "Etcd, Schema".etcd_get('etcd', '/else/a') AS long,
+      (SELECT count(*) FROM "Etcd, Schema".etcd_fdw_version()) AS parts, (SELECT calls FROM "Etcd, Schema".etcd_fdw_stat) AS calls`,
+    );
+    assert.deepEqual(row, { short: "1", long: "1", parts: "6", calls: row.calls });
+    assert.deepEqual(await sql(`SELECT value FROM "Etcd, Schema".etcd_range('/else/'::bytea, true)`), [{
+      value: Buffer.from("1"),
+    }]);
+  });
+});
+
 test("pg_dump and restore keep servers, mappings, tables and rights", async () => {
   await db.sql(
     `CREATE SERVER dumped FOREIGN DATA WRAPPER etcd_fdw OPTIONS (endpoints '${

@@ -37,7 +37,8 @@ export function arrayLiteral(texts: string[]): string {
   return `{${texts.map((one) => `"${one.replace(/["\\]/g, "\\$&")}"`).join(",")}}`;
 }
 
-const hexId = (id: string) => BigInt(id).toString(16);
+/** QuickJS puts a zero in front of digits whose highest bit is set. */
+const hexId = (id: string) => BigInt(id).toString(16).replace(/^0+(?=.)/, "");
 
 /** Decimal digits of the id that an argument names. */
 function idOf(args: Args, name = "member_id"): string {
@@ -220,6 +221,10 @@ const snapshot: SqlFunction = { begin: () => askSnapshot(true), page: () => askS
 
 export const CLUSTER: Record<string, AnyFunction> = {
   etcd_status: status,
+  etcd_version: simple(
+    () => ({ method: Method.STATUS, payload: NOTHING }),
+    (reply) => [[text(StatusReply.decode(reply).version)]],
+  ),
   etcd_members: simple(
     () => ({ method: Method.MEMBER_LIST, payload: NOTHING }),
     (reply) => MembersReply.decode(reply).members.map(memberRow),

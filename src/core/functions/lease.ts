@@ -35,16 +35,18 @@ const seconds = (ttl: string | number) => `${ttl} seconds`;
 /** etcd's code for a lease that is not there. */
 const NOT_FOUND = "42704";
 
-const revoke: SqlFunction = {
+/** One that this session keeps alive is let go first. */
+const revoke: SqlFunction<"released" | "revoked"> = {
   writes: true,
   begin: (args) => ({
-    ask: {
-      method: Method.LEASE_REVOKE,
-      payload: LeaseRequest.encode({ ID: args.number("lease") }),
-      errors: true,
-    },
+    ask: { method: Ask.LEASE_RELEASE, payload: jsonPayload(leaseOf(args)) },
+    state: "released",
   }),
-  reply: () => ({ rows: [[true]] }),
+  reply(_, state, args) {
+    if (state === "revoked") return { rows: [[true]] };
+    const payload = LeaseRequest.encode({ ID: args.number("lease") });
+    return { ask: { method: Method.LEASE_REVOKE, payload, errors: true }, state: "revoked" };
+  },
   failed: failing(false),
 };
 

@@ -52,6 +52,7 @@ export class Cluster {
   readonly #auth: Authenticator;
   readonly #endpoints: number;
   readonly #tls: TlsPayload | undefined;
+  #lastEndpoint: string | null = null;
 
   constructor(options: ClusterOptions) {
     this.#tls = options.tls;
@@ -76,6 +77,7 @@ export class Cluster {
     // Awaiting what is there already would cost every call a turn of the event loop.
     const acquired = this.#acquire(passes, timeouts.connect, signal);
     let channel = acquired instanceof Promise ? await acquired : acquired;
+    this.#noteEndpoint(channel, counters);
     const deadline = Date.now() + timeouts.request;
     let renewed = false;
     for (;;) {
@@ -104,12 +106,17 @@ export class Cluster {
       const left = deadline - Date.now();
       if (left <= 0) throw timeoutError(context);
       const next = await this.#acquire(passes, Math.min(timeouts.connect, left), signal);
-      if (counters !== undefined) {
-        counters.retries++;
-        if (next.endpoint !== channel.endpoint) counters.failovers++;
-      }
+      if (counters !== undefined) counters.retries++;
+      this.#noteEndpoint(next, counters);
       channel = next;
     }
+  }
+
+  /** Counts a change of the endpoint with the first call that sees it. */
+  #noteEndpoint({ endpoint }: Channel, counters: Counters | undefined): void {
+    if (endpoint === this.#lastEndpoint) return;
+    if (this.#lastEndpoint !== null && counters !== undefined) counters.failovers++;
+    this.#lastEndpoint = endpoint;
   }
 
   /** One unary call of this endpoint, which is not repeated. Rejects as call() does. */

@@ -22,14 +22,32 @@ export interface Shared {
   stats: Stats;
 }
 
-function rowsIn(method: number, reply: Uint8Array): number {
-  if (method !== Method.RANGE) return 0;
-  let rows = 0;
-  eachField(reply, (field) => {
-    if (field === 2) rows++;
-    return false;
+/** Where the keys of a reply are: fields to go through, from the outside in. RangeResponse.kvs; TxnResponse.responses. */
+const KEYS: Record<number, number[]> = { [Method.RANGE]: [2], [Method.READ_TXN]: [3, 1, 2] };
+
+function count(message: Uint8Array, [wanted, ...inner]: number[]): number {
+  let found = 0;
+  eachField(message, (field, reader) => {
+    if (field !== wanted) return false;
+    if (inner.length === 0) {
+      found++;
+      return false;
+    }
+    found += count(reader.bytes(), inner);
+    return true;
   });
-  return rows;
+  return found;
+}
+
+/** Keys in the reply. One that is damaged goes to the backend all the same, which says what is wrong with it. */
+function rowsIn(method: number, reply: Uint8Array): number {
+  const path = KEYS[method];
+  if (path === undefined) return 0;
+  try {
+    return count(reply, path);
+  } catch {
+    return 0;
+  }
 }
 
 /** Notes how a call went. */
