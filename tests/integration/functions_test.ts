@@ -278,6 +278,16 @@ test("functions act at once, tables with the transaction", async () => {
   assert.equal(joined.got, "1");
 });
 
+test("a session does not disconnect in the middle of a transaction that has written", async () => {
+  await db.sql("BEGIN; INSERT INTO kv VALUES ('/m/staged', '1')");
+  assert.equal((await db.failure("SELECT etcd_fdw_disconnect()")).code, "55006");
+  await db.sql("ROLLBACK; BEGIN; DECLARE c CURSOR FOR SELECT * FROM kv; FETCH 1 FROM c");
+  await db.sql("SELECT etcd_fdw_disconnect()");
+  await db.sql("ROLLBACK");
+  assert.equal(await value("SELECT etcd_fdw_disconnect()"), 0);
+  assert.equal(await value("SELECT etcd_get('/m/function')"), "1");
+});
+
 test("which server is meant, and who may use it", async () => {
   await db.sql("CREATE SERVER second FOREIGN DATA WRAPPER etcd_fdw; CREATE ROLE nobody LOGIN");
   const ambiguous = await db.failure("SELECT etcd_get('/a')");
@@ -323,6 +333,15 @@ test("a read-only transaction reads and does not write", async () => {
   const error = await db.failure("SELECT etcd_put('/a', '1')");
   assert.equal(error.code, "25006");
   assert.match(error.message, /etcd_put\(\)/);
+  await db.sql("ROLLBACK; BEGIN READ ONLY");
+  await db.sql(
+    `SELECT etcd_txn('{"success": [{"get": {"key": "/a"}}, {"txn": {"failure": [{"get": {"key": "/b"}}]}}]}')`,
+  );
+  await db.sql("SELECT etcd_try_lock('read-only'), etcd_unlock('read-only')");
+  const nested = await db.failure(
+    `SELECT etcd_txn('{"success": [{"txn": {"failure": [{"delete": {"key": "/b"}}]}}]}')`,
+  );
+  assert.equal(nested.code, "25006");
   await db.sql("ROLLBACK");
 });
 

@@ -28,6 +28,8 @@ export interface Ask {
   errors?: true;
   /** It is for the proxy, not for a server. */
   proxy?: true;
+  /** It changes nothing, though its function may. */
+  readonly?: true;
 }
 
 /** What a function says at each turn: its rows, or what it asks and the state it wants back. */

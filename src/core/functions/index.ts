@@ -50,7 +50,7 @@ function outcome(turn: Turn<unknown>, input: FunctionInput): Outcome {
       rows: ask.rows === undefined ? 0 : ROWS.indexOf(ask.rows),
       errors: ask.errors ? 1 : 0,
       proxy: ask.proxy ? 1 : 0,
-      writes: functionOf(input).writes ? 1 : 0,
+      writes: functionOf(input).writes && !ask.readonly ? 1 : 0,
       template: ask.template ?? [],
     },
     payload: frameOf(ask),

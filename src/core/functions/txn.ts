@@ -248,9 +248,24 @@ function replyJson(reply: Uint8Array, json: Json): unknown {
   };
 }
 
+/** Whether all its operations only read, in either branch. */
+const isReadonly = ({ success = [], failure = [] }: { success?: Json[]; failure?: Json[] }): boolean =>
+  [...success, ...failure].every((operation) =>
+    "get" in operation || "txn" in operation && isReadonly(operation.txn as Json)
+  );
+
 const txn: SqlFunction = {
   writes: true,
-  begin: (args) => ({ ask: { method: Method.TXN, payload: Txn.encode(txnOf(args.json("txn"))) } }),
+  begin(args) {
+    const json = args.json("txn") as Json;
+    const payload = Txn.encode(txnOf(json));
+    // One that only reads may be asked again when its answer is lost.
+    return {
+      ask: isReadonly(json)
+        ? { method: Method.READ_TXN, payload, readonly: true }
+        : { method: Method.TXN, payload },
+    };
+  },
   reply: (reply, _, args) => ({ rows: [[toJson(replyJson(reply, args.json("txn") as Json))]] }),
 };
 

@@ -36,9 +36,10 @@ export function wasNeverSent(failure: Failure): boolean {
   return failure.code === GrpcStatus.UNAVAILABLE && NEVER_SENT.some((text) => failure.text.startsWith(text));
 }
 
-/** This program's own deadline ran out, and etcd said nothing. */
+/** This program's own deadline ran out; etcd said nothing, or that it has seen the same deadline pass. */
 export function isTimeout(failure: Failure): boolean {
-  return failure.code === GrpcStatus.DEADLINE_EXCEEDED && !fromEtcd(failure);
+  const echoed = failure.code === GrpcStatus.UNKNOWN && failure.text === "context deadline exceeded";
+  return echoed || failure.code === GrpcStatus.DEADLINE_EXCEEDED && !fromEtcd(failure);
 }
 
 /** This member cannot serve now (no leader, stopping, timed out inside); another one may. */
