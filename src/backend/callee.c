@@ -44,13 +44,11 @@ describe_result(Callee *callee, FunctionCallInfo fcinfo)
 	{
 		Form_pg_attribute att = TupleDescAttr(callee->desc, i);
 		ResultColumn *column = &callee->columns[i];
-		Oid			input;
 
 		column->name = NameStr(att->attname);
 		column->type = att->atttypid;
 		column->typmod = att->atttypmod;
-		getTypeInputInfo(att->atttypid, &input, &column->ioparam);
-		fmgr_info_cxt(input, &column->input, CurrentMemoryContext);
+		getTypeInputInfo(att->atttypid, &column->input, &column->ioparam);
 	}
 }
 

@@ -18,7 +18,7 @@ typedef struct ResultColumn
 	Oid			type;
 	int32		typmod;
 	Oid			ioparam;
-	FmgrInfo	input;
+	Oid			input;			/* looked up for each call: a FmgrInfo must not outlive its transaction */
 } ResultColumn;
 
 /* Arguments whose bytes stand in front of the request. */

@@ -220,7 +220,7 @@ take_rows(Call *call, List *cells)
 				values[i] = make_bytes(callee, column, bytes, len);
 			}
 			else if (cell != NULL)
-				values[i] = InputFunctionCall(&column->input, cell, column->ioparam, column->typmod);
+				values[i] = OidInputFunctionCall(column->input, cell, column->ioparam, column->typmod);
 		}
 		put_row(call, values, isnull);
 		MemoryContextSwitchTo(old);

@@ -16,6 +16,7 @@ import {
   type AnyFunction,
   type Args,
   cellText,
+  NOTHING,
   rangeOf,
   type Row,
   simple,
@@ -24,7 +25,6 @@ import {
 } from "./call.ts";
 import { arrayLiteral } from "./cluster.ts";
 
-const NOTHING = new Uint8Array(0);
 const textOf = (args: Args, name: string) => decodeUtf8(args.bytes(name));
 
 /** A change that answers nothing. */

@@ -1,7 +1,7 @@
 // How an SQL function is written down: what it asks, and what it makes of the answer. Between two turns only its state
 // lives, as text.
 
-import { encodeUtf8, fromHex, toHex } from "../../ipc/bytes.ts";
+import { decodeUtf8, encodeUtf8, fromHex, toHex } from "../../ipc/bytes.ts";
 import { EtcdFdwError } from "../../ipc/errors.ts";
 import type { KeyValueMessage } from "../../ipc/etcd_api.ts";
 import { encodeFrame, FrameType, ReadFlag } from "../../ipc/frame.ts";
@@ -203,6 +203,13 @@ export function simple(
     reply: (reply, _, args) => ({ rows: rows(reply, args) }),
   };
 }
+
+/** The payload of requests that say nothing. */
+export const NOTHING = new Uint8Array(0);
+
+/** An answer of the proxy's own; each function knows its shape. */
+// deno-lint-ignore no-explicit-any -- as JSON.parse
+export const jsonReply = (reply: Uint8Array): any => JSON.parse(decodeUtf8(reply));
 
 /** The payload of a request to the proxy. */
 export const jsonPayload = (request: Record<string, unknown>): Uint8Array =>

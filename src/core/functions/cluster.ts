@@ -24,13 +24,13 @@ import {
   type Ask as Request,
   cellText,
   jsonPayload,
+  jsonReply,
+  NOTHING,
   type Row,
   simple,
   type SqlFunction,
   text,
 } from "./call.ts";
-
-const NOTHING = new Uint8Array(0);
 
 /** A literal of text[]. */
 export function arrayLiteral(texts: string[]): string {
@@ -88,7 +88,7 @@ function eachEndpoint(
     },
     reply(reply, state, args) {
       if (state !== null) return noted(state, [...columns(reply), null], args);
-      return next({ endpoints: JSON.parse(decodeUtf8(reply)), at: 0, rows: [] }, args);
+      return next({ endpoints: jsonReply(reply), at: 0, rows: [] }, args);
     },
     failed({ message, detail }, state, args) {
       const error = detail === "" ? message : `${message}: ${detail}`;
@@ -146,7 +146,7 @@ const moveLeader: SqlFunction<MoveState | "moved" | null> = {
   begin: () => ({ ask: { method: Ask.ENDPOINTS, payload: jsonPayload({}) }, state: null }),
   reply(reply, state, args) {
     if (state === "moved") return { rows: [[true]] };
-    if (state === null) return askStatus({ endpoints: JSON.parse(decodeUtf8(reply)), at: 0 }, args);
+    if (state === null) return askStatus({ endpoints: jsonReply(reply), at: 0 }, args);
     const { header, leader } = StatusReply.decode(reply);
     if (header!.member_id !== leader) return askStatus({ ...state, at: state.at + 1 }, args);
     const payload = MoveLeaderRequest.encode({ targetID: idOf(args) });

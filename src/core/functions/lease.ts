@@ -1,6 +1,5 @@
 // Leases.
 
-import { decodeUtf8 } from "../../ipc/bytes.ts";
 import { EtcdFdwError } from "../../ipc/errors.ts";
 import {
   LeaseGrantRequest,
@@ -10,9 +9,7 @@ import {
   LeaseTtlReply,
 } from "../../ipc/etcd_api.ts";
 import { Ask, Method } from "../../ipc/frame.ts";
-import { type AnyFunction, type Args, jsonPayload, simple, type SqlFunction } from "./call.ts";
-
-const parsed = (reply: Uint8Array) => JSON.parse(decodeUtf8(reply));
+import { type AnyFunction, type Args, jsonPayload, jsonReply, simple, type SqlFunction } from "./call.ts";
 
 const grant: SqlFunction = {
   begin(args) {
@@ -26,7 +23,9 @@ const grant: SqlFunction = {
       ask: { method: Method.LEASE_GRANT, payload: LeaseGrantRequest.encode({ TTL: String(ttl), ...chosen }) },
     };
   },
-  reply: (reply, _, args) => ({ rows: [[args.flag("keep") ? parsed(reply) : LeaseReply.decode(reply).ID]] }),
+  reply: (reply, _, args) => ({
+    rows: [[args.flag("keep") ? jsonReply(reply) : LeaseReply.decode(reply).ID]],
+  }),
 };
 
 const leaseOf = (args: Args) => ({ lease: args.number("lease") });
@@ -98,11 +97,11 @@ export const LEASES: Record<string, AnyFunction> = {
   ),
   etcd_lease_keep: simple(
     (args) => ({ method: Ask.LEASE_KEEP, payload: jsonPayload({ ...leaseOf(args), ttl: 0 }) }),
-    (reply) => [[seconds(parsed(reply))]],
+    (reply) => [[seconds(jsonReply(reply))]],
   ),
   etcd_lease_release: simple(
     (args) => ({ method: Ask.LEASE_RELEASE, payload: jsonPayload(leaseOf(args)) }),
-    (reply) => [[parsed(reply)]],
+    (reply) => [[jsonReply(reply)]],
   ),
   etcd_leases: simple(
     () => ({ method: Method.LEASES, payload: new Uint8Array(0) }),

@@ -8,6 +8,7 @@ import {
   type AnyFunction,
   type Args,
   jsonPayload,
+  jsonReply,
   keyRow,
   type Row,
   simple,
@@ -25,7 +26,6 @@ interface Held {
   lost: boolean;
 }
 
-const parsed = (reply: Uint8Array) => JSON.parse(decodeUtf8(reply));
 const nameOf = (args: Args) => ({ name: toHex(args.bytes("name")) });
 
 const waiting = (args: Args) => ({
@@ -36,7 +36,7 @@ const waiting = (args: Args) => ({
 /** Waits at most as long as `wait` says, and as long as it takes without. */
 const lock = simple(
   (args) => ({ method: Ask.LOCK, waits: true, payload: jsonPayload({ ...nameOf(args), ...waiting(args) }) }),
-  (reply) => [[parsed(reply) !== null]],
+  (reply) => [[jsonReply(reply) !== null]],
 );
 
 const tryLock = simple(
@@ -44,14 +44,14 @@ const tryLock = simple(
     method: Ask.LOCK,
     payload: jsonPayload({ ...nameOf(args), patience: 0, ttl: args.seconds("ttl") }),
   }),
-  (reply) => [[parsed(reply) !== null]],
+  (reply) => [[jsonReply(reply) !== null]],
 );
 
 /** What is not held is told as PostgreSQL tells it of advisory locks. */
 const unlock: SqlFunction = {
   begin: (args) => ({ ask: { method: Ask.UNLOCK, payload: jsonPayload(nameOf(args)) } }),
   reply(reply, _, args) {
-    const held = parsed(reply) as boolean;
+    const held = jsonReply(reply) as boolean;
     const name = decodeUtf8(args.bytes("name"));
     return { rows: [[held]], warning: held ? "" : `you do not hold the etcd lock "${name}"` };
   },
@@ -96,25 +96,25 @@ export const LOCKS: Record<string, AnyFunction> = {
       waits: true,
       payload: jsonPayload({ ...nameOf(args), value: toHex(args.bytes("value")), ...waiting(args) }),
     }),
-    (reply) => [[parsed(reply)]],
+    (reply) => [[jsonReply(reply)]],
   ),
   etcd_proclaim: simple(
     (args) => ({
       method: Ask.PROCLAIM,
       payload: jsonPayload({ ...nameOf(args), value: toHex(args.bytes("value")) }),
     }),
-    (reply) => [[parsed(reply)]],
+    (reply) => [[jsonReply(reply)]],
   ),
   etcd_resign: simple(
     (args) => ({ method: Ask.RESIGN, payload: jsonPayload(nameOf(args)) }),
-    (reply) => [[parsed(reply)]],
+    (reply) => [[jsonReply(reply)]],
   ),
   etcd_leader: leader,
   etcd_observe: observe,
   etcd_held: simple(
     () => ({ method: Ask.HELD, payload: jsonPayload({}) }),
     (reply) =>
-      (parsed(reply) as Held[]).map(({ kind, name, key, lease, ttl, lost }) => [
+      (jsonReply(reply) as Held[]).map(({ kind, name, key, lease, ttl, lost }) => [
         text(kind),
         ...(name === "" ? [null, null] : [fromHex(name), fromHex(key)]),
         ...[lease, `${ttl} seconds`, lost],

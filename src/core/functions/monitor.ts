@@ -1,11 +1,9 @@
 // What etcd_fdw tells about itself.
 
-import { decodeUtf8 } from "../../ipc/bytes.ts";
 import { Ask } from "../../ipc/frame.ts";
 import { VERSION } from "../../ipc/version.ts";
-import { type AnyFunction, type Cell, jsonPayload, simple, text } from "./call.ts";
+import { type AnyFunction, type Cell, jsonPayload, jsonReply, simple, text } from "./call.ts";
 
-const parsed = (reply: Uint8Array) => JSON.parse(decodeUtf8(reply));
 const instant = (ms: number) => new Date(ms).toISOString();
 
 /** What CERTIFICATES answers with; times in milliseconds since the epoch. */
@@ -30,14 +28,14 @@ export const MONITOR: Record<string, AnyFunction> = {
   etcd_fdw_stat_rows: simple(
     ofProxy(Ask.STAT),
     (reply) =>
-      (parsed(reply) as Record<string, Cell>[]).map((row) => [
+      (jsonReply(reply) as Record<string, Cell>[]).map((row) => [
         ...[text(String(row.database)), text(String(row.server)), text(String(row.role))],
         ...STAT_NUMBERS.map((name) => row[name]),
       ]),
   ),
-  etcd_fdw_stat_reset: simple(ofProxy(Ask.STAT_RESET), (reply) => [[parsed(reply)]]),
+  etcd_fdw_stat_reset: simple(ofProxy(Ask.STAT_RESET), (reply) => [[jsonReply(reply)]]),
   etcd_fdw_proxy_row: simple(ofProxy(Ask.PROXY), (reply) => {
-    const about = parsed(reply);
+    const about = jsonReply(reply);
     return [[
       ...[about.pid, text(about.version), text(about.deno), instant(about.started_at)],
       ...[about.memory_resident, about.memory_heap, about.sessions, about.clusters, about.connections],
@@ -46,7 +44,9 @@ export const MONITOR: Record<string, AnyFunction> = {
   etcd_fdw_certificate_rows: simple(
     () => ({ method: Ask.CERTIFICATES, payload: jsonPayload({}) }),
     (reply) =>
-      (parsed(reply) as Certificate[]).map(({ source, endpoint, subject, issuer, notBefore, notAfter }) => [
+      (jsonReply(reply) as Certificate[]).map((
+        { source, endpoint, subject, issuer, notBefore, notAfter },
+      ) => [
         ...[text(source), text(subject), text(issuer), instant(notBefore), instant(notAfter)],
         endpoint === "" ? null : text(endpoint),
       ]),
