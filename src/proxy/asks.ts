@@ -62,7 +62,7 @@ export class Asks {
 
   async #ask(code: number, ask: Requests, handle: ClusterHandle, signal: AbortSignal): Promise<Uint8Array> {
     const patience = ask.patience ?? Infinity;
-    const holdings = this.#of(handle);
+    const held = () => this.#of(handle);
     switch (code) {
       case Ask.ENDPOINTS:
         return json(handle.endpoints);
@@ -77,25 +77,25 @@ export class Asks {
       case Ask.LEASE_KEEP:
         return json(
           ask.lease === "0"
-            ? String(await holdings.keepNew(ask.ttl, signal))
-            : await holdings.keep(BigInt(ask.lease), signal),
+            ? String(await held().keepNew(ask.ttl, signal))
+            : await held().keep(BigInt(ask.lease), signal),
         );
       case Ask.LEASE_RELEASE:
-        return json(holdings.release(BigInt(ask.lease)));
+        return json(held().release(BigInt(ask.lease)));
       case Ask.LOCK: {
-        const key = await holdings.lock(ask.name, ask.ttl, patience, signal);
+        const key = await held().lock(ask.name, ask.ttl, patience, signal);
         return json(key && toHex(key));
       }
       case Ask.UNLOCK:
-        return json(await holdings.unlock(ask.name));
+        return json(await held().unlock(ask.name));
       case Ask.CAMPAIGN:
-        return json(await holdings.campaign(ask.name, fromHex(ask.value), ask.ttl, patience, signal));
+        return json(await held().campaign(ask.name, fromHex(ask.value), ask.ttl, patience, signal));
       case Ask.PROCLAIM:
-        return json(await holdings.proclaim(ask.name, fromHex(ask.value), signal));
+        return json(await held().proclaim(ask.name, fromHex(ask.value), signal));
       case Ask.RESIGN:
-        return json(await holdings.resign(ask.name, signal));
+        return json(await held().resign(ask.name, signal));
       case Ask.HELD:
-        return json(holdings.held());
+        return json(held().held());
       default:
         throw new EtcdFdwError("0A000", `the etcd proxy does not know ask ${code}`);
     }

@@ -23,11 +23,19 @@ const SINGLE_READS = 2;
 
 interface Waiting {
   payload: Uint8Array;
+  /** performance.now() */
+  askedAt: number;
   timeouts: Timeouts;
   signal?: AbortSignal;
   counters?: Counters;
   resolve: (reply: Uint8Array) => void;
   reject: (error: unknown) => void;
+}
+
+/** The time to wait counts from the asking: the backend gives up on a proxy that takes longer. */
+function remaining({ timeouts, askedAt }: Waiting): Timeouts {
+  const waited = Math.round(performance.now() - askedAt);
+  return { ...timeouts, request: Math.max(timeouts.request - waited, 1) };
 }
 
 const KEY = 1 << 3 | 2;
@@ -69,7 +77,15 @@ export class Coalescer {
       return this.#tracked(this.#call(method, payload, timeouts, signal, counters));
     }
     return new Promise((resolve, reject) => {
-      const one: Waiting = { payload, timeouts, signal, counters, resolve, reject };
+      const one: Waiting = {
+        payload,
+        askedAt: performance.now(),
+        timeouts,
+        signal,
+        counters,
+        resolve,
+        reject,
+      };
       this.#waiting.push(one);
       signal?.addEventListener("abort", () => {
         this.#waiting = this.#waiting.filter((other) => other !== one);
@@ -88,18 +104,17 @@ export class Coalescer {
     return call;
   }
 
-  #single({ payload, timeouts, signal, counters, resolve, reject }: Waiting): void {
-    this.#tracked(this.#call(Method.RANGE, payload, timeouts, signal, counters)).then(resolve, reject);
+  #single(one: Waiting): void {
+    const { payload, signal, counters, resolve, reject } = one;
+    const call = this.#call(Method.RANGE, payload, remaining(one), signal, counters);
+    this.#tracked(call).then(resolve, reject);
   }
 
   #send(batch: Waiting[]): void {
     if (batch.length === 1) return this.#single(batch[0]);
     const request = encodeRawReads(batch.map(({ payload }) => payload));
     // The most patient one's: each ends by its own signal.
-    const timeouts = batch.reduce(
-      (most, { timeouts }) => timeouts.request > most.request ? timeouts : most,
-      batch[0].timeouts,
-    );
+    const timeouts = batch.map(remaining).reduce((most, one) => one.request > most.request ? one : most);
     this.#tracked(this.#call(Method.READ_TXN, request, timeouts)).then((reply) => {
       const { header, responses } = decodeTxn(reply);
       batch.forEach(({ resolve, counters }, i) => {

@@ -32,8 +32,8 @@ function answerOf(request: Uint8Array): Uint8Array {
 
 /** A coalescer over calls that end when the test says so. */
 function setup(fail: (key: string) => boolean = () => false) {
-  const calls: { method: number; keys: string[]; end: () => void }[] = [];
-  const coalescer = new Coalescer((method, payload) =>
+  const calls: { method: number; keys: string[]; timeout: number; end: () => void }[] = [];
+  const coalescer = new Coalescer((method, payload, { request: timeout }) =>
     new Promise((resolve, reject) => {
       const requests = method === Method.READ_TXN ? readsOf(payload) : [payload];
       const keys = requests.map((request) => decodeUtf8(decodeRangeRequest(request).key));
@@ -45,7 +45,7 @@ function setup(fail: (key: string) => boolean = () => false) {
             : answerOf(payload),
         );
       };
-      calls.push({ method, keys, end });
+      calls.push({ method, keys, timeout, end });
     })
   );
   return { coalescer, calls };
@@ -97,4 +97,14 @@ Deno.test("Coalescer: one that is refused does not spoil the others, and one tha
   await bad;
   await Promise.all(first);
   assert.ok(calls.every(({ keys }) => !keys.includes("gone")));
+});
+
+Deno.test("Coalescer: the time that a read was held back is part of the time it may take", async () => {
+  const { coalescer, calls } = setup();
+  for (const key of ["a", "b", "c", "d"]) coalescer.call(Method.RANGE, get(key), TIMES);
+  await new Promise((resolve) => setTimeout(resolve, 60));
+  calls[0].end();
+  await turn();
+  assert.equal(calls[0].timeout, TIMES.request);
+  assert.ok(calls[2].timeout <= TIMES.request - 50 && calls[2].timeout > 0, `${calls[2].timeout} ms`);
 });
