@@ -30,10 +30,17 @@ interface Requests {
   first: boolean;
 }
 
+/**
+ * A snapshot whose next part nobody wants for so long, in milliseconds, has been given up: the backend failed to write it.
+ * etcd keeps old pages as long as it is open.
+ */
+const SNAPSHOT_IDLE_MS = 60_000;
+
 export class Asks {
   readonly #info: ProxyInfo;
   readonly #holdings = new Map<string, Holdings>();
   #snapshot: PartedAnswer | null = null;
+  #idle: ReturnType<typeof setTimeout> | undefined;
 
   constructor(info: ProxyInfo) {
     this.#info = info;
@@ -117,25 +124,33 @@ export class Asks {
   /** One snapshot of a session at a time: who begins another has given up the one before. */
   async #nextOfSnapshot(ask: Requests, handle: ClusterHandle, signal: AbortSignal): Promise<Uint8Array> {
     if (ask.first) {
-      this.#snapshot?.close();
-      this.#snapshot = null;
+      this.#endSnapshot();
       this.#snapshot = await handle.snapshot(signal);
     }
+    clearTimeout(this.#idle);
     if (this.#snapshot === null) throw new EtcdFdwError("08P01", "no snapshot is under way");
-    const stop = () => this.#snapshot?.close();
+    const stop = () => this.#endSnapshot();
+    if (signal.aborted) stop();
     signal.addEventListener("abort", stop);
     try {
-      const part = await this.#snapshot.next();
-      if (part === null) this.#snapshot = null;
+      const part = await this.#snapshot?.next() ?? null;
+      if (part === null) this.#endSnapshot();
+      else this.#idle = setTimeout(stop, SNAPSHOT_IDLE_MS);
       return part ?? new Uint8Array(0);
     } finally {
       signal.removeEventListener("abort", stop);
     }
   }
 
+  #endSnapshot(): void {
+    clearTimeout(this.#idle);
+    this.#snapshot?.close();
+    this.#snapshot = null;
+  }
+
   /** The session is over. */
   end(): void {
-    this.#snapshot?.close();
+    this.#endSnapshot();
     for (const holdings of this.#holdings.values()) void holdings.end();
     this.#holdings.clear();
   }

@@ -66,7 +66,10 @@ export class Holdings {
     const payload = LeaseGrantRequest.encode({ TTL: String(ttl) });
     const reply = LeaseReply.decode(await this.#handle.call(Method.LEASE_GRANT, payload, { signal }));
     // etcd gives no less than a minimum of its own.
-    return new KeptLease(this.#handle, BigInt(reply.ID), Number(reply.TTL));
+    const lease = new KeptLease(this.#handle, BigInt(reply.ID), Number(reply.TTL));
+    if (signal?.aborted) void lease.revoke();
+    throwIfCancelled(signal);
+    return lease;
   }
 
   /** Grants a lease and keeps it alive. */
@@ -83,6 +86,7 @@ export class Holdings {
     const request = LeaseRequest.encode({ ID: String(id) });
     const reply = LeaseReply.decode(await this.#handle.call(Method.LEASE_KEEPALIVE, request, { signal }));
     if (reply.TTL === "0") throw noLease(id);
+    throwIfCancelled(signal);
     const lease = new KeptLease(this.#handle, id, Number(reply.TTL));
     this.#leases.set(id, lease);
     return lease.ttl;
@@ -106,6 +110,7 @@ export class Holdings {
       const key = patience === 0
         ? await this.#tryLock(fromHex(name), lease, signal)
         : await this.#waitForLock(fromHex(name), lease, patience, signal);
+      throwIfCancelled(signal);
       if (key === null) await lease.revoke();
       else this.#locks.set(name, { lease, key, count: 1 });
       return key;
@@ -166,6 +171,7 @@ export class Holdings {
     const request = CampaignRequest.encode({ name: fromHex(name), lease: String(lease.id), value });
     try {
       const reply = await this.#handle.call(Method.CAMPAIGN, request, { signal, patience });
+      throwIfCancelled(signal);
       this.#leaderships.set(name, { lease, leader: CampaignReply.decode(reply).leader! });
       return true;
     } catch (error) {
@@ -228,6 +234,11 @@ export class Holdings {
 }
 
 const leaderOf = ({ leader: { name, key, rev, lease } }: Leadership) => ({ name, key, rev, lease });
+
+/** An answer may come in the moment of the cancel: what SQL is not told of must not be held, or the session is over. */
+function throwIfCancelled(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new EtcdFdwError("57014", "request was cancelled");
+}
 
 function noLease(id: bigint): EtcdFdwError {
   return new EtcdFdwError("42704", `etcd has no lease ${id}`, { hint: "It may have ended." });
