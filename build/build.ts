@@ -61,7 +61,7 @@ export async function build(options: BuildOptions = {}): Promise<Postgres & { qu
   const stamp = `${pg.objects}/flavour`;
   const built = await Deno.readTextFile(stamp).catch(() => "");
   const again = built !== flavour(true) && (options.werror || built !== flavour(false));
-  if (again) await run("sh", ["-c", "rm -f *.o etcd_fdw.so"], { cwd: pg.objects });
+  if (again) await run("sh", ["-c", "rm -f *.o */*.o etcd_fdw.so"], { cwd: pg.objects });
   else if ((await run("make", [...args, "-q", "all"], { cwd: pg.objects, mayFail: true })).code === 0) {
     return { ...pg, quickjs };
   }

@@ -1,4 +1,4 @@
-// The borders between the parts, as a check: who may import whom, and what core and ipc must do without.
+// The borders between the parts, as a check: who may import or include whom, and what runs in the engines must do without.
 //
 //   deno run --allow-read build/check_imports.ts
 
@@ -6,16 +6,36 @@ const ROOT = decodeURIComponent(new URL("..", import.meta.url).pathname);
 
 /** Which parts of src/ a part may import. */
 const PARTS: Record<string, string[]> = {
-  core: ["core", "ipc"],
-  ipc: ["ipc"],
-  proxy: ["proxy", "ipc"],
+  base: ["base"],
+  etcd: ["etcd", "base"],
+  ipc: ["ipc", "etcd", "base"],
+  core: ["core", "ipc", "etcd", "base"],
+  proxy: ["proxy", "ipc", "etcd", "base"],
 };
+
+/** The parts that run in the engines. */
+const IN_ENGINES = ["base", "etcd", "ipc", "core"];
+
+/** The backend's folders: each may include its own headers and those of the ones before it. */
+const BACKEND = [
+  "base",
+  "etcd",
+  "core",
+  "server",
+  "ipc",
+  "txn",
+  "plan",
+  "scan",
+  "modify",
+  "function",
+  "watch",
+];
 
 /** Packages for which there is one folder. */
 const GRPC = ["@grpc/grpc-js", "etcd3"];
 const GRPC_FOLDER = "src/proxy/etcd/";
 
-/** What core and ipc may take from outside: it must run in engines that have nothing but ES2022. */
+/** What core and what lies below it may take from outside: it must run in engines that have nothing but ES2022. */
 const ENGINE_PACKAGES = ["@bufbuild/protobuf/wire"];
 const ENGINE_LACKS =
   /(?<![.\w$])(TextEncoder|TextDecoder|setTimeout|setInterval|setImmediate|queueMicrotask|console|Promise|async|await|Deno|process|atob|btoa|structuredClone|performance|crypto|fetch)\b(?!\s*:)/g;
@@ -35,7 +55,7 @@ export function importsOf(source: string): string[] {
   return [...withoutComments.matchAll(pattern)].map((match) => match[1] ?? match[2]);
 }
 
-/** src/core/plan.ts + ../ipc/bytes.ts = src/ipc/bytes.ts */
+/** src/core/modify.ts + ../base/bytes.ts = src/base/bytes.ts */
 function resolve(file: string, specifier: string): string {
   return new URL(specifier, `file:///${file}`).pathname.slice(1);
 }
@@ -44,7 +64,7 @@ function resolve(file: string, specifier: string): string {
 export function breaches(file: string, source: string): string[] {
   const part = file.split("/")[1];
   const allowed = PARTS[part] ?? [];
-  const isEngine = part === "core" || part === "ipc";
+  const isEngine = IN_ENGINES.includes(part);
   const found: string[] = [];
   for (const specifier of importsOf(source)) {
     if (specifier.startsWith(".")) {
@@ -69,10 +89,20 @@ export function breaches(file: string, source: string): string[] {
   return found;
 }
 
+/** Every breach in one C file of src/backend/, in words. The module itself, above the folders, may include all. */
+export function includeBreaches(file: string, source: string): string[] {
+  const own = file.split("/").length > 3 ? BACKEND.indexOf(file.split("/")[2]) : BACKEND.length;
+  if (own < 0) return [`${file}: the folder is not in the list of build/check_imports.ts`];
+  return [...source.matchAll(/^#include "(\w+)\/\w+\.h"/gm)]
+    .filter(([, folder]) => BACKEND.indexOf(folder) > own)
+    .map(([, folder]) => `${file}: may not include the headers of ${folder}`);
+}
+
 async function* sources(folder: string): AsyncGenerator<string> {
   for await (const entry of Deno.readDir(ROOT + folder)) {
     const path = `${folder}/${entry.name}`;
     if (entry.isDirectory) yield* sources(path);
+    else if (/\.[ch]$/.test(path)) yield path;
     else if (path.endsWith(".ts") && !/_test\.ts$|\/testing_[^/]*$/.test(path)) yield path;
   }
 }
@@ -80,7 +110,8 @@ async function* sources(folder: string): AsyncGenerator<string> {
 if (import.meta.main) {
   const found: string[] = [];
   for await (const file of sources("src")) {
-    found.push(...breaches(file, await Deno.readTextFile(ROOT + file)));
+    const source = await Deno.readTextFile(ROOT + file);
+    found.push(...(file.endsWith(".ts") ? breaches : includeBreaches)(file, source));
   }
   for (const breach of found) console.error(breach);
   if (found.length > 0) Deno.exit(1);

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { breaches, codeOnly, importsOf } from "./check_imports.ts";
+import { breaches, codeOnly, importsOf, includeBreaches } from "./check_imports.ts";
 
 Deno.test("importsOf finds every form of import", () => {
   const source =
@@ -26,6 +26,15 @@ Deno.test("breaches lets only proxy/etcd know gRPC", () => {
   assert.deepEqual(breaches("src/proxy/etcd/x.ts", source), []);
   assert.equal(breaches("src/proxy/x.ts", source).length, 1);
   assert.equal(breaches("src/core/x.ts", source).length, 1);
+});
+
+Deno.test("includeBreaches knows which folder of the backend lies below which", () => {
+  const source = '#include "postgres.h"\n#include "utils/rel.h"\n#include "scan/scan.h"\n';
+  assert.deepEqual(includeBreaches("src/backend/scan/cell.c", source), []);
+  assert.deepEqual(includeBreaches("src/backend/modify/modify.c", source), []);
+  assert.deepEqual(includeBreaches("src/backend/etcd_fdw.c", source), []);
+  assert.equal(includeBreaches("src/backend/plan/plan.h", source).length, 1);
+  assert.equal(includeBreaches("src/backend/other/x.c", source).length, 1);
 });
 
 Deno.test("breaches finds what the engines do not have", () => {

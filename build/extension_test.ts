@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { VERSION as IN_SOURCE } from "../src/ipc/version.ts";
+import { VERSION as IN_SOURCE } from "../src/base/version.ts";
 import { controlFile, extensionScript, withIncludes } from "./extension.ts";
 import { ROOT, VERSION } from "./paths.ts";
 

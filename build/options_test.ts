@@ -1,4 +1,4 @@
-// docs/options.md and the table of options in src/backend/option.c must say the same.
+// docs/options.md and the table of options in src/backend/server/option.c must say the same.
 
 import assert from "node:assert/strict";
 import { ROOT } from "./paths.ts";
@@ -10,7 +10,7 @@ interface Option {
 
 /** Every name in the C table, with the places where it may stand and its default. */
 async function inSource(): Promise<Map<string, Option>> {
-  const source = await Deno.readTextFile(`${ROOT}/src/backend/option.c`);
+  const source = await Deno.readTextFile(`${ROOT}/src/backend/server/option.c`);
   const rows = source.matchAll(/^\t\{"(\w+)", "\w+", ([A-Z |]+), KIND_\w+, (?:"([^"]*)"|NULL)\},$/gm);
   const words: Record<string, string> = {
     WRAPPER: "wrapper",

@@ -33,6 +33,14 @@ async function headers(major: number, releaseName: string): Promise<string[] | n
   return folders;
 }
 
+async function* filesBelow(folder: string, ending: string): AsyncGenerator<string> {
+  for await (const entry of Deno.readDir(folder)) {
+    const path = `${folder}/${entry.name}`;
+    if (entry.isDirectory) yield* filesBelow(path, ending);
+    else if (path.endsWith(ending)) yield path;
+  }
+}
+
 export interface CompileResult {
   major: number;
   /** Null: it compiles without a warning. */
@@ -45,9 +53,7 @@ async function compileOne(major: number, release: string, quickjs: string | null
     return { major, problem: `the headers of PostgreSQL ${major} could not be had from Debian ${release}` };
   }
   const sources: string[] = [];
-  for await (const entry of Deno.readDir(`${ROOT}/src/backend`)) {
-    if (entry.name.endsWith(".c")) sources.push(`${ROOT}/src/backend/${entry.name}`);
-  }
+  for await (const source of filesBelow(`${ROOT}/src/backend`, ".c")) sources.push(source);
   const flags = [
     "-std=gnu11",
     "-fsyntax-only",
@@ -62,6 +68,8 @@ async function compileOne(major: number, release: string, quickjs: string | null
   const args = [
     ...flags,
     "-D_GNU_SOURCE",
+    "-I",
+    `${ROOT}/src/backend`,
     ...folders.flatMap((folder) => ["-isystem", folder]),
     ...engine,
     ...sources.sort(),

@@ -4,10 +4,10 @@
  */
 #include "postgres.h"
 
-#include "compat.h"
+#include "base/compat.h"
 #include "etcd_fdw.h"
 
-#include "server.h"
+#include "server/server.h"
 
 #include "fmgr.h"
 #include "foreign/fdwapi.h"

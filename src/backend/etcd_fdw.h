@@ -19,7 +19,7 @@
 #include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 
-/* Of the whole product; src/ipc/version.ts says the same. */
+/* Of the whole product; src/base/version.ts says the same. */
 #define ETCD_FDW_VERSION	"0.2.0"
 
 /* Where the cluster's proxy listens, relative to the data directory. */

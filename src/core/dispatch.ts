@@ -1,15 +1,15 @@
 // The one door into core: an operation and its input in, what to do next out. No state is kept between two calls.
 
-import { EtcdFdwError } from "../ipc/errors.ts";
+import { EtcdFdwError } from "../base/errors.ts";
 import { PROTOCOL_VERSION } from "../ipc/frame.ts";
-import { readAggregates } from "./aggregates.ts";
-import { explainScan } from "./explain.ts";
+import { readAggregates } from "./plan/aggregates.ts";
+import { explainScan } from "./plan/explain.ts";
 import { beginFunction, functionFailed, functionPage, functionReply } from "./functions/index.ts";
 import { beginImport, importPage } from "./import.ts";
 import { planModify } from "./modify.ts";
-import { planScan } from "./plan.ts";
+import { planScan } from "./plan/plan.ts";
 import type { Answer, ErrorAnswer, Outcome } from "./protocol.ts";
-import { beginScan, nextPage, pageFailed, removeRanges } from "./scan.ts";
+import { beginScan, nextPage, pageFailed, removeRanges } from "./scan/scan.ts";
 
 // The input of each operation is JSON that only the backend writes; protocol.ts states its shape.
 // deno-lint-ignore no-explicit-any -- the one place where parsed JSON gets its type

@@ -4,12 +4,12 @@
 // Where directories are large, a page of one key each would find them fastest; where they are small, large pages do. So
 // pages grow, and each begins behind the last directory that was seen.
 
-import { compareBytes, decodeUtf8, encodeUtf8, fromHex, printable, toHex } from "../ipc/bytes.ts";
-import { EtcdFdwError } from "../ipc/errors.ts";
-import { decodeKeys } from "../ipc/etcd_messages.ts";
-import { prefixRange, successor } from "../ipc/keyrange.ts";
+import { compareBytes, decodeUtf8, encodeUtf8, fromHex, printable, toHex } from "../base/bytes.ts";
+import { EtcdFdwError } from "../base/errors.ts";
+import { decodeKeys } from "../etcd/messages.ts";
+import { prefixRange, successor } from "../etcd/keyrange.ts";
 import { LISTING_KEYS, PAGE_GROWTH } from "../ipc/limits.ts";
-import { rangeFrame } from "./requests.ts";
+import { rangeFrame } from "./scan/requests.ts";
 import type { ImportInput, Outcome, ReplyInput } from "./protocol.ts";
 
 const SLASH = 0x2f;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
-import { compareBytes, encodeUtf8 } from "../ipc/bytes.ts";
+import { compareBytes, encodeUtf8 } from "../base/bytes.ts";
 import { beginImport, importPage } from "./import.ts";
 import type { ImportAnswer, Outcome } from "./protocol.ts";
 import { rangeOf } from "./testing_input.ts";

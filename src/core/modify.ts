@@ -1,10 +1,10 @@
 // Writing: which column becomes the key, the value, or a part of either. The backend makes the bytes of each row by this
 // plan; rows do not pass through here.
 
-import { toHex } from "../ipc/bytes.ts";
-import { EtcdFdwError } from "../ipc/errors.ts";
-import { arrayLiteral, type Column, readColumn } from "./columns.ts";
-import { readTableOptions } from "./options.ts";
+import { toHex } from "../base/bytes.ts";
+import { EtcdFdwError } from "../base/errors.ts";
+import { arrayLiteral, type Column, readColumn } from "./plan/columns.ts";
+import { readTableOptions } from "./plan/options.ts";
 import type { Field, ModifyAnswer, ModifyInput, Outcome } from "./protocol.ts";
 
 const MAINTAINED: Field[] = ["create_revision", "mod_revision", "version"];

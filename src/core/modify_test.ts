@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { planModify } from "./modify.ts";
 import { beginInput, column, compare, hex, key, KEY_VALUE, param, plan, text } from "./testing_input.ts";
-import { removeRanges } from "./scan.ts";
-import { readsOf } from "../ipc/etcd_txn.ts";
-import { decodeRangeRequest } from "../ipc/etcd_ranges.ts";
-import { decodeUtf8 } from "../ipc/bytes.ts";
+import { removeRanges } from "./scan/scan.ts";
+import { readsOf } from "../etcd/txn.ts";
+import { decodeRangeRequest } from "../etcd/ranges.ts";
+import { decodeUtf8 } from "../base/bytes.ts";
 import type { ColumnInput, ModifyAnswer, ModifyInput } from "./protocol.ts";
 
 const modify = (more: Partial<ModifyInput> = {}) =>

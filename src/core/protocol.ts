@@ -1,5 +1,5 @@
 // What the C backend and core say to each other through `dispatch`: the operations, their input and their answers, as
-// JSON. Numbers of 64 bits are decimal strings, bytes are hexadecimal. src/backend/dispatch.c and its callers are the
+// JSON. Numbers of 64 bits are decimal strings, bytes are hexadecimal. src/backend/core/dispatch.c and its callers are the
 // other side; nothing else may call.
 
 /** A column of the foreign table. */

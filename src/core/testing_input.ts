@@ -1,10 +1,10 @@
 // What the tests of core hand to its operations: short forms of the inputs that the backend would write.
 
 import { BinaryReader } from "@bufbuild/protobuf/wire";
-import { decodeUtf8, encodeUtf8, toHex } from "../ipc/bytes.ts";
+import { decodeUtf8, encodeUtf8, toHex } from "../base/bytes.ts";
 import { FrameDecoder } from "../ipc/frame.ts";
-import type { Column } from "./columns.ts";
-import { planScan } from "./plan.ts";
+import type { Column } from "./plan/columns.ts";
+import { planScan } from "./plan/plan.ts";
 import type {
   BeginInput,
   Collation,

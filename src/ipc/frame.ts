@@ -19,9 +19,9 @@
 // belongs to no request: the backend broke this protocol, and the proxy closes the connection behind it.
 //
 // Core writes a frame with channel and id zero; the backend, which owns the socket, fills them in.
-// src/backend/frame.h states the same layout for C.
+// src/backend/ipc/frame.h states the same layout for C.
 
-import { EtcdFdwError } from "./errors.ts";
+import { EtcdFdwError } from "../base/errors.ts";
 import { MAX_FRAME_BYTES } from "./limits.ts";
 
 export const PROTOCOL_VERSION = 1;

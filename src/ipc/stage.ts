@@ -1,5 +1,5 @@
 // Writes of a transaction on their way from the backend to the proxy, which keeps them until the transaction ends. The
-// backend writes these payloads (src/backend/stage.c), row by row and without core's help, as core has planned it.
+// backend writes these payloads (src/backend/txn/stage.c), row by row and without core's help, as core has planned it.
 //
 // Payload of STAGE frames by their code, all numbers big-endian:
 //   WRITE         u32 level, u32 command, u8 flags (StageFlag), then entries:
@@ -14,7 +14,7 @@
 // wrote. With an id, WRITE, DELETE_RANGE, COMMIT and GRANT are answered by REPLY (StageReply) or ERROR; without one, what goes wrong
 // is told by the next answer.
 
-import { EtcdFdwError } from "./errors.ts";
+import { EtcdFdwError } from "../base/errors.ts";
 
 export const StageCode = {
   WRITE: 1,

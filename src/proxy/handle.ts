@@ -1,7 +1,7 @@
 // A cluster as the sessions use it: what proxy/etcd offers, without gRPC in it.
 
-import { EtcdFdwError } from "../ipc/errors.ts";
-import type { TransactionOptions } from "./staging/transaction.ts";
+import { EtcdFdwError } from "../base/errors.ts";
+import type { TransactionOptions } from "./txn/transaction.ts";
 
 /** etcd has not answered in time. */
 export class LateError extends EtcdFdwError {}

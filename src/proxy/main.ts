@@ -11,11 +11,11 @@
 // No list of hosts for --allow-net: endpoints come with CREATE SERVER, after the start. The environment is
 // hidden, not allowed: grpc-js reads its settings there, and none of them is meant for it. No run, sys or ffi.
 
-import { VERSION } from "../ipc/version.ts";
-import type { ProxyInfo } from "./asks.ts";
+import { VERSION } from "../base/version.ts";
+import type { ProxyInfo } from "./session/asks.ts";
 import { Clusters } from "./etcd/clusters.ts";
 import { log } from "./log.ts";
-import { listen } from "./server.ts";
+import { listen } from "./session/server.ts";
 
 async function exitWithStdin(): Promise<never> {
   try {

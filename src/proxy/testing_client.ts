@@ -1,11 +1,11 @@
 // A backend's end of the socket, for tests: writes frames, keeps what comes back. Every wait is bounded.
 
 import { connect, type Socket } from "node:net";
-import { encodeUtf8 } from "../ipc/bytes.ts";
-import { decodeError, type ErrorFields } from "../ipc/errors.ts";
+import { encodeUtf8 } from "../base/bytes.ts";
+import { decodeError, type ErrorFields } from "../base/errors.ts";
 import { encodeFrame, type Frame, FrameDecoder, FrameType, type OpenPayload } from "../ipc/frame.ts";
 
-import type { ProxyInfo } from "./asks.ts";
+import type { ProxyInfo } from "./session/asks.ts";
 import { Stats } from "./stats.ts";
 
 const WAIT_MS = 10_000;

@@ -2,7 +2,7 @@
 //
 // Used by tests only. Every wait is bounded; stop() ends the process whatever state the test left it in.
 
-import { EtcdFdwError } from "../ipc/errors.ts";
+import { EtcdFdwError } from "../base/errors.ts";
 
 const READY_MS = 15_000;
 

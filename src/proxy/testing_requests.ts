@@ -1,9 +1,9 @@
 // Protobuf requests that tests make and the product does not make yet, or not in TypeScript.
 
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
-import { encodeUtf8 } from "../ipc/bytes.ts";
-import { encodeRangeRequest } from "../ipc/etcd_messages.ts";
-import { EtcdFdwError } from "../ipc/errors.ts";
+import { encodeUtf8 } from "../base/bytes.ts";
+import { encodeRangeRequest } from "../etcd/messages.ts";
+import { EtcdFdwError } from "../base/errors.ts";
 
 /** RangeRequest for one key. */
 export function get(key: string, revision?: string): Uint8Array {

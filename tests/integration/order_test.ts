@@ -1,7 +1,7 @@
 // Comparisons by order: the foreign table and a local twin must agree, whatever the collation.
 
 import assert from "node:assert/strict";
-import { encodeUtf8, toHex } from "../../src/ipc/bytes.ts";
+import { encodeUtf8, toHex } from "../../src/base/bytes.ts";
 import { suite } from "../helpers/suite.ts";
 
 const { db, etcd, test } = await suite("order");

@@ -1,6 +1,6 @@
 // Users, roles and permissions of etcd.
 
-import { decodeUtf8 } from "../../ipc/bytes.ts";
+import { decodeUtf8 } from "../../base/bytes.ts";
 import {
   AuthStatusReply,
   NameRequest,
@@ -10,7 +10,7 @@ import {
   RoleRevokeRequest,
   UserRequest,
   UserRoleRequest,
-} from "../../ipc/etcd_api.ts";
+} from "../../etcd/api.ts";
 import { Method } from "../../ipc/frame.ts";
 import {
   type AnyFunction,

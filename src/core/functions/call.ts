@@ -1,11 +1,11 @@
 // How an SQL function is written down: what it asks, and what it makes of the answer. Between two turns only its state
 // lives, as text.
 
-import { decodeUtf8, encodeUtf8, fromHex, toHex } from "../../ipc/bytes.ts";
-import { EtcdFdwError } from "../../ipc/errors.ts";
-import type { KeyValueMessage } from "../../ipc/etcd_api.ts";
+import { decodeUtf8, encodeUtf8, fromHex, toHex } from "../../base/bytes.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
+import type { KeyValueMessage } from "../../etcd/api.ts";
 import { encodeFrame, FrameType, ReadFlag } from "../../ipc/frame.ts";
-import { type KeyRange, prefixRange, toEtcd } from "../../ipc/keyrange.ts";
+import { type KeyRange, prefixRange, toEtcd } from "../../etcd/keyrange.ts";
 import type { FailedInput, FunctionInput } from "../protocol.ts";
 
 /** A value of a row: the literal of its type, or bytes for text and bytea. */

@@ -1,6 +1,6 @@
 // The cluster, its members and their upkeep. Members are named as etcdctl names them, in hexadecimal.
 
-import { decodeUtf8 } from "../../ipc/bytes.ts";
+import { decodeUtf8 } from "../../base/bytes.ts";
 import {
   AlarmReply,
   AlarmRequest,
@@ -15,9 +15,9 @@ import {
   MoveLeaderRequest,
   OnlyHeader,
   StatusReply,
-} from "../../ipc/etcd_api.ts";
+} from "../../etcd/api.ts";
 import { Ask, Method } from "../../ipc/frame.ts";
-import type { Decoded } from "../../ipc/schema.ts";
+import type { Decoded } from "../../etcd/schema.ts";
 import {
   type AnyFunction,
   type Args,

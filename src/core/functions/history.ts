@@ -1,11 +1,11 @@
 // What has changed: etcd's events up to now, as states and as versions.
 
-import { fromHex, toHex } from "../../ipc/bytes.ts";
-import { EtcdFdwError } from "../../ipc/errors.ts";
-import { type KeyValueMessage, RangeReply, WatchCreate, WatchReply } from "../../ipc/etcd_api.ts";
-import { encodeRangeRequest } from "../../ipc/etcd_messages.ts";
+import { fromHex, toHex } from "../../base/bytes.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
+import { type KeyValueMessage, RangeReply, WatchCreate, WatchReply } from "../../etcd/api.ts";
+import { encodeRangeRequest } from "../../etcd/messages.ts";
 import { Ask, Method } from "../../ipc/frame.ts";
-import { prefixRange, toEtcd } from "../../ipc/keyrange.ts";
+import { prefixRange, toEtcd } from "../../etcd/keyrange.ts";
 import { type AnyFunction, type Args, type Row, type SqlFunction } from "./call.ts";
 
 /** mvccpb.Event.DELETE */

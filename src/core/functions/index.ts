@@ -1,7 +1,7 @@
 // The SQL functions by name, and the operations by which the backend runs them.
 
-import { fromHex } from "../../ipc/bytes.ts";
-import { EtcdFdwError } from "../../ipc/errors.ts";
+import { fromHex } from "../../base/bytes.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
 import type { FailedInput, FunctionInput, Outcome, PageInput, ReplyInput } from "../protocol.ts";
 import { AUTH } from "./auth.ts";
 import { type AnyFunction, Args, cellText, frameOf, type Turn } from "./call.ts";

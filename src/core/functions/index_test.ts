@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { decodeUtf8, encodeUtf8, fromHex, toHex } from "../../ipc/bytes.ts";
+import { decodeUtf8, encodeUtf8, fromHex, toHex } from "../../base/bytes.ts";
 import {
   type KeyValueMessage,
   LeaseGrantRequest,
@@ -7,8 +7,8 @@ import {
   OnlyHeader,
   PutRequest,
   RangeReply,
-} from "../../ipc/etcd_api.ts";
-import { decodeRangeRequest } from "../../ipc/etcd_ranges.ts";
+} from "../../etcd/api.ts";
+import { decodeRangeRequest } from "../../etcd/ranges.ts";
 import { Ask, type Frame, FrameDecoder, Method, ReadFlag } from "../../ipc/frame.ts";
 import { dispatch } from "../dispatch.ts";
 import type { FunctionCallAnswer, ResultAnswer } from "../protocol.ts";

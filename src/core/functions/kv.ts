@@ -1,6 +1,6 @@
 // Keys and values: get, range, count, put, delete.
 
-import { successor } from "../../ipc/keyrange.ts";
+import { successor } from "../../etcd/keyrange.ts";
 import {
   DeleteReply,
   DeleteRequest,
@@ -9,11 +9,11 @@ import {
   PutReply,
   PutRequest,
   RangeReply,
-} from "../../ipc/etcd_api.ts";
-import { encodeRangeRequest, type Order, type RangeRequest, SORT_TARGETS } from "../../ipc/etcd_messages.ts";
+} from "../../etcd/api.ts";
+import { encodeRangeRequest, type Order, type RangeRequest, SORT_TARGETS } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
 import { PAGE_BYTES, PAGE_GROWTH } from "../../ipc/limits.ts";
-import { decodeUtf8 } from "../../ipc/bytes.ts";
+import { decodeUtf8 } from "../../base/bytes.ts";
 import {
   type AnyFunction,
   type Args,

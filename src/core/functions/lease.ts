@@ -1,13 +1,7 @@
 // Leases.
 
-import { EtcdFdwError } from "../../ipc/errors.ts";
-import {
-  LeaseGrantRequest,
-  LeaseReply,
-  LeaseRequest,
-  LeasesReply,
-  LeaseTtlReply,
-} from "../../ipc/etcd_api.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
+import { LeaseGrantRequest, LeaseReply, LeaseRequest, LeasesReply, LeaseTtlReply } from "../../etcd/api.ts";
 import { Ask, Method } from "../../ipc/frame.ts";
 import { type AnyFunction, type Args, jsonPayload, jsonReply, simple, type SqlFunction } from "./call.ts";
 

@@ -1,8 +1,8 @@
 // Locks and elections: the proxy holds them for the session.
 
-import { decodeUtf8, fromHex, toHex } from "../../ipc/bytes.ts";
-import { LeaderReply, LeaderRequest } from "../../ipc/etcd_api.ts";
-import { EtcdFdwError } from "../../ipc/errors.ts";
+import { decodeUtf8, fromHex, toHex } from "../../base/bytes.ts";
+import { LeaderReply, LeaderRequest } from "../../etcd/api.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
 import { Ask, Method } from "../../ipc/frame.ts";
 import {
   type AnyFunction,

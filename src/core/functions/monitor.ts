@@ -1,7 +1,7 @@
 // What etcd_fdw tells about itself.
 
 import { Ask } from "../../ipc/frame.ts";
-import { VERSION } from "../../ipc/version.ts";
+import { VERSION } from "../../base/version.ts";
 import { type AnyFunction, type Cell, jsonPayload, jsonReply, simple, text } from "./call.ts";
 
 const instant = (ms: number) => new Date(ms).toISOString();

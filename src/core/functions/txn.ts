@@ -1,7 +1,7 @@
 // Txns: as JSON, and the ones that are needed most by name.
 
-import { decodeUtf8, encodeUtf8, fromHex, printable, toHex } from "../../ipc/bytes.ts";
-import { EtcdFdwError } from "../../ipc/errors.ts";
+import { decodeUtf8, encodeUtf8, fromHex, printable, toHex } from "../../base/bytes.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
 import {
   DeleteReply,
   DeleteRequest,
@@ -12,11 +12,11 @@ import {
   PutReply,
   PutRequest,
   RangeReply,
-} from "../../ipc/etcd_api.ts";
-import { encodeRangeRequest, type Order, SORT_TARGETS } from "../../ipc/etcd_messages.ts";
+} from "../../etcd/api.ts";
+import { encodeRangeRequest, type Order, SORT_TARGETS } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
-import { prefixRange, toEtcd } from "../../ipc/keyrange.ts";
-import { type Input, message } from "../../ipc/schema.ts";
+import { prefixRange, toEtcd } from "../../etcd/keyrange.ts";
+import { type Input, message } from "../../etcd/schema.ts";
 import { type AnyFunction, type Args, type Ask, type SqlFunction, text } from "./call.ts";
 
 const Compare = message({

@@ -4,7 +4,7 @@
 // intent. etcd3 is loaded only when there is a user to authenticate, since it takes longer to load than
 // everything else here together. No error and no log line may hold the password or the token.
 
-import { EtcdFdwError } from "../../ipc/errors.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
 import { type Channel, Metadata } from "./channel.ts";
 
 const NO_TOKEN = new Metadata();

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { EtcdFdwError } from "../../ipc/errors.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
 import { freePort } from "../testing_etcd.ts";
 import { errorFrom } from "../testing_requests.ts";
 import { Channel } from "./channel.ts";

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { GrpcStatus } from "../../ipc/errors.ts";
+import { GrpcStatus } from "../../base/errors.ts";
 import { freePort, silentServer } from "../testing_etcd.ts";
 import { Channel, Metadata, State } from "./channel.ts";
 

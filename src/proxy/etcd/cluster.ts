@@ -5,7 +5,7 @@
 // unknown.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { EtcdFdwError } from "../../ipc/errors.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
 import { Method, type TlsPayload } from "../../ipc/frame.ts";
 import { Authenticator, type FetchToken } from "./auth.ts";
 import type { Counters } from "../stats.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { encodeUtf8 } from "../../ipc/bytes.ts";
-import { encodeReadTxn } from "../../ipc/etcd_messages.ts";
+import { encodeUtf8 } from "../../base/bytes.ts";
+import { encodeReadTxn } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
 import { freePort, silentServer, TestEtcd } from "../testing_etcd.ts";
 import { compact, errorFrom, get, getPrefix, put, readRange } from "../testing_requests.ts";

@@ -2,7 +2,7 @@
 //
 // A cluster outlives its last session for a while: short sessions that follow each other keep one connection.
 
-import { EtcdFdwError } from "../../ipc/errors.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
 import type { OpenPayload } from "../../ipc/frame.ts";
 import type { ClusterHandle } from "../handle.ts";
 import { Stats } from "../stats.ts";

@@ -1,9 +1,9 @@
 // Reads of single keys that arrive while others are under way leave together, as one Txn: for etcd a Txn of a hundred reads
 // costs little more than one of them. Each still starts after it was asked for, so what it sees is not older than that.
 
-import { concatBytes } from "../../ipc/bytes.ts";
-import { EtcdFdwError } from "../../ipc/errors.ts";
-import { decodeTxn, encodeRawReads } from "../../ipc/etcd_txn.ts";
+import { concatBytes } from "../../base/bytes.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
+import { decodeTxn, encodeRawReads } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
 import { MAX_TXN_OPS } from "../../ipc/limits.ts";
 import type { Counters } from "../stats.ts";

@@ -1,14 +1,14 @@
 import assert from "node:assert/strict";
-import { decodeUtf8, encodeUtf8 } from "../../ipc/bytes.ts";
-import { EtcdFdwError } from "../../ipc/errors.ts";
-import { encodeRangeRequest } from "../../ipc/etcd_messages.ts";
+import { decodeUtf8, encodeUtf8 } from "../../base/bytes.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
+import { encodeRangeRequest } from "../../etcd/messages.ts";
 import {
   decodeRangeRequest,
   decodeRangeResponse,
   encodeRangeResponse,
   makeKeyRow,
-} from "../../ipc/etcd_ranges.ts";
-import { encodeReadResponses, readsOf } from "../../ipc/etcd_txn.ts";
+} from "../../etcd/ranges.ts";
+import { encodeReadResponses, readsOf } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
 import { Stats } from "../stats.ts";
 import { Coalescer } from "./coalesce.ts";

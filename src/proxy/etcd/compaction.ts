@@ -2,7 +2,7 @@
 // events, and to nobody else.
 
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
-import { EtcdFdwError } from "../../ipc/errors.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
 import type { CallOptions, Channel, Failure } from "./channel.ts";
 
 const WATCH = "/etcdserverpb.Watch/Watch";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { encodeUtf8 } from "../../ipc/bytes.ts";
-import { encodeRangeRequest } from "../../ipc/etcd_messages.ts";
+import { encodeUtf8 } from "../../base/bytes.ts";
+import { encodeRangeRequest } from "../../etcd/messages.ts";
 import { silentServer } from "../testing_etcd.ts";
 import { Channel, Metadata } from "./channel.ts";
 import { compactedError, isCompacted } from "./compaction.ts";

@@ -5,7 +5,7 @@
 // found by the very next request. Losers of the race are closed at once: a spare connection would have to be
 // watched, and connecting anew takes a millisecond.
 
-import { EtcdFdwError } from "../../ipc/errors.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
 import type { TlsPayload } from "../../ipc/frame.ts";
 import { Channel, State } from "./channel.ts";
 

@@ -2,9 +2,9 @@
 
 import type { OpenPayload } from "../../ipc/frame.ts";
 import { Method } from "../../ipc/frame.ts";
-import { eachField } from "../../ipc/etcd_ranges.ts";
-import { encodeRangeRequest } from "../../ipc/etcd_messages.ts";
-import { RangeReply, WatchCreate } from "../../ipc/etcd_api.ts";
+import { eachField } from "../../etcd/ranges.ts";
+import { encodeRangeRequest } from "../../etcd/messages.ts";
+import { RangeReply, WatchCreate } from "../../etcd/api.ts";
 import { type CallOptions, type ClusterHandle, LateError } from "../handle.ts";
 import type { Counters, Stats } from "../stats.ts";
 import { certificatesOf } from "./certificates.ts";

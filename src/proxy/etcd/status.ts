@@ -3,7 +3,7 @@
 // The status code alone does not tell who speaks: etcd and the gRPC library use the same codes. etcd's own texts
 // begin with "etcdserver: "; without that prefix a status that stands for the connection is taken as the library's.
 
-import { EtcdFdwError, GrpcStatus, sqlstateOfStatus } from "../../ipc/errors.ts";
+import { EtcdFdwError, GrpcStatus, sqlstateOfStatus } from "../../base/errors.ts";
 import { LateError } from "../handle.ts";
 import type { Failure } from "./channel.ts";
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { GrpcStatus } from "../../ipc/errors.ts";
+import { GrpcStatus } from "../../base/errors.ts";
 import {
   errorOf,
   isConnectionLoss,

@@ -1,7 +1,7 @@
 // What etcd tells on streams: past events, the leader of an election, a snapshot.
 
-import { concatBytes } from "../../ipc/bytes.ts";
-import { type EtcdFdwError, GrpcStatus } from "../../ipc/errors.ts";
+import { concatBytes } from "../../base/bytes.ts";
+import { type EtcdFdwError, GrpcStatus } from "../../base/errors.ts";
 import {
   LeaderReply,
   LeaderRequest,
@@ -9,8 +9,8 @@ import {
   WatchCreate,
   WatchReply,
   WatchRequest,
-} from "../../ipc/etcd_api.ts";
-import type { Decoded } from "../../ipc/schema.ts";
+} from "../../etcd/api.ts";
+import type { Decoded } from "../../etcd/schema.ts";
 import type { PartedAnswer } from "../handle.ts";
 import type { CallOptions, Channel, Failure } from "./channel.ts";
 

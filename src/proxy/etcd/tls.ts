@@ -8,7 +8,7 @@ import { createPrivateKey, X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
 import { checkServerIdentity, type PeerCertificate } from "node:tls";
 import * as grpc from "@grpc/grpc-js";
-import { EtcdFdwError } from "../../ipc/errors.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
 import type { TlsPayload } from "../../ipc/frame.ts";
 
 /** In front of the port; an IPv6 address without its brackets. */

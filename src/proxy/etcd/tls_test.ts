@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { EtcdFdwError } from "../../ipc/errors.ts";
+import type { EtcdFdwError } from "../../base/errors.ts";
 import { Method, type TlsPayload } from "../../ipc/frame.ts";
 import { TestAuthority } from "../testing_certificates.ts";
 import { TestEtcd } from "../testing_etcd.ts";

@@ -1,0 +1,82 @@
+/*
+ * import.c
+ *	  IMPORT FOREIGN SCHEMA: the remote schema is a directory of keys.
+ *
+ * Core lists the directories in it and writes a statement for each
+ * (src/core/import.ts).
+ */
+#include "postgres.h"
+
+#include "ipc/converse.h"
+
+#include "commands/defrem.h"
+#include "foreign/fdwapi.h"
+#include "miscadmin.h"
+#include "utils/json.h"
+
+static void
+append_options(StringInfo buf, List *options)
+{
+	const char *separator = "";
+	ListCell   *lc;
+
+	appendStringInfoChar(buf, '{');
+	foreach(lc, options)
+	{
+		DefElem    *elem = lfirst_node(DefElem, lc);
+
+		appendStringInfoString(buf, separator);
+		escape_json(buf, elem->defname);
+		appendStringInfoChar(buf, ':');
+		escape_json(buf, defGetString(elem));
+		separator = ",";
+	}
+	appendStringInfoChar(buf, '}');
+}
+
+static Oid
+server_of(void *arg)
+{
+	return *(Oid *) arg;
+}
+
+static List *
+etcdImportForeignSchema(ImportForeignSchemaStmt *stmt, Oid serverid)
+{
+	ForeignServer *server = GetForeignServer(serverid);
+	EtcdTalk	talk = {0};
+	StringInfoData input;
+	EtcdAnswer	answer;
+	ListCell   *lc;
+
+	talk.name = "IMPORT FOREIGN SCHEMA";
+	talk.dispatch = etcd_dispatch_function(serverid);
+	talk.userid = GetUserId();
+	talk.server = server_of;
+	talk.arg = &serverid;
+
+	initStringInfo(&input);
+	appendStringInfoString(&input, "{\"directory\":");
+	escape_json(&input, stmt->remote_schema);
+	appendStringInfoString(&input, ",\"name\":");
+	escape_json(&input, server->servername);
+	appendStringInfoString(&input, ",\"server\":");
+	etcd_options_json(&input, etcd_merged_options(server));
+	appendStringInfoString(&input, ",\"options\":");
+	append_options(&input, stmt->options);
+	appendStringInfoChar(&input, '}');
+	(void) etcd_converse(&talk, "import", &input, &answer);
+
+	foreach(lc, etcd_json_strings(answer.control, "skipped"))
+		ereport(WARNING,
+				(errcode(ERRCODE_FDW_INVALID_STRING_FORMAT),
+				 errmsg("skipped directory \"%s\" of etcd: its name is not text", (char *) lfirst(lc)),
+				 errhint("A foreign table with a key column of type bytea and the options key and range_end can show it.")));
+	return etcd_json_strings(answer.control, "statements");
+}
+
+void
+etcd_import_callbacks(FdwRoutine *routine)
+{
+	routine->ImportForeignSchema = etcdImportForeignSchema;
+}

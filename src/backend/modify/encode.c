@@ -1,0 +1,456 @@
+/*
+ * encode.c
+ *	  From a row to the bytes of its key and its value.
+ *
+ * Which column is what has been decided by core (src/core/modify.ts).  Text
+ * becomes UTF-8, every other type the text of its output function; fields of a
+ * JSON value are put into it with PostgreSQL's own jsonb, so that numbers keep
+ * their digits.
+ */
+#include "postgres.h"
+
+#include "etcd_fdw.h"
+#include "modify/modify.h"
+
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "executor/tuptable.h"
+#include "mb/pg_wchar.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+static EtcdBytes
+bytes_of(char *hex)
+{
+	EtcdBytes	bytes;
+	int			len;
+
+	bytes.data = etcd_from_hex(hex, &len);
+	bytes.len = len;
+	return bytes;
+}
+
+/*
+ * Reads core's answer to "modify", which is kept as text in the plan.
+ */
+EtcdWriter *
+etcd_writer_create(Relation relation, const char *plan, Bitmapset *assigned)
+{
+	Jsonb	   *answer = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(plan)));
+	EtcdWriter *writer = palloc0(sizeof(EtcdWriter));
+	ListCell   *lc;
+
+	writer->relation = relation;
+	writer->key = (int) etcd_json_number(answer, "key");
+	writer->value = (int) etcd_json_number(answer, "value");
+	writer->lease = (int) etcd_json_number(answer, "lease");
+	writer->ttl = (int) etcd_json_number(answer, "ttl");
+	writer->create_revision = (int) etcd_json_number(answer, "create_revision");
+	writer->mod_revision = (int) etcd_json_number(answer, "mod_revision");
+	writer->version = (int) etcd_json_number(answer, "version");
+	writer->segments = etcd_json_ints(answer, "segments");
+	foreach(lc, etcd_json_strings(answer, "literals"))
+	{
+		EtcdBytes  *literal = palloc(sizeof(EtcdBytes));
+
+		*literal = bytes_of(lfirst(lc));
+		writer->literals = lappend(writer->literals, literal);
+	}
+	writer->rest = etcd_json_number(answer, "rest") != 0;
+	writer->fields = etcd_json_ints(answer, "fields");
+	writer->paths = etcd_json_strings(answer, "paths");
+	writer->strip = bytes_of(etcd_json_text(answer, "strip"));
+	writer->start = bytes_of(etcd_json_text(answer, "start"));
+	writer->end = bytes_of(etcd_json_text(answer, "end"));
+	writer->assigned = assigned;
+	return writer;
+}
+
+/*
+ * Whether the row's column counts: always in a new row, otherwise when the
+ * UPDATE sets it.
+ */
+bool
+etcd_writer_sets(EtcdWriter *writer, int attnum, const EtcdRow *old)
+{
+	return attnum > 0 && (old == NULL || bms_is_member(attnum, writer->assigned));
+}
+
+static char *
+attribute_name(EtcdWriter *writer, int attnum)
+{
+	return NameStr(TupleDescAttr(RelationGetDescr(writer->relation), attnum - 1)->attname);
+}
+
+static Oid
+attribute_type(EtcdWriter *writer, int attnum)
+{
+	return getBaseType(TupleDescAttr(RelationGetDescr(writer->relation), attnum - 1)->atttypid);
+}
+
+static void
+null_violation(EtcdWriter *writer, int attnum, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NOT_NULL_VIOLATION),
+			 errmsg("null value in column \"%s\" of relation \"%s\" cannot be stored in etcd",
+					attribute_name(writer, attnum), RelationGetRelationName(writer->relation)),
+			 errhint("%s", hint),
+			 errtablecol(writer->relation, attnum)));
+}
+
+/*
+ * Appends a value as etcd holds it.
+ */
+static void
+append_datum(StringInfo buf, Datum value, Oid type)
+{
+	const char *data;
+	int			len;
+	char	   *utf8;
+
+	if (type == BYTEAOID || type == TEXTOID || type == VARCHAROID)
+	{
+		struct varlena *bytes = PG_DETOAST_DATUM_PACKED(value);
+
+		data = VARDATA_ANY(bytes);
+		len = VARSIZE_ANY_EXHDR(bytes);
+		if (type == BYTEAOID)
+		{
+			appendBinaryStringInfo(buf, data, len);
+			return;
+		}
+	}
+	else
+	{
+		Oid			output;
+		bool		varlena;
+
+		getTypeOutputInfo(type, &output, &varlena);
+		data = OidOutputFunctionCall(output, value);
+		len = strlen(data);
+	}
+	utf8 = pg_server_to_any(data, len, PG_UTF8);
+	appendBinaryStringInfo(buf, utf8, utf8 == data ? len : (int) strlen(utf8));
+}
+
+/* ---- keys ---- */
+
+/*
+ * A key that the table would not show is not written through it.
+ */
+static void
+check_key(EtcdWriter *writer, const char *key, int len)
+{
+	if (len == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_WITH_CHECK_OPTION_VIOLATION),
+				 errmsg("an empty key cannot be stored in etcd"),
+				 errdetail("The row is of foreign table \"%s\".", RelationGetRelationName(writer->relation))));
+	if (etcd_compare_bytes(key, len, writer->start.data, writer->start.len) < 0 ||
+		(writer->end.len > 0 && etcd_compare_bytes(key, len, writer->end.data, writer->end.len) >= 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_WITH_CHECK_OPTION_VIOLATION),
+				 errmsg("key \"%s\" is outside of foreign table \"%s\"",
+						etcd_printable(key, len), RelationGetRelationName(writer->relation)),
+				 errdetail("The table would not show the row."),
+				 errhint("Its options prefix, key, range_end and key_pattern, and its server's prefix, say which keys it shows.")));
+}
+
+static void
+append_segments(EtcdWriter *writer, TupleTableSlot *slot, StringInfo buf)
+{
+	int			count = list_length(writer->segments);
+
+	for (int i = 0; i < count; i++)
+	{
+		EtcdBytes  *literal = list_nth(writer->literals, i);
+		EtcdBytes  *next = list_nth(writer->literals, i + 1);
+		int			attnum = list_nth_int(writer->segments, i);
+		int			at;
+		bool		isnull;
+		Datum		value = slot_getattr(slot, attnum, &isnull);
+		bool		last = i + 1 == count;
+		bool		wrong;
+
+		if (isnull)
+			null_violation(writer, attnum, "Every part of the key must be there.");
+		appendBinaryStringInfo(buf, literal->data, literal->len);
+		at = buf->len;
+		append_datum(buf, value, attribute_type(writer, attnum));
+		wrong = buf->len == at ||
+			(!(writer->rest && last) && memchr(buf->data + at, '/', buf->len - at) != NULL);
+		/* Read back, the part would end where the pattern goes on. */
+		if (!last && !wrong && buf->len - at > 1)
+			wrong = memmem(buf->data + at + 1, buf->len - at - 1, next->data, next->len) != NULL;
+		if (wrong)
+			ereport(ERROR,
+					(errcode(ERRCODE_WITH_CHECK_OPTION_VIOLATION),
+					 errmsg("value \"%s\" of column \"%s\" cannot be a part of the key of foreign table \"%s\"",
+							etcd_printable(buf->data + at, buf->len - at), attribute_name(writer, attnum),
+							RelationGetRelationName(writer->relation)),
+					 errdetail("By its key_pattern, the key would be read otherwise than it was written.")));
+	}
+	appendBinaryStringInfo(buf, ((EtcdBytes *) llast(writer->literals))->data,
+						   ((EtcdBytes *) llast(writer->literals))->len);
+}
+
+/*
+ * Appends the row's key: from its column or from its parts, whichever the
+ * statement gives; both must say the same.  `old` is the row as it was, NULL
+ * for a new one.  Raises 23502 for NULL and 44000 for a key outside of the
+ * table.
+ */
+void
+etcd_write_key(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, StringInfo buf)
+{
+	int			at = buf->len;
+	bool		by_column = etcd_writer_sets(writer, writer->key, old);
+	bool		by_parts = writer->segments != NIL && !list_member_int(writer->segments, 0);
+	bool		any_part = false;
+	bool		isnull = true;
+	Datum		value = (Datum) 0;
+	ListCell   *lc;
+
+	if (by_column)
+		value = slot_getattr(slot, writer->key, &isnull);
+	foreach(lc, writer->segments)
+	{
+		bool		part_isnull = true;
+
+		if (etcd_writer_sets(writer, lfirst_int(lc), old))
+			(void) slot_getattr(slot, lfirst_int(lc), &part_isnull);
+		any_part = any_part || !part_isnull;
+	}
+	/* An UPDATE that sets some parts keeps the others. */
+	by_parts = by_parts && (any_part || old == NULL || !by_column);
+	if (!isnull)
+	{
+		appendBinaryStringInfo(buf, writer->strip.data, writer->strip.len);
+		append_datum(buf, value, attribute_type(writer, writer->key));
+	}
+	else if (by_column && old != NULL)
+		null_violation(writer, writer->key, "A row of etcd is its key.");
+	else if (by_parts)
+		append_segments(writer, slot, buf);
+	else
+		null_violation(writer, Max(writer->key, 1), "A row of etcd is its key.");
+	if (!isnull && by_parts && any_part)
+	{
+		StringInfoData parts;
+
+		initStringInfo(&parts);
+		append_segments(writer, slot, &parts);
+		if (parts.len != buf->len - at || memcmp(parts.data, buf->data + at, parts.len) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_WITH_CHECK_OPTION_VIOLATION),
+					 errmsg("column \"%s\" of foreign table \"%s\" contradicts the parts of its key_pattern",
+							attribute_name(writer, writer->key), RelationGetRelationName(writer->relation)),
+					 errdetail("The key is \"%s\", but its parts make \"%s\".",
+							   etcd_printable(buf->data + at, buf->len - at), etcd_printable(parts.data, parts.len)),
+					 errhint("Give the key or its parts, not both.")));
+	}
+	check_key(writer, buf->data + at, buf->len - at);
+}
+
+/* ---- values ---- */
+
+static Datum
+text_array(const char *literal)
+{
+	return OidInputFunctionCall(F_ARRAY_IN, pstrdup(literal), TEXTOID, -1);
+}
+
+/*
+ * A column's value as JSON.
+ */
+static Datum
+json_of(Datum value, Oid type)
+{
+	JsonbValue	json;
+	Oid			output;
+	bool		varlena;
+	char	   *shown;
+
+	switch (type)
+	{
+		case JSONBOID:
+			return value;
+		case JSONOID:
+			return DirectFunctionCall1(jsonb_in, CStringGetDatum(text_to_cstring(DatumGetTextPP(value))));
+		case BOOLOID:
+			json.type = jbvBool;
+			json.val.boolean = DatumGetBool(value);
+			return JsonbPGetDatum(JsonbValueToJsonb(&json));
+		default:
+			break;
+	}
+	getTypeOutputInfo(type, &output, &varlena);
+	shown = OidOutputFunctionCall(output, value);
+	if (type == INT2OID || type == INT4OID || type == INT8OID || type == NUMERICOID ||
+		type == FLOAT4OID || type == FLOAT8OID)
+	{
+		/* Not "NaN" and its like, which JSON has no number for. */
+		if (strspn(shown, "0123456789+-.eE") == strlen(shown))
+			return DirectFunctionCall1(jsonb_in, CStringGetDatum(shown));
+	}
+	json.type = jbvString;
+	json.val.string.val = shown;
+	json.val.string.len = strlen(shown);
+	return JsonbPGetDatum(JsonbValueToJsonb(&json));
+}
+
+/*
+ * Makes objects of what stands on the way to a path's end, as jsonb_set()
+ * does not.
+ */
+static Datum
+with_parents(Datum document, Datum path)
+{
+	ArrayType  *array = DatumGetArrayTypeP(path);
+	Datum	   *steps;
+	int			count;
+	Datum		empty = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &steps, NULL, &count);
+	for (int i = 1; i < count; i++)
+	{
+		Datum		parent = PointerGetDatum(construct_array(steps, i, TEXTOID, -1, false, TYPALIGN_INT));
+		LOCAL_FCINFO(fcinfo, 2);
+		Datum		found;
+
+		InitFunctionCallInfoData(*fcinfo, NULL, 2, InvalidOid, NULL, NULL);
+		fcinfo->args[0].value = document;
+		fcinfo->args[0].isnull = false;
+		fcinfo->args[1].value = parent;
+		fcinfo->args[1].isnull = false;
+		found = jsonb_extract_path(fcinfo);
+		if (fcinfo->isnull || JB_ROOT_IS_SCALAR(DatumGetJsonbP(found)))
+			document = DirectFunctionCall4(jsonb_set, document, parent, empty, BoolGetDatum(true));
+	}
+	return document;
+}
+
+/*
+ * The document with the row's fields put into it.  NULL takes a field away:
+ * both an absent field and a null read as NULL.
+ */
+static Datum
+put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, Datum document)
+{
+	for (int i = 0; i + 1 < list_length(writer->fields); i += 2)
+	{
+		int			attnum = list_nth_int(writer->fields, i);
+		Datum		path;
+		bool		isnull;
+		Datum		value;
+
+		if (!etcd_writer_sets(writer, attnum, old))
+			continue;
+		path = text_array(list_nth(writer->paths, list_nth_int(writer->fields, i + 1)));
+		value = slot_getattr(slot, attnum, &isnull);
+		if (isnull)
+			document = DirectFunctionCall2(jsonb_delete_path, document, path);
+		else
+			document = DirectFunctionCall4(jsonb_set, with_parents(document, path), path,
+										   json_of(value, attribute_type(writer, attnum)), BoolGetDatum(true));
+	}
+	return document;
+}
+
+static bool
+sets_fields(EtcdWriter *writer, const EtcdRow *old)
+{
+	for (int i = 0; i + 1 < list_length(writer->fields); i += 2)
+	{
+		if (etcd_writer_sets(writer, list_nth_int(writer->fields, i), old))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Appends the row's value.  `old` is the row as it was, NULL for a new one:
+ * what an UPDATE does not set stays, to the byte.
+ */
+void
+etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, StringInfo buf)
+{
+	int			at = buf->len;
+	bool		fields = sets_fields(writer, old);
+	Datum		document;
+	char	   *text;
+
+	if (etcd_writer_sets(writer, writer->value, old))
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(slot, writer->value, &isnull);
+		Oid			type = attribute_type(writer, writer->value);
+
+		if (!isnull)
+			append_datum(buf, value, type);
+		else if (!fields && type != TEXTOID && type != BYTEAOID && type != VARCHAROID)
+			null_violation(writer, writer->value, "etcd has empty values but no NULL; give a value of the column's type.");
+	}
+	else if (old != NULL)
+		appendBinaryStringInfo(buf, old->kv.value, old->kv.value_len);
+	if (!fields)
+		return;
+
+	text = buf->len > at ? pg_any_to_server(pnstrdup(buf->data + at, buf->len - at), buf->len - at, PG_UTF8) : "{}";
+	document = DirectFunctionCall1(jsonb_in, CStringGetDatum(text));
+	if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(document)) && !JB_ROOT_IS_ARRAY(DatumGetJsonbP(document)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the value of the row in foreign table \"%s\" has no fields that could be set",
+						RelationGetRelationName(writer->relation)),
+				 errdetail("It is JSON, but no object.")));
+	document = put_fields(writer, slot, old, document);
+	text = DatumGetCString(DirectFunctionCall1(jsonb_out, document));
+	text = pg_server_to_any(text, strlen(text), PG_UTF8);
+	buf->len = at;
+	appendStringInfoString(buf, text);
+}
+
+/*
+ * Seconds of the ttl column; 0 for NULL.
+ */
+int64
+etcd_ttl_seconds(EtcdWriter *writer, TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(slot, writer->ttl, &isnull);
+	Oid			type = attribute_type(writer, writer->ttl);
+	double		seconds;
+
+	if (isnull)
+		return 0;
+	if (type == INTERVALOID)
+	{
+		Interval   *interval = DatumGetIntervalP(value);
+
+		seconds = interval->time / (double) USECS_PER_SEC + interval->day * (double) SECS_PER_DAY +
+			interval->month * (double) DAYS_PER_MONTH * SECS_PER_DAY;
+	}
+	else
+	{
+		Oid			output;
+		bool		varlena;
+
+		getTypeOutputInfo(type, &output, &varlena);
+		seconds = DatumGetFloat8(DirectFunctionCall1(float8in, CStringGetDatum(OidOutputFunctionCall(output, value))));
+	}
+	if (!(seconds >= 1) || seconds > 9000000000.0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for column \"%s\" of foreign table \"%s\"",
+						attribute_name(writer, writer->ttl), RelationGetRelationName(writer->relation)),
+				 errhint("A lease lives from 1 to 9000000000 seconds.")));
+	return (int64) (seconds + 0.5);
+}

@@ -1,0 +1,392 @@
+/*
+ * cell.c
+ *	  From etcd's bytes to values of the columns' types.
+ *
+ * Text and bytea are copied.  Every other type gets its text through its own
+ * input function, so that what is valid and what an error says is as in a
+ * literal; the error's context names the column, the table and the key.
+ */
+#include "postgres.h"
+
+#include "etcd_fdw.h"
+#include "plan/plan.h"
+#include "scan/scan.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#define MAX_INT64_DIGITS 32
+
+static EtcdForm
+form_of(EtcdColumn *column)
+{
+	if (column->typmod >= 0)
+		return ETCD_FORM_INPUT;
+	switch (column->type)
+	{
+		case TEXTOID:
+		case VARCHAROID:
+			return ETCD_FORM_TEXT;
+		case BYTEAOID:
+			return ETCD_FORM_BYTES;
+		case INT8OID:
+			return ETCD_FORM_INT8;
+		default:
+			return ETCD_FORM_INPUT;
+	}
+}
+
+static void
+init_column(EtcdColumn *column, Form_pg_attribute att)
+{
+	Oid			input;
+
+	column->typmod = att->atttypmod;
+	column->type = getBaseTypeAndTypmod(att->atttypid, &column->typmod);
+	column->domain = column->type == att->atttypid ? InvalidOid : att->atttypid;
+	column->form = form_of(column);
+	column->is_json = column->type == JSONOID || column->type == JSONBOID;
+	if (column->source == ETCD_JSON)
+		fmgr_info(column->is_json ? F_JSONB_EXTRACT_PATH : F_JSONB_EXTRACT_PATH_TEXT, &column->extract);
+	getTypeInputInfo(column->type, &input, &column->ioparam);
+	fmgr_info(input, &column->input);
+}
+
+/*
+ * What a ForeignScan's private list says about columns and keys.  Allocated in
+ * the current context, which must live as long as it is used.
+ */
+EtcdCells *
+etcd_cells_create(Oid table, List *fdw_private, TupleDesc desc)
+{
+	EtcdCells  *cells = palloc0(sizeof(EtcdCells));
+	List	   *columns = list_nth(fdw_private, ETCD_SCAN_COLUMNS);
+	List	   *paths = list_nth(fdw_private, ETCD_SCAN_PATHS);
+	List	   *literals = list_nth(fdw_private, ETCD_SCAN_LITERALS);
+	List	   *numbers = list_nth(fdw_private, ETCD_SCAN_NUMBERS);
+	List	   *aggregates = list_nth(fdw_private, ETCD_SCAN_AGGREGATES);
+	ListCell   *lc;
+
+	cells->table = table;
+	cells->context = CurrentMemoryContext;
+	cells->strip = list_nth_int(numbers, ETCD_SCAN_STRIP);
+	cells->rest = list_nth_int(numbers, ETCD_SCAN_REST) != 0;
+	cells->strict = list_nth_int(numbers, ETCD_SCAN_STRICT) != 0;
+	cells->ncolumns = aggregates != NIL ? list_length(aggregates) : list_length(columns) / 3;
+	cells->columns = palloc0(sizeof(EtcdColumn) * Max(cells->ncolumns, 1));
+	for (int i = 0; i < cells->ncolumns; i++)
+	{
+		EtcdColumn *column = &cells->columns[i];
+
+		column->attnum = i + 1;
+		if (aggregates == NIL)
+		{
+			column->attnum = list_nth_int(columns, 3 * i);
+			column->source = list_nth_int(columns, 3 * i + 1);
+			column->segment = list_nth_int(columns, 3 * i + 2);
+		}
+		if (column->source == ETCD_JSON)
+			column->path = OidInputFunctionCall(F_ARRAY_IN, strVal(list_nth(paths, column->segment)),
+												TEXTOID, -1);
+		init_column(column, TupleDescAttr(desc, column->attnum - 1));
+	}
+	cells->nliterals = list_length(literals);
+	cells->literals = palloc(sizeof(EtcdBytes) * Max(cells->nliterals, 1));
+	cells->segments = palloc(sizeof(EtcdBytes) * Max(cells->nliterals, 1));
+	foreach(lc, literals)
+	{
+		EtcdBytes  *literal = &cells->literals[foreach_current_index(lc)];
+		int			len;
+
+		literal->data = etcd_from_hex(strVal(lfirst(lc)), &len);
+		literal->len = len;
+	}
+	return cells;
+}
+
+static char *
+printable_key(const EtcdKeyValue *kv)
+{
+	return etcd_printable(kv->key, kv->key_len);
+}
+
+/* ---- the key's parts ---- */
+
+static const char *
+find_bytes(const char *at, const char *end, EtcdBytes wanted)
+{
+	for (; at + wanted.len <= end; at++)
+	{
+		if (memcmp(at, wanted.data, wanted.len) == 0)
+			return at;
+	}
+	return NULL;
+}
+
+static bool
+split_key(EtcdCells *cells, const EtcdKeyValue *kv)
+{
+	const char *at = kv->key;
+	const char *end = kv->key + kv->key_len;
+	int			last = cells->nliterals - 1;
+
+	if (kv->key_len < cells->literals[0].len || memcmp(at, cells->literals[0].data, cells->literals[0].len) != 0)
+		return false;
+	at += cells->literals[0].len;
+	for (int i = 0; i < last; i++)
+	{
+		EtcdBytes	next = cells->literals[i + 1];
+		EtcdBytes  *segment = &cells->segments[i];
+		const char *stop;
+
+		/* The last placeholder takes all but the pattern's end, others as little as they can. */
+		if (i + 1 == last)
+			stop = (uint32) (end - at) >= next.len &&
+				memcmp(end - next.len, next.data, next.len) == 0 ? end - next.len : NULL;
+		else
+			stop = at < end ? find_bytes(at + 1, end, next) : NULL;
+		if (stop == NULL || stop == at)
+			return false;
+		segment->data = at;
+		segment->len = stop - at;
+		if (!(cells->rest && i + 1 == last) && memchr(at, '/', segment->len) != NULL)
+			return false;
+		at = stop + next.len;
+	}
+	return true;
+}
+
+/*
+ * Whether the key is a row: it matches the table's pattern, if there is one.
+ */
+bool
+etcd_cells_match(EtcdCells *cells, const EtcdKeyValue *kv)
+{
+	if (cells->nliterals == 0 || split_key(cells, kv))
+		return true;
+	if (cells->strict)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("etcd key \"%s\" does not match key_pattern of foreign table \"%s\"",
+						printable_key(kv), get_rel_name(cells->table)),
+				 errhint("Set the table's option key_mismatch to \"skip\" to leave such keys out.")));
+	return false;
+}
+
+/* ---- values ---- */
+
+static char *
+column_name(EtcdCells *cells, EtcdColumn *column)
+{
+	char	   *name = get_attname(cells->table, column->attnum, true);
+
+	return name ? name : "?";
+}
+
+static void
+invalid_text(EtcdCells *cells, EtcdColumn *column)
+{
+	char	   *name = column_name(cells, column);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+			 errmsg("column \"%s\" of foreign table \"%s\" cannot show the etcd key \"%s\"",
+					name, get_rel_name(cells->table), cells->kv ? printable_key(cells->kv) : "?"),
+			 errdetail("Its bytes are not valid text in encoding \"%s\".", GetDatabaseEncodingName()),
+			 errhint("Declare column \"%s\" as bytea.", name)));
+}
+
+/*
+ * Text of bytes that are UTF-8 by etcd's custom; bytes that are not, or that
+ * the database's encoding lacks, are an error that names the key, never a
+ * silent change.
+ */
+static text *
+make_text(EtcdCells *cells, EtcdColumn *column, const char *data, uint32 len)
+{
+	text	   *value = etcd_text_from_utf8(data, len);
+
+	if (value == NULL)
+		invalid_text(cells, column);
+	return value;
+}
+
+static Datum
+checked(EtcdCells *cells, EtcdColumn *column, Datum value, bool isnull)
+{
+	if (OidIsValid(column->domain))
+		domain_check(value, isnull, column->domain, &column->domain_cache, cells->context);
+	return value;
+}
+
+/*
+ * The value of a column, from bytes as etcd holds them.
+ */
+Datum
+etcd_cell_make(EtcdCells *cells, EtcdColumn *column, const char *data, uint32 len)
+{
+	bytea	   *bytes;
+	Datum		value;
+
+	switch (column->form)
+	{
+		case ETCD_FORM_TEXT:
+			value = PointerGetDatum(make_text(cells, column, data, len));
+			break;
+		case ETCD_FORM_BYTES:
+			bytes = palloc(VARHDRSZ + len);
+			SET_VARSIZE(bytes, VARHDRSZ + len);
+			memcpy(VARDATA(bytes), data, len);
+			value = PointerGetDatum(bytes);
+			break;
+		default:
+			value = InputFunctionCall(&column->input,
+									  text_to_cstring(make_text(cells, column, data, len)),
+									  column->ioparam, column->typmod);
+			break;
+	}
+	return checked(cells, column, value, false);
+}
+
+static Datum
+make_number(EtcdCells *cells, EtcdColumn *column, int64 number)
+{
+	char		digits[MAX_INT64_DIGITS];
+
+	if (column->form == ETCD_FORM_INT8)
+		return checked(cells, column, Int64GetDatum(number), false);
+	snprintf(digits, sizeof(digits), INT64_FORMAT, number);
+	return etcd_cell_make(cells, column, digits, strlen(digits));
+}
+
+/*
+ * A field of the value, which is read as JSON at the first of these in a row.
+ * NULL where the value has no such field, or a null there.
+ */
+static Datum
+make_json_field(EtcdCells *cells, EtcdColumn *column, Datum *document, bool *isnull)
+{
+	LOCAL_FCINFO(fcinfo, 2);
+	Datum		result;
+
+	if (*document == (Datum) 0)
+		*document = DirectFunctionCall1(jsonb_in,
+										CStringGetDatum(text_to_cstring(make_text(cells, column, cells->kv->value,
+																				  cells->kv->value_len))));
+	InitFunctionCallInfoData(*fcinfo, &column->extract, 2, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = *document;
+	fcinfo->args[0].isnull = false;
+	fcinfo->args[1].value = column->path;
+	fcinfo->args[1].isnull = false;
+	result = FunctionCallInvoke(fcinfo);
+	*isnull = fcinfo->isnull;
+	if (*isnull)
+		return checked(cells, column, (Datum) 0, true);
+	if (column->type == JSONBOID)
+		return checked(cells, column, result, false);
+	if (column->is_json)
+		result = DirectFunctionCall1(jsonb_out, result);
+	else if (column->form == ETCD_FORM_TEXT)
+		return checked(cells, column, result, false);
+	else
+		result = CStringGetDatum(TextDatumGetCString(result));
+	return checked(cells, column, InputFunctionCall(&column->input, DatumGetCString(result),
+													column->ioparam, column->typmod), false);
+}
+
+/*
+ * The time that is left of a lease; NULL where there is none, or none left.
+ */
+static Datum
+make_ttl(EtcdCells *cells, EtcdColumn *column, int64 lease, bool *isnull)
+{
+	int64		seconds = lease == 0 ? -1 : etcd_lease_seconds(cells, lease);
+
+	*isnull = seconds < 0;
+	if (*isnull)
+		return (Datum) 0;
+	if (column->type == INTERVALOID)
+	{
+		Interval   *interval = palloc0(sizeof(Interval));
+
+		interval->time = seconds * USECS_PER_SEC;
+		return checked(cells, column, IntervalPGetDatum(interval), false);
+	}
+	return make_number(cells, column, seconds);
+}
+
+static void
+cell_context(void *arg)
+{
+	EtcdCells  *cells = arg;
+
+	if (cells->current != NULL && cells->kv != NULL)
+		errcontext("column \"%s\" of foreign table \"%s\", etcd key \"%s\"",
+				   column_name(cells, cells->current), get_rel_name(cells->table), printable_key(cells->kv));
+}
+
+static Datum
+make_value(EtcdCells *cells, EtcdColumn *column, Datum *document, bool *isnull)
+{
+	const EtcdKeyValue *kv = cells->kv;
+
+	*isnull = false;
+	switch (column->source)
+	{
+		case ETCD_KEY:
+			if (kv->key_len < cells->strip)
+				elog(ERROR, "etcd sent a key outside of the range that was asked for");
+			return etcd_cell_make(cells, column, kv->key + cells->strip, kv->key_len - cells->strip);
+		case ETCD_VALUE:
+			return etcd_cell_make(cells, column, kv->value, kv->value_len);
+		case ETCD_JSON:
+			return make_json_field(cells, column, document, isnull);
+		case ETCD_SEGMENT:
+			return etcd_cell_make(cells, column, cells->segments[column->segment].data,
+								  cells->segments[column->segment].len);
+		case ETCD_TTL:
+			return make_ttl(cells, column, kv->numbers[ETCD_LEASE - ETCD_CREATE_REVISION], isnull);
+		case ETCD_CREATE_REVISION:
+		case ETCD_MOD_REVISION:
+			/* What the transaction itself wrote has no revision yet. */
+			*isnull = kv->numbers[column->source - ETCD_CREATE_REVISION] == 0;
+			if (*isnull)
+				return (Datum) 0;
+			/* FALLTHROUGH */
+		default:
+			return make_number(cells, column, kv->numbers[column->source - ETCD_CREATE_REVISION]);
+	}
+}
+
+/*
+ * Fills a row from a key that etcd_cells_match() has taken.  Columns that no
+ * source is known for stay NULL.
+ */
+void
+etcd_cells_fill(EtcdCells *cells, const EtcdKeyValue *kv, Datum *values, bool *isnull)
+{
+	ErrorContextCallback context = {error_context_stack, cell_context, cells};
+	Datum		document = (Datum) 0;
+
+	cells->kv = kv;
+	error_context_stack = &context;
+	for (int i = 0; i < cells->ncolumns; i++)
+	{
+		EtcdColumn *column = &cells->columns[i];
+		int			index = column->attnum - 1;
+
+		cells->current = column;
+		values[index] = make_value(cells, column, &document, &isnull[index]);
+	}
+	cells->current = NULL;
+	cells->kv = NULL;
+	error_context_stack = context.previous;
+}

@@ -1,0 +1,612 @@
+/*
+ * scan.c
+ *	  Pages in, keys out: the scan by itself, and the executor's callbacks.
+ *
+ * Core says what to ask; this file sends it, waits, and walks the pages.  Two
+ * pages' memory takes turns: while the keys of one are handed out, the request
+ * for the next is on its way into the other.  Resetting a page's memory
+ * cancels its request, which also covers every kind of abort.
+ */
+#include "postgres.h"
+
+#include "base/compat.h"
+#include "etcd_fdw.h"
+#include "ipc/frame.h"
+#include "scan/rows.h"
+#include "plan/plan.h"
+#include "scan/scan.h"
+
+#include "foreign/fdwapi.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapshot.h"
+
+static EtcdBytes *
+read_lookup(List *parts)
+{
+	EtcdBytes  *lookup;
+	ListCell   *lc;
+
+	if (parts == NIL)
+		return NULL;
+	lookup = palloc(sizeof(EtcdBytes) * list_length(parts));
+	foreach(lc, parts)
+	{
+		EtcdBytes  *part = &lookup[foreach_current_index(lc)];
+		int			len;
+
+		part->data = etcd_from_hex(strVal(lfirst(lc)), &len);
+		part->len = len;
+	}
+	return lookup;
+}
+
+/*
+ * A scan that a ForeignScan's private list describes; `desc` is the row that
+ * it forms.  It lives in a context of its own under the current one.
+ */
+EtcdScan *
+etcd_scan_create(List *fdw_private, Oid userid, TupleDesc desc, EState *estate)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "etcd_fdw scan", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	EtcdScan   *scan = palloc0(sizeof(EtcdScan));
+	Oid			table = linitial_oid(list_nth(fdw_private, ETCD_SCAN_TABLE));
+
+	scan->context = context;
+	scan->estate = estate;
+	scan->userid = userid;
+	scan->serverid = GetForeignTable(table)->serverid;
+	scan->dispatch = etcd_dispatch_function(scan->serverid);
+	scan->plan = strVal(list_nth(fdw_private, ETCD_SCAN_PLAN));
+	scan->order = strVal(list_nth(fdw_private, ETCD_SCAN_ORDER));
+	scan->aggregates = list_nth(fdw_private, ETCD_SCAN_AGGREGATES);
+	scan->lookup = read_lookup(list_nth(fdw_private, ETCD_SCAN_LOOKUP));
+	scan->cells = etcd_cells_create(table, fdw_private, desc);
+	scan->cells->userid = userid;
+	scan->cells->serverid = scan->serverid;
+	scan->pages[0] = AllocSetContextCreate(context, "etcd_fdw page", ALLOCSET_SMALL_SIZES);
+	scan->pages[1] = AllocSetContextCreate(context, "etcd_fdw page", ALLOCSET_SMALL_SIZES);
+	scan->work = AllocSetContextCreate(context, "etcd_fdw dispatch", ALLOCSET_SMALL_SIZES);
+	initStringInfo(&scan->begun);
+	MemoryContextSwitchTo(old);
+	return scan;
+}
+
+void
+etcd_scan_end(EtcdScan *scan)
+{
+	MemoryContextDelete(scan->context);
+}
+
+/*
+ * Which of the transaction's own writes the scan sees; -1 for none.
+ */
+static int64
+command_of(EtcdScan *scan)
+{
+	return scan->estate == NULL || scan->estate->es_snapshot == NULL ? -1 : (int64) scan->estate->es_snapshot->curcid;
+}
+
+/*
+ * What core answered to begin, page or failed: sends its frame, or notes that
+ * there is nothing more to ask.
+ */
+static void
+follow_answer(EtcdScan *scan, EtcdAnswer *answer)
+{
+	MemoryContext into = scan->pages[1 - scan->current];
+	MemoryContext old;
+
+	if (etcd_json_is(answer->control, "do", "done"))
+	{
+		scan->finished = true;
+		return;
+	}
+	if (etcd_json_is(answer->control, "do", "row"))
+	{
+		old = MemoryContextSwitchTo(into);
+		scan->row = etcd_json_strings(answer->control, "cells");
+		MemoryContextSwitchTo(old);
+		scan->finished = true;
+		return;
+	}
+	if (scan->state != NULL)
+		pfree(scan->state);
+	scan->state = MemoryContextStrdup(scan->context, etcd_json_text(answer->control, "state"));
+	scan->last = etcd_json_is(answer->control, "then", "done");
+	scan->latest = etcd_json_number(answer->control, "latest") != 0;
+	MemoryContextReset(into);
+	scan->request = etcd_send_frame(scan->userid, scan->serverid, answer, command_of(scan), into);
+	scan->counters.requests++;
+}
+
+/*
+ * The revision that the scan is to read; 0 for the latest.
+ */
+static int64
+revision_to_read(EtcdScan *scan)
+{
+	int64		revision = etcd_session_revision();
+
+	if (revision == 0 && scan->estate != NULL)
+		revision = etcd_statement_revision(scan->estate, scan->serverid);
+	return revision;
+}
+
+/*
+ * Asks for one key as core has planned it, without calling core again: what
+ * core would do takes longer than all else that the backend does for a key.
+ */
+static void
+begin_lookup(EtcdScan *scan, StringInfo params)
+{
+	EtcdBytes  *lookup = scan->lookup;
+	int64		revision = revision_to_read(scan);
+	MemoryContext into = scan->pages[1 - scan->current];
+	StringInfoData key;
+	StringInfoData frame;
+
+	initStringInfo(&key);
+	if (lookup[ETCD_LOOKUP_KEY].len > 0)
+		appendBinaryStringInfo(&key, lookup[ETCD_LOOKUP_KEY].data, lookup[ETCD_LOOKUP_KEY].len);
+	else
+	{
+		int			len;
+		char	   *value;
+
+		/* The first param, in hexadecimal and quotes, or null. */
+		scan->finished = params->data[0] != '"';
+		if (scan->finished)
+			return;
+		value = etcd_from_hex(pnstrdup(params->data + 1, strcspn(params->data + 1, "\"")), &len);
+		appendBinaryStringInfo(&key, lookup[ETCD_LOOKUP_STRIP].data, lookup[ETCD_LOOKUP_STRIP].len);
+		appendBinaryStringInfo(&key, value, len);
+		scan->finished = key.len == 0 ||
+			etcd_compare_bytes(key.data, key.len, lookup[ETCD_LOOKUP_START].data, lookup[ETCD_LOOKUP_START].len) < 0 ||
+			(lookup[ETCD_LOOKUP_END].len > 0 &&
+			 etcd_compare_bytes(key.data, key.len, lookup[ETCD_LOOKUP_END].data, lookup[ETCD_LOOKUP_END].len) >= 0);
+		if (scan->finished)
+			return;
+	}
+	initStringInfo(&frame);
+	appendStringInfoChar(&frame, 1 << 3 | 2);	/* RangeRequest.key */
+	etcd_append_varint(&frame, key.len);
+	appendBinaryStringInfo(&frame, key.data, key.len);
+	appendBinaryStringInfo(&frame, lookup[ETCD_LOOKUP_REST].data, lookup[ETCD_LOOKUP_REST].len);
+	if (revision != 0)
+	{
+		appendStringInfoChar(&frame, 4 << 3);	/* RangeRequest.revision */
+		etcd_append_varint(&frame, revision);
+	}
+	scan->last = true;
+	scan->latest = revision == 0;
+	MemoryContextReset(into);
+	scan->request = etcd_send(scan->userid, scan->serverid, METHOD_RANGE, frame.data, frame.len,
+							  command_of(scan), into);
+	scan->counters.requests++;
+}
+
+static void
+begin_scan(EtcdScan *scan, StringInfo params, int64 wanted)
+{
+	StringInfoData input;
+	EtcdAnswer	answer;
+	ListCell   *lc;
+
+	if (scan->lookup != NULL)
+	{
+		begin_lookup(scan, params);
+		return;
+	}
+	initStringInfo(&input);
+	appendStringInfoString(&input, "{\"plan\":");
+	escape_json(&input, scan->plan);
+	appendStringInfo(&input, ",\"params\":[%s],\"revision\":\"" INT64_FORMAT "\",\"order\":\"%s\",\"limit\":",
+					 params->data, revision_to_read(scan), scan->order);
+	if (wanted >= 0)
+		appendStringInfo(&input, "\"" INT64_FORMAT "\"", wanted);
+	else
+		appendStringInfoString(&input, "null");
+	appendStringInfoString(&input, ",\"aggregates\":[");
+	foreach(lc, scan->aggregates)
+		appendStringInfo(&input, "%s\"%s\"", lc == list_head(scan->aggregates) ? "" : ",", strVal(lfirst(lc)));
+	appendStringInfoString(&input, "]}");
+	etcd_dispatch(scan->dispatch, "begin", &input, &answer);
+	follow_answer(scan, &answer);
+}
+
+static void
+forget_pages(EtcdScan *scan)
+{
+	MemoryContextReset(scan->pages[0]);
+	MemoryContextReset(scan->pages[1]);
+	scan->request = NULL;
+	scan->row = NIL;
+	scan->finished = scan->single = false;
+	memset(&scan->page, 0, sizeof(scan->page));
+}
+
+/*
+ * Starts the scan, or starts it anew.  `params` are their values as core takes
+ * them, with commas between; `limit` is -1 for all rows.  Rows that are still
+ * there are not asked for again: the statement reads one revision.
+ */
+void
+etcd_scan_start(EtcdScan *scan, StringInfo params, int64 limit, int64 offset)
+{
+	MemoryContext old = MemoryContextSwitchTo(scan->work);
+	bool		same = scan->begun.len == params->len &&
+		memcmp(scan->begun.data, params->data, params->len) == 0;
+	int64		wanted = limit < 0 || limit > PG_INT64_MAX - offset ? -1 : limit + offset;
+
+	scan->skip = offset;
+	scan->left = limit;
+	scan->wanted = wanted;
+	if (scan->single && same)
+		etcd_page_rewind(&scan->page);
+	else
+	{
+		forget_pages(scan);
+		resetStringInfo(&scan->begun);
+		appendBinaryStringInfo(&scan->begun, params->data, params->len);
+		begin_scan(scan, params, wanted);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(scan->work);
+}
+
+/*
+ * Tells core why a page did not come; core may ask again, or it is an error.
+ */
+static void
+page_failed(EtcdScan *scan, ErrorData *fields)
+{
+	StringInfoData input;
+	EtcdAnswer	answer;
+
+	if (scan->lookup != NULL)
+		etcd_raise(fields);
+	initStringInfo(&input);
+	appendStringInfoString(&input, "{\"state\":");
+	escape_json(&input, scan->state);
+	appendStringInfoString(&input, ",\"sqlstate\":");
+	escape_json(&input, unpack_sql_state(fields->sqlerrcode));
+	appendStringInfoString(&input, ",\"message\":");
+	escape_json(&input, fields->message);
+	appendStringInfoString(&input, ",\"detail\":");
+	escape_json(&input, fields->detail);
+	appendStringInfoString(&input, ",\"hint\":");
+	escape_json(&input, fields->hint);
+	appendStringInfoChar(&input, '}');
+	etcd_dispatch(scan->dispatch, "failed", &input, &answer);
+	follow_answer(scan, &answer);
+}
+
+/*
+ * Asks for the page after the current one, before its rows are handed out.
+ */
+static void
+prefetch(EtcdScan *scan)
+{
+	EtcdPage   *page = &scan->page;
+	StringInfoData input;
+	EtcdAnswer	answer;
+
+	initStringInfo(&input);
+	appendStringInfoString(&input, "{\"state\":");
+	escape_json(&input, scan->state);
+	appendStringInfo(&input, ",\"revision\":\"" INT64_FORMAT "\",\"more\":%s,\"kvs\":%u,\"bytes\":%ld,\"lastKey\":\"",
+					 page->revision, page->more ? "true" : "false", page->kvs, (long) (page->end - page->start));
+	if (page->kvs > 0)
+		etcd_append_hex(&input, page->last_key, page->last_key_len);
+	appendStringInfoString(&input, "\"}");
+	etcd_dispatch(scan->dispatch, "page", &input, &answer);
+	follow_answer(scan, &answer);
+}
+
+/*
+ * Waits for what is on its way; failures that core has an answer to are asked
+ * about again.
+ */
+static EtcdRequest *
+await_reply(EtcdScan *scan)
+{
+	for (;;)
+	{
+		ErrorData	fields = {0};
+		EtcdRequest *request = scan->request;
+
+		etcd_wait(request);
+		scan->request = NULL;
+		if (!etcd_reply_is_error(request, &fields))
+		{
+			scan->counters.bytes += request->reply_len;
+			return request;
+		}
+		page_failed(scan, &fields);
+	}
+}
+
+/*
+ * The statement's other scans read what this one has found to be the latest.
+ */
+static void
+note_revision(EtcdScan *scan, const EtcdPage *page)
+{
+	if (scan->latest && scan->estate != NULL)
+		etcd_set_statement_revision(scan->estate, scan->serverid, page->revision);
+}
+
+/*
+ * Waits for the page that is on its way and makes it the current one.
+ */
+static void
+next_page(EtcdScan *scan)
+{
+	bool		first = scan->page.start == NULL;
+	EtcdRequest *request = await_reply(scan);
+	EtcdPage   *page = &scan->page;
+
+	scan->current = 1 - scan->current;
+	etcd_page_open(page, request->reply, request->reply_len, request->method == METHOD_READ_TXN);
+	scan->counters.pages++;
+	scan->counters.rows += page->kvs;
+	note_revision(scan, page);
+	if (scan->wanted >= 0)
+		scan->wanted = Max(scan->wanted - page->kvs, 0);
+	if (scan->wanted != 0 && (page->more || !scan->last))
+		prefetch(scan);
+	else
+		scan->finished = true;
+	scan->single = first && scan->finished;
+}
+
+/*
+ * The next key that is a row; false after the last.
+ */
+bool
+etcd_scan_next(EtcdScan *scan, EtcdKeyValue *kv)
+{
+	MemoryContext old;
+
+	while (scan->left != 0)
+	{
+		if (scan->page.start != NULL && etcd_page_next(&scan->page, kv))
+		{
+			if (!etcd_cells_match(scan->cells, kv))
+				continue;
+			if (scan->skip > 0)
+			{
+				scan->skip--;
+				continue;
+			}
+			if (scan->left > 0)
+				scan->left--;
+			return true;
+		}
+		if (scan->finished)
+			return false;
+		old = MemoryContextSwitchTo(scan->work);
+		next_page(scan);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(scan->work);
+	}
+	return false;
+}
+
+static void
+read_aggregates(EtcdScan *scan)
+{
+	EtcdRequest *request = await_reply(scan);
+	EtcdPage	page;
+	StringInfoData input;
+	EtcdAnswer	answer;
+
+	etcd_page_open(&page, request->reply, request->reply_len, true);
+	scan->counters.pages++;
+	scan->counters.rows += page.kvs;
+	note_revision(scan, &page);
+	initStringInfo(&input);
+	appendStringInfoString(&input, "{\"state\":");
+	escape_json(&input, scan->state);
+	appendStringInfoChar(&input, '}');
+	etcd_dispatch_bytes(scan->dispatch, "aggregate", &input, request->reply, request->reply_len, &answer);
+	follow_answer(scan, &answer);
+}
+
+/*
+ * The row of aggregates, once.
+ */
+bool
+etcd_scan_aggregates(EtcdScan *scan, Datum *values, bool *isnull)
+{
+	MemoryContext old = MemoryContextSwitchTo(scan->work);
+
+	if (scan->request != NULL)
+		read_aggregates(scan);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(scan->work);
+	if (scan->left == 0)
+		return false;
+	for (int i = 0; i < scan->cells->ncolumns; i++)
+	{
+		EtcdColumn *column = &scan->cells->columns[i];
+		char	   *hex = list_nth(scan->row, i);
+		int			len;
+		char	   *data;
+
+		isnull[i] = hex == NULL;
+		if (hex == NULL)
+			continue;
+		data = etcd_from_hex(hex, &len);
+		values[i] = etcd_cell_make(scan->cells, column, data, len);
+	}
+	scan->left = 0;
+	return true;
+}
+
+/* ---- the executor's callbacks ---- */
+
+typedef struct EtcdScanState
+{
+	EtcdScan   *scan;
+	List	   *params;			/* of ExprState, LIMIT and OFFSET among them */
+	List	   *param_types;
+	int			limit;			/* indexes into params, or -1 */
+	int			offset;
+	bool		started;
+	EtcdRows   *rows;			/* that the statement is to change; NULL for a mere scan */
+} EtcdScanState;
+
+static void
+etcdBeginForeignScan(ForeignScanState *node, int eflags)
+{
+	ForeignScan *plan = castNode(ForeignScan, node->ss.ps.plan);
+	EState	   *estate = node->ss.ps.state;
+	List	   *numbers = list_nth(plan->fdw_private, ETCD_SCAN_NUMBERS);
+	EtcdScanState *state;
+
+	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+	state = palloc0(sizeof(EtcdScanState));
+	node->fdw_state = state;
+	state->scan = etcd_scan_create(plan->fdw_private, compat_scan_user(plan, estate),
+								   node->ss.ss_ScanTupleSlot->tts_tupleDescriptor, estate);
+	if (plan->scan.scanrelid > 0 && estate->es_plannedstmt->commandType != CMD_INSERT &&
+		list_member_int(estate->es_plannedstmt->resultRelations, plan->scan.scanrelid))
+		state->rows = etcd_rows_create(estate, RelationGetRelid(node->ss.ss_currentRelation));
+	state->params = ExecInitExprList(plan->fdw_exprs, &node->ss.ps);
+	state->param_types = list_nth(plan->fdw_private, ETCD_SCAN_PARAM_TYPES);
+	state->limit = list_nth_int(numbers, ETCD_SCAN_LIMIT);
+	state->offset = list_nth_int(numbers, ETCD_SCAN_OFFSET);
+}
+
+/*
+ * The node's scan; NULL when the node is only explained.
+ */
+EtcdScan *
+etcd_node_scan(ForeignScanState *node)
+{
+	EtcdScanState *state = node->fdw_state;
+
+	return state == NULL ? NULL : state->scan;
+}
+
+/*
+ * The value of LIMIT or OFFSET; `otherwise` without one, and for NULL.
+ */
+static int64
+row_count(ForeignScanState *node, EtcdScanState *state, int index, int64 otherwise)
+{
+	bool		isnull;
+	Datum		value;
+	int64		count;
+
+	if (index < 0)
+		return otherwise;
+	value = ExecEvalExprSwitchContext(list_nth(state->params, index), node->ss.ps.ps_ExprContext, &isnull);
+	if (isnull)
+		return otherwise;
+	count = DatumGetInt64(value);
+	if (count < 0 && index == state->limit)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_ROW_COUNT_IN_LIMIT_CLAUSE),
+				 errmsg("LIMIT must not be negative")));
+	if (count < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_ROW_COUNT_IN_RESULT_OFFSET_CLAUSE),
+				 errmsg("OFFSET must not be negative")));
+	return count;
+}
+
+/*
+ * The values of params as core takes them, with commas between.
+ */
+void
+etcd_eval_params(List *params, List *types, ExprContext *econtext, StringInfo buf)
+{
+	int			index = 0;
+	ListCell   *type;
+
+	initStringInfo(buf);
+	foreach(type, types)
+	{
+		bool		isnull;
+		Datum		datum = ExecEvalExpr((ExprState *) list_nth(params, index), econtext, &isnull);
+
+		if (index++ > 0)
+			appendStringInfoChar(buf, ',');
+		if (isnull)
+			appendStringInfoString(buf, "null");
+		else
+			etcd_append_param(buf, datum, lfirst_oid(type));
+	}
+}
+
+static void
+start_node(ForeignScanState *node, EtcdScanState *state)
+{
+	ExprContext *econtext = node->ss.ps.ps_ExprContext;
+	MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+	StringInfoData params;
+
+	etcd_eval_params(state->params, state->param_types, econtext, &params);
+	etcd_scan_start(state->scan, &params, row_count(node, state, state->limit, -1),
+					row_count(node, state, state->offset, 0));
+	MemoryContextSwitchTo(old);
+	state->started = true;
+}
+
+static TupleTableSlot *
+etcdIterateForeignScan(ForeignScanState *node)
+{
+	EtcdScanState *state = node->fdw_state;
+	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
+	EtcdKeyValue kv;
+
+	ExecClearTuple(slot);
+	if (!state->started)
+		start_node(node, state);
+	if (state->scan->aggregates != NIL)
+	{
+		if (etcd_scan_aggregates(state->scan, slot->tts_values, slot->tts_isnull))
+			ExecStoreVirtualTuple(slot);
+		return slot;
+	}
+	if (etcd_scan_next(state->scan, &kv))
+	{
+		memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
+		etcd_cells_fill(state->scan->cells, &kv, slot->tts_values, slot->tts_isnull);
+		ExecStoreVirtualTuple(slot);
+		if (state->rows != NULL)
+			etcd_rows_add(state->rows, &kv, &slot->tts_tid);
+	}
+	return slot;
+}
+
+static void
+etcdReScanForeignScan(ForeignScanState *node)
+{
+	((EtcdScanState *) node->fdw_state)->started = false;
+}
+
+static void
+etcdEndForeignScan(ForeignScanState *node)
+{
+	EtcdScanState *state = node->fdw_state;
+
+	if (state != NULL)
+		etcd_scan_end(state->scan);
+}
+
+void
+etcd_scan_callbacks(FdwRoutine *routine)
+{
+	routine->BeginForeignScan = etcdBeginForeignScan;
+	routine->IterateForeignScan = etcdIterateForeignScan;
+	routine->ReScanForeignScan = etcdReScanForeignScan;
+	routine->EndForeignScan = etcdEndForeignScan;
+}

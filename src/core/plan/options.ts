@@ -1,0 +1,59 @@
+// The table's options as core needs them. The backend has validated each by itself (src/backend/server/option.c); here they get
+// their meaning.
+
+import { encodeUtf8 } from "../../base/bytes.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
+import { ALL_KEYS, intersect, type KeyRange, prefixRange, singleKey } from "../../etcd/keyrange.ts";
+import type { PlanInput } from "../protocol.ts";
+import { type KeyPattern, readKeyPattern } from "./pattern.ts";
+
+export interface TableOptions {
+  /** The keys that the table shows; null when the options leave none. */
+  range: KeyRange | null;
+  /** What the key column leaves out, and what a key in a condition gets in front; empty without strip_prefix. */
+  strip: Uint8Array;
+  pattern: KeyPattern | null;
+  /** A key that does not match the pattern is an error. */
+  strict: boolean;
+  keysOnly: boolean;
+  /** Decimal; "0" reads the latest. */
+  revision: string;
+  serializable: boolean;
+}
+
+/** In the options `key` and `range_end`, `\0` stands for the byte 0, which SQL text cannot hold. */
+function keyBytes(text: string): Uint8Array {
+  return text === "\\0" ? Uint8Array.of(0) : encodeUtf8(text);
+}
+
+function keyRangeOption(options: Record<string, string>): KeyRange {
+  if (options.key === undefined) return ALL_KEYS;
+  const start = keyBytes(options.key);
+  if (options.range_end === undefined) return singleKey(start);
+  const end = keyBytes(options.range_end);
+  return { start, end: end.length === 1 && end[0] === 0 ? null : end };
+}
+
+/** Throws EtcdFdwError 22023 for a combination that has no meaning. */
+export function readTableOptions(
+  { table, server, options }: Pick<PlanInput, "table" | "server" | "options">,
+): TableOptions {
+  const prefix = encodeUtf8((server.prefix ?? "") + (options.prefix ?? ""));
+  const byKey = keyRangeOption(options);
+  if (byKey.end !== null && intersect(byKey, ALL_KEYS) === null) {
+    throw new EtcdFdwError("22023", `range_end of foreign table "${table}" does not sort after its key`, {
+      hint: "A range holds the keys from key up to, but not including, range_end.",
+    });
+  }
+  const pattern = options.key_pattern === undefined ? null : readKeyPattern(table, options.key_pattern);
+  const range = intersect(prefixRange(prefix), byKey);
+  return {
+    range: range === null || pattern === null ? range : intersect(range, prefixRange(pattern.literals[0])),
+    strip: options.strip_prefix === "true" ? prefix : new Uint8Array(0),
+    pattern,
+    strict: options.key_mismatch === "error",
+    keysOnly: options.keys_only === "true",
+    revision: options.revision ?? "0",
+    serializable: options.consistency === "s",
+  };
+}

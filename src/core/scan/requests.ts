@@ -1,0 +1,62 @@
+// From ranges that are still to be read to the next request: a page of one range, or a Txn of many single keys.
+
+import { fromHex, toHex } from "../../base/bytes.ts";
+import {
+  encodeRangeRequest,
+  encodeReadTxn,
+  type Order,
+  type RangeRequest,
+  type RevisionFilters,
+} from "../../etcd/messages.ts";
+import { encodeFrame, FrameType, Method } from "../../ipc/frame.ts";
+import { isSingleKey, type KeyRange, toEtcd } from "../../etcd/keyrange.ts";
+
+/** A range in hexadecimal, end null for open. */
+export type HexRange = [string, string | null];
+
+export function toHexRange({ start, end }: KeyRange): HexRange {
+  return [toHex(start), end === null ? null : toHex(end)];
+}
+
+export function fromHexRange([start, end]: HexRange): KeyRange {
+  return { start: fromHex(start), end: end === null ? null : fromHex(end) };
+}
+
+export const isSingle = (range: HexRange) => isSingleKey(fromHexRange(range));
+
+/** What all requests of a scan have in common. */
+export interface Common {
+  revision: string;
+  keysOnly?: true;
+  serializable?: true;
+  filters?: RevisionFilters;
+  order?: Order;
+}
+
+export function rangeRequest(range: HexRange, common: Common, limit: number): RangeRequest {
+  const { revision, keysOnly, serializable, filters, order } = common;
+  return { ...toEtcd(fromHexRange(range)), limit, revision, serializable, keysOnly, order, ...filters };
+}
+
+function frame(code: number, payload: Uint8Array): Uint8Array {
+  return encodeFrame({ type: FrameType.UNARY, code, channel: 0, id: 0, payload });
+}
+
+/** The request for up to `limit` keys of a range; 0 for all. */
+export function rangeFrame(range: HexRange, common: Common, limit: number): Uint8Array {
+  return frame(Method.RANGE, encodeRangeRequest(rangeRequest(range, common, limit)));
+}
+
+/** The request for many single keys at once, in this order. */
+export function keysFrame(keys: HexRange[], common: Common): Uint8Array {
+  if (keys.length === 1) return rangeFrame(keys[0], { ...common, order: undefined }, 0);
+  return frame(
+    Method.READ_TXN,
+    encodeReadTxn(keys.map((key) => rangeRequest(key, { ...common, order: undefined }, 0))),
+  );
+}
+
+/** A Txn of reads that are written out one by one. */
+export function readsFrame(requests: RangeRequest[]): Uint8Array {
+  return frame(Method.READ_TXN, encodeReadTxn(requests));
+}

@@ -1,0 +1,180 @@
+// RangeRequest and RangeResponse as the proxy reads and writes them when a transaction's own writes lie over them. A key
+// with its value stays the bytes that etcd sent; only what decides where it stands is read.
+
+import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
+import { decodeUtf8, encodeUtf8 } from "../base/bytes.ts";
+import { EtcdFdwError } from "../base/errors.ts";
+import { type Order, ORDER_DESCEND, type RangeRequest, SORT_TARGETS } from "./messages.ts";
+
+/** mvccpb.KeyValue, as far as overlaying needs it. */
+export interface KeyRow {
+  key: Uint8Array;
+  createRevision: bigint;
+  modRevision: bigint;
+  version: bigint;
+  lease: bigint;
+  value: Uint8Array;
+  /** The message itself. */
+  raw: Uint8Array;
+}
+
+export interface RangeResponse {
+  /** The response's header, as it came. */
+  header: Uint8Array;
+  /** Of the header: the store's revision. */
+  revision: bigint;
+  rows: KeyRow[];
+  more: boolean;
+  count: bigint;
+}
+
+const EMPTY = new Uint8Array(0);
+
+/** Visits each field of a message; what `take` does not read is skipped. Throws EtcdFdwError 08P01 for damaged bytes. */
+export function eachField(message: Uint8Array, take: (field: number, reader: BinaryReader) => boolean): void {
+  const reader = new BinaryReader(message, decodeUtf8);
+  try {
+    while (reader.pos < reader.len) {
+      const [field, wire] = reader.tag();
+      if (!take(field, reader)) reader.skip(wire, field);
+    }
+  } catch (cause) {
+    throw new EtcdFdwError("08P01", "invalid message of etcd's protocol", { cause });
+  }
+}
+
+/** Inverse of encodeRangeRequest(). */
+export function decodeRangeRequest(message: Uint8Array): RangeRequest {
+  const request: RangeRequest = { key: EMPTY, rangeEnd: null };
+  let direction = 0;
+  let target = 0;
+  eachField(message, (field, reader) => {
+    switch (field) {
+      case 1:
+        request.key = reader.bytes();
+        break;
+      case 2:
+        request.rangeEnd = reader.bytes();
+        break;
+      case 3:
+        request.limit = Number(reader.int64());
+        break;
+      case 4:
+        request.revision = String(reader.int64());
+        break;
+      case 5:
+        direction = reader.int32();
+        break;
+      case 6:
+        target = reader.int32();
+        break;
+      case 7:
+        request.serializable = reader.bool();
+        break;
+      case 8:
+        request.keysOnly = reader.bool();
+        break;
+      case 9:
+        request.countOnly = reader.bool();
+        break;
+      case 10:
+        request.minModRevision = String(reader.int64());
+        break;
+      case 11:
+        request.maxModRevision = String(reader.int64());
+        break;
+      case 12:
+        request.minCreateRevision = String(reader.int64());
+        break;
+      case 13:
+        request.maxCreateRevision = String(reader.int64());
+        break;
+      default:
+        return false;
+    }
+    return true;
+  });
+  if (direction !== 0) {
+    const order: Order = { target: SORT_TARGETS[target], descending: direction === ORDER_DESCEND };
+    request.order = order;
+  }
+  return request;
+}
+
+export function decodeKeyRow(raw: Uint8Array): KeyRow {
+  const row: KeyRow = {
+    ...{ key: EMPTY, value: EMPTY, raw },
+    ...{ createRevision: 0n, modRevision: 0n, version: 0n, lease: 0n },
+  };
+  eachField(raw, (field, reader) => {
+    switch (field) {
+      case 1:
+        row.key = reader.bytes();
+        break;
+      case 2:
+        row.createRevision = BigInt(reader.int64());
+        break;
+      case 3:
+        row.modRevision = BigInt(reader.int64());
+        break;
+      case 4:
+        row.version = BigInt(reader.int64());
+        break;
+      case 5:
+        row.value = reader.bytes();
+        break;
+      case 6:
+        row.lease = BigInt(reader.int64());
+        break;
+      default:
+        return false;
+    }
+    return true;
+  });
+  return row;
+}
+
+/** A row that etcd does not hold: its message is made. A revision of 0 stands for none. */
+export function makeKeyRow(row: Omit<KeyRow, "raw">): KeyRow {
+  const writer = new BinaryWriter(encodeUtf8);
+  writer.uint32(1 << 3 | 2).bytes(row.key);
+  if (row.createRevision !== 0n) writer.uint32(2 << 3).int64(row.createRevision);
+  if (row.modRevision !== 0n) writer.uint32(3 << 3).int64(row.modRevision);
+  writer.uint32(4 << 3).int64(row.version);
+  if (row.value.length > 0) writer.uint32(5 << 3 | 2).bytes(row.value);
+  if (row.lease !== 0n) writer.uint32(6 << 3).int64(row.lease);
+  return { ...row, raw: writer.finish() };
+}
+
+/** The revision in a ResponseHeader. */
+export function headerRevision(header: Uint8Array): bigint {
+  let revision = 0n;
+  eachField(header, (field, reader) => {
+    if (field !== 3) return false;
+    revision = BigInt(reader.int64());
+    return true;
+  });
+  return revision;
+}
+
+export function decodeRangeResponse(message: Uint8Array): RangeResponse {
+  const response: RangeResponse = { header: EMPTY, revision: 0n, rows: [], more: false, count: 0n };
+  eachField(message, (field, reader) => {
+    if (field === 1) response.header = reader.bytes();
+    else if (field === 2) response.rows.push(decodeKeyRow(reader.bytes()));
+    else if (field === 3) response.more = reader.bool();
+    else if (field === 4) response.count = BigInt(reader.int64());
+    else return false;
+    return true;
+  });
+  response.revision = headerRevision(response.header);
+  return response;
+}
+
+export function encodeRangeResponse({ header, rows, more, count }: RangeResponse): Uint8Array {
+  const writer = new BinaryWriter(encodeUtf8);
+  writer.uint32(1 << 3 | 2).bytes(header);
+  for (const { raw } of rows) writer.uint32(2 << 3 | 2).bytes(raw);
+  if (more) writer.uint32(3 << 3).bool(true);
+  return writer.uint32(4 << 3).int64(count).finish();
+}

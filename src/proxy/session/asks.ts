@@ -1,0 +1,166 @@
+// What a session asks of the proxy itself: it needs more than one call of etcd, outlives a statement, or is about the
+// proxy. Requests are JSON in UTF-8 with bytes in hexadecimal and 64-bit numbers as decimal strings, and so are the
+// answers, but for EVENTS (WatchCreateRequest in, WatchResponse out), OBSERVE (a LeaderResponse out, empty for none) and
+// SNAPSHOT (the snapshot's bytes out, in parts; empty behind the last).
+
+import { decodeUtf8, encodeUtf8, fromHex, toHex } from "../../base/bytes.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
+import { Ask } from "../../ipc/frame.ts";
+import type { ClusterHandle, PartedAnswer } from "../handle.ts";
+import { Holdings } from "./holdings.ts";
+import type { StatRow, Stats } from "../stats.ts";
+
+/** About the process, for monitoring. */
+export interface ProxyInfo {
+  stats: Stats;
+  /** Backends that are connected. */
+  sessions: number;
+  /** Sessions, connections to etcd and so on, as they are now. */
+  about(): Record<string, string | number>;
+}
+
+/** Shapes of the requests; core writes them. Times to live in seconds, patience in milliseconds, null for ever. */
+interface Requests {
+  name: string;
+  value: string;
+  lease: string;
+  ttl: number;
+  patience: number | null;
+  revision: string;
+  first: boolean;
+}
+
+/**
+ * A snapshot whose next part nobody wants for so long, in milliseconds, has been given up: the backend failed to write it.
+ * etcd keeps old pages as long as it is open.
+ */
+const SNAPSHOT_IDLE_MS = 60_000;
+
+export class Asks {
+  readonly #info: ProxyInfo;
+  readonly #holdings = new Map<string, Holdings>();
+  #snapshot: PartedAnswer | null = null;
+  #idle: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(info: ProxyInfo) {
+    this.#info = info;
+  }
+
+  /** Answers; `handle` is null on the channel that belongs to no server. Rejects with EtcdFdwError. */
+  async answer(
+    code: number,
+    payload: Uint8Array,
+    handle: ClusterHandle | null,
+    signal: AbortSignal,
+  ): Promise<Uint8Array> {
+    switch (code) {
+      case Ask.STAT:
+        return json(this.#info.stats.rows().map(rounded));
+      case Ask.STAT_RESET:
+        this.#info.stats.reset();
+        return json(true);
+      case Ask.PROXY:
+        return json(this.#info.about());
+    }
+    if (handle === null) throw new EtcdFdwError("08P01", `ask ${code} needs a server`);
+    if (code === Ask.EVENTS) return await handle.events(payload, signal);
+    return await this.#ask(code, JSON.parse(decodeUtf8(payload)), handle, signal);
+  }
+
+  async #ask(code: number, ask: Requests, handle: ClusterHandle, signal: AbortSignal): Promise<Uint8Array> {
+    const patience = ask.patience ?? Infinity;
+    const held = () => this.#of(handle);
+    switch (code) {
+      case Ask.ENDPOINTS:
+        return json(handle.endpoints);
+      case Ask.CERTIFICATES:
+        return json(await handle.certificates());
+      case Ask.OBSERVE: {
+        const reply = await handle.observe(fromHex(ask.name), BigInt(ask.revision), patience, signal);
+        return reply ?? new Uint8Array(0);
+      }
+      case Ask.SNAPSHOT:
+        return await this.#nextOfSnapshot(ask, handle, signal);
+      case Ask.LEASE_KEEP:
+        return json(
+          ask.lease === "0"
+            ? String(await held().keepNew(ask.ttl, signal))
+            : await held().keep(BigInt(ask.lease), signal),
+        );
+      case Ask.LEASE_RELEASE:
+        return json(held().release(BigInt(ask.lease)));
+      case Ask.LOCK: {
+        const key = await held().lock(ask.name, ask.ttl, patience, signal);
+        return json(key && toHex(key));
+      }
+      case Ask.UNLOCK:
+        return json(await held().unlock(ask.name));
+      case Ask.CAMPAIGN:
+        return json(await held().campaign(ask.name, fromHex(ask.value), ask.ttl, patience, signal));
+      case Ask.PROCLAIM:
+        return json(await held().proclaim(ask.name, fromHex(ask.value), signal));
+      case Ask.RESIGN:
+        return json(await held().resign(ask.name, signal));
+      case Ask.HELD:
+        return json(held().held());
+      default:
+        throw new EtcdFdwError("0A000", `the etcd proxy does not know ask ${code}`);
+    }
+  }
+
+  /** What the session holds for this server and role, which ALTER SERVER does not end. */
+  #of(handle: ClusterHandle): Holdings {
+    const key = JSON.stringify(handle.label);
+    let holdings = this.#holdings.get(key);
+    // Nothing is held: what the server is now counts.
+    if (holdings?.empty) {
+      void holdings.end();
+      holdings = undefined;
+    }
+    if (holdings === undefined) this.#holdings.set(key, holdings = new Holdings(handle.share()));
+    return holdings;
+  }
+
+  /** One snapshot of a session at a time: who begins another has given up the one before. */
+  async #nextOfSnapshot(ask: Requests, handle: ClusterHandle, signal: AbortSignal): Promise<Uint8Array> {
+    if (ask.first) {
+      this.#endSnapshot();
+      this.#snapshot = await handle.snapshot(signal);
+    }
+    clearTimeout(this.#idle);
+    if (this.#snapshot === null) throw new EtcdFdwError("08P01", "no snapshot is under way");
+    const stop = () => this.#endSnapshot();
+    if (signal.aborted) stop();
+    signal.addEventListener("abort", stop);
+    try {
+      const part = await this.#snapshot?.next() ?? null;
+      if (part === null) this.#endSnapshot();
+      else this.#idle = setTimeout(stop, SNAPSHOT_IDLE_MS);
+      return part ?? new Uint8Array(0);
+    } finally {
+      signal.removeEventListener("abort", stop);
+    }
+  }
+
+  #endSnapshot(): void {
+    clearTimeout(this.#idle);
+    this.#snapshot?.close();
+    this.#snapshot = null;
+  }
+
+  /** The session is over. */
+  end(): void {
+    this.#endSnapshot();
+    for (const holdings of this.#holdings.values()) void holdings.end();
+    this.#holdings.clear();
+  }
+}
+
+const json = (value: unknown) => encodeUtf8(JSON.stringify(value));
+
+/** SQL shows whole microseconds. */
+const rounded = (row: StatRow): StatRow => ({
+  ...row,
+  latency_sum: Math.round(row.latency_sum * 1000) / 1000,
+  latency_max: Math.round(row.latency_max * 1000) / 1000,
+});

@@ -1,0 +1,242 @@
+import assert from "node:assert/strict";
+import { decodeUtf8, encodeUtf8 } from "../../base/bytes.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
+import { encodeFrame, type Frame, FrameType, type OpenPayload } from "../../ipc/frame.ts";
+import { listen } from "./server.ts";
+import type { CallOptions, ClusterHandle } from "../handle.ts";
+import { NO_INFO, TestClient } from "../testing_client.ts";
+
+const OPEN: OpenPayload = {
+  endpoints: ["h:1"],
+  connectTimeout: 1000,
+  requestTimeout: 1000,
+  maxRetries: 0,
+  retryBackoff: 0,
+  maxTxnOps: 128,
+  requireAtomic: false,
+  maxStagedBytes: 1024 * 1024,
+  database: "d",
+  server: "s",
+  role: "r",
+};
+
+/** A cluster whose calls do what their payload says, and that notes what happens to it. */
+class FakeCluster implements ClusterHandle {
+  started = 0;
+  aborted = 0;
+  closed = 0;
+  readonly staging = { maxTxnOps: 128, requireAtomic: false, maxStagedBytes: 1024 * 1024 };
+  /** Payload of the answer to "page". */
+  page = new Uint8Array(0);
+
+  readonly endpoints = ["h:1"];
+  readonly label = { database: "d", server: "s", role: "r" };
+  transactions = 0;
+
+  events = () => Promise.reject(new Error("not asked for"));
+  observe = () => Promise.reject(new Error("not asked for"));
+  snapshot = () => Promise.reject(new Error("not asked for"));
+  certificates = () => Promise.resolve([]);
+  share = () => this;
+  noteTransaction = () => void this.transactions++;
+
+  call(_method: number, payload: Uint8Array, { signal }: CallOptions = {}): Promise<Uint8Array> {
+    this.started++;
+    const [verb] = decodeUtf8(payload.subarray(0, 100)).split(" ");
+    if (verb === "page") return Promise.resolve(this.page);
+    if (verb === "fail") return Promise.reject(new EtcdFdwError("42501", "no", { hint: "Ask." }));
+    if (verb === "bug") return Promise.reject(new TypeError("oops"));
+    if (verb === "later") return new Promise((resolve) => setTimeout(() => resolve(payload), 50));
+    if (verb !== "wait") return Promise.resolve(payload);
+    return new Promise((_, reject) => {
+      signal!.addEventListener("abort", () => {
+        this.aborted++;
+        reject(new EtcdFdwError("57014", "cancelled"));
+      });
+    });
+  }
+
+  close(): void {
+    this.closed++;
+  }
+}
+
+interface Setup {
+  cluster: FakeCluster;
+  client: TestClient;
+  log: string[];
+}
+
+/** Runs the test with a session on a real socket whose channel 1 is open. */
+async function withSession(test: (setup: Setup) => Promise<void>): Promise<void> {
+  const directory = await Deno.makeTempDir();
+  const cluster = new FakeCluster();
+  const log: string[] = [];
+  const open = (payload: OpenPayload) => {
+    if (payload.username === "bad") throw new EtcdFdwError("22023", "bad options");
+    return cluster;
+  };
+  const server = await listen(`${directory}/s`, { open, log: (line) => log.push(line), info: NO_INFO() });
+  const client = await TestClient.connect(`${directory}/s`);
+  try {
+    client.open(OPEN);
+    await test({ cluster, client, log });
+  } finally {
+    await client.close();
+    await new Promise((resolve) => server.close(resolve));
+    await Deno.remove(directory, { recursive: true });
+  }
+}
+
+function unary(id: number, text: string, more: Partial<Frame> = {}): Partial<Frame> {
+  return { type: FrameType.UNARY, code: 1, id, payload: encodeUtf8(text), ...more };
+}
+
+Deno.test("Session: requests are answered as they end, errors with all their parts", async () => {
+  await withSession(async ({ client, log }) => {
+    client.send(unary(1, "wait"));
+    client.send(unary(2, "fail"));
+    client.send(unary(3, "echo"));
+    client.send(unary(4, "bug"));
+    client.send(unary(5, "echo", { channel: 9 }));
+    client.send(unary(6, ""));
+    assert.equal(decodeUtf8((await client.answer(3)).payload), "echo");
+    assert.deepEqual(await client.error(2), { sqlstate: "42501", message: "no", detail: "", hint: "Ask." });
+    assert.equal((await client.error(4)).message, "internal error: oops");
+    assert.match(log[0], /^internal error: oops\n/);
+    assert.equal((await client.error(5)).sqlstate, "08003");
+    assert.equal((await client.answer(6)).payload.length, 0);
+    assert.ok(!client.frames.some((frame) => frame.id === 1));
+  });
+});
+
+Deno.test("Session: what fails at OPEN fails the channel's requests", async () => {
+  await withSession(async ({ client }) => {
+    client.open({ ...OPEN, username: "bad" }, 2);
+    client.send({ type: FrameType.OPEN, channel: 3, payload: encodeUtf8('{"password": "s3cret') });
+    client.send(unary(1, "echo", { channel: 2 }));
+    client.send(unary(2, "echo", { channel: 3 }));
+    assert.equal((await client.error(1)).message, "bad options");
+    const error = await client.error(2);
+    assert.equal(error.sqlstate, "08P01");
+    assert.doesNotMatch(JSON.stringify(error), /s3cret/);
+  });
+});
+
+Deno.test("Session: a cancelled request is aborted and never answered; its id is free again", async () => {
+  await withSession(async ({ client, cluster }) => {
+    client.send(unary(1, "wait"));
+    client.send({ type: FrameType.CANCEL, id: 1 });
+    client.send(unary(1, "echo"));
+    client.send({ type: FrameType.CANCEL, id: 77 });
+    client.send(unary(2, "echo"));
+    await client.answer(2);
+    assert.equal(cluster.aborted, 1);
+    assert.deepEqual(client.frames.map((frame) => [frame.type, frame.id]), [
+      [FrameType.REPLY, 1],
+      [FrameType.REPLY, 2],
+    ]);
+  });
+});
+
+Deno.test("Session: CLOSE takes no more requests, and lets those under way end", async () => {
+  await withSession(async ({ client, cluster }) => {
+    client.send(unary(1, "later"));
+    client.send(unary(2, "wait"));
+    client.send({ type: FrameType.CLOSE, channel: 1 });
+    client.send(unary(3, "echo"));
+    assert.equal((await client.error(3)).sqlstate, "08003");
+    assert.equal(cluster.closed, 0);
+    assert.equal(decodeUtf8((await client.answer(1)).payload), "later");
+    client.send({ type: FrameType.CANCEL, id: 2 });
+    await client.until(() => cluster.closed === 1);
+    // The number is free again.
+    client.open(OPEN);
+    client.send(unary(4, "echo"));
+    assert.equal((await client.answer(4)).type, FrameType.REPLY);
+  });
+});
+
+Deno.test("Session: a lost connection cancels everything", async () => {
+  await withSession(async ({ client, cluster, log }) => {
+    for (let id = 1; id <= 5; id++) client.send(unary(id, "wait"));
+    client.send(unary(6, "echo"));
+    await client.answer(6);
+    await client.close();
+    await client.until(() => cluster.closed === 1);
+    assert.equal(cluster.aborted, 5);
+    assert.deepEqual(log, []);
+  });
+});
+
+Deno.test("Session: a violation of the protocol is an error of its own, then the end", async () => {
+  const violations: [string, Uint8Array][] = [
+    ["frame of protocol version 0, expected 1", new Uint8Array(16)],
+    ["unexpected frame type 16", encodeFrame(full({ type: FrameType.REPLY }))],
+    ["request id 0 is not free", encodeFrame(full({ type: FrameType.UNARY }))],
+    ["channel 1 is open already", encodeFrame(full({ type: FrameType.OPEN, channel: 1 }))],
+  ];
+  for (const [message, bytes] of violations) {
+    await withSession(async ({ client, cluster, log }) => {
+      client.send(unary(1, "wait"));
+      client.socket.write(bytes);
+      const error = await client.error(0);
+      assert.deepEqual([error.sqlstate, error.message], ["08P01", message]);
+      await client.until(() => client.closed);
+      assert.deepEqual([cluster.aborted, cluster.closed], [1, 1]);
+      assert.deepEqual(log, [`closing a backend's connection: ${message}`]);
+    });
+  }
+});
+
+function full(frame: Partial<Frame>): Frame {
+  return { type: 0, code: 0, channel: 0, id: 0, payload: new Uint8Array(0), ...frame };
+}
+
+Deno.test("Session: frames may come in pieces of any size, and large ones whole", async () => {
+  await withSession(async ({ client }) => {
+    const bytes = encodeFrame(
+      full({ type: FrameType.UNARY, channel: 1, id: 1, payload: encodeUtf8("echo") }),
+    );
+    for (const byte of bytes) {
+      client.socket.write(Uint8Array.of(byte));
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    const large = new Uint8Array(3_000_000).map((_, i) => i * 7);
+    client.send(unary(2, "", { payload: large }));
+    await client.answer(1);
+    assert.deepEqual((await client.answer(2)).payload, large);
+  });
+});
+
+Deno.test("Session: a backend that does not read stops further calls until it does", async () => {
+  await withSession(async ({ client, cluster }) => {
+    cluster.page = new Uint8Array(4 * 1024 * 1024).fill(7);
+    client.socket.pause();
+    for (let id = 1; id <= 100; id++) client.send(unary(id, "page"));
+    // All requests have been read when the one behind them is cancelled.
+    client.send(unary(101, "page"));
+    client.send({ type: FrameType.CANCEL, id: 101 });
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    // The first ones were started before there was a reply to learn from.
+    assert.ok(cluster.started <= 32, `${cluster.started} calls were started`);
+    client.socket.resume();
+    await client.answer(100);
+    assert.equal(client.frames.length, 100);
+    assert.deepEqual(client.frames.map((frame) => frame.id), Array.from({ length: 100 }, (_, i) => i + 1));
+    assert.ok(client.frames.every(({ payload }) => payload.length === cluster.page.length));
+    assert.equal(cluster.started, 100);
+  });
+});
+
+Deno.test("Session: many requests side by side are bounded, and none is lost", async () => {
+  await withSession(async ({ client, cluster }) => {
+    for (let id = 1; id <= 300; id++) client.send(unary(id, "wait"));
+    client.send(unary(301, "echo"));
+    await client.until(() => cluster.started === 32);
+    for (let id = 1; id <= 300; id++) client.send({ type: FrameType.CANCEL, id });
+    await client.answer(301);
+    assert.equal(cluster.aborted, 32);
+    assert.equal(client.frames.length, 1);
+  });
+});
