@@ -3,6 +3,7 @@
 //   deno run -A build/build.ts [--werror] [--pg-config PATH]
 
 import { bundle } from "./bundle.ts";
+import { writeConstants } from "./constants.ts";
 import { embed } from "./embed.ts";
 import { generateExtension } from "./extension.ts";
 import { OUT, ROOT } from "./paths.ts";
@@ -37,6 +38,7 @@ export async function generate(pg: Postgres): Promise<string | null> {
   await ensureProgram("gcc", ["gcc", "libc6-dev"]);
   await bundle();
   await generateExtension();
+  await writeConstants();
   await embed("etcd_fdw_core_source", `${OUT}/core.js`, `${OUT}/gen/core_source.c`);
   const quickjs = await quickjsSource();
   if (quickjs !== null) {

@@ -70,6 +70,8 @@ async function compileOne(major: number, release: string, quickjs: string | null
     "-D_GNU_SOURCE",
     "-I",
     `${ROOT}/src/backend`,
+    "-I",
+    `${OUT}/gen`,
     ...folders.flatMap((folder) => ["-isystem", folder]),
     ...engine,
     ...sources.sort(),

@@ -5,9 +5,18 @@
 #include "postgres.h"
 
 #include "base/compat.h"
-#include "etcd_fdw.h"
-
+#include "constants.h"
+#include "function/import.h"
+#include "ipc/channel.h"
+#include "ipc/worker.h"
+#include "modify/direct.h"
+#include "modify/modify.h"
+#include "plan/analyze.h"
+#include "plan/plan.h"
+#include "scan/scan.h"
 #include "server/server.h"
+#include "txn/revision.h"
+#include "txn/stage.h"
 
 #include "fmgr.h"
 #include "foreign/fdwapi.h"

@@ -19,13 +19,16 @@
 // belongs to no request: the backend broke this protocol, and the proxy closes the connection behind it.
 //
 // Core writes a frame with channel and id zero; the backend, which owns the socket, fills them in.
-// src/backend/ipc/frame.h states the same layout for C.
+// The build makes a C header of the constants (build/constants.ts).
 
 import { EtcdFdwError } from "../base/errors.ts";
 import { MAX_FRAME_BYTES } from "./limits.ts";
 
 export const PROTOCOL_VERSION = 1;
 export const HEADER_BYTES = 16;
+
+/** Where the header's fields begin. */
+export const HeaderAt = { LENGTH: 0, VERSION: 4, TYPE: 5, CODE: 6, FLAGS: 7, CHANNEL: 8, ID: 12 } as const;
 
 export const FrameType = {
   OPEN: 1,

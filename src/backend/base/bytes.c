@@ -4,7 +4,7 @@
  */
 #include "postgres.h"
 
-#include "etcd_fdw.h"
+#include "base/bytes.h"
 
 #include "catalog/namespace.h"
 #include "mb/pg_wchar.h"

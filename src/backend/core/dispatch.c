@@ -11,14 +11,15 @@
  */
 #include "postgres.h"
 
+#include "core/dispatch.h"
 #include "core/engine.h"
-#include "etcd_fdw.h"
 
 #include "access/htup_details.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "fmgr.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"

@@ -14,8 +14,9 @@
  */
 #include "postgres.h"
 
+#include "constants.h"
+#include "core/dispatch.h"
 #include "core/engine.h"
-#include "etcd_fdw.h"
 
 #include "access/htup_details.h"
 #include "catalog/pg_language.h"

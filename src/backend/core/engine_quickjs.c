@@ -11,7 +11,6 @@
 #include "postgres.h"
 
 #include "core/engine.h"
-#include "etcd_fdw.h"
 
 #ifdef ETCD_FDW_WITH_QUICKJS
 

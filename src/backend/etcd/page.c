@@ -13,7 +13,7 @@
  */
 #include "postgres.h"
 
-#include "etcd_fdw.h"
+#include "etcd/page.h"
 
 #define WIRE_VARINT		0
 #define WIRE_FIXED64	1

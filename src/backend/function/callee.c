@@ -8,7 +8,10 @@
  */
 #include "postgres.h"
 
+#include "base/bytes.h"
+#include "core/dispatch.h"
 #include "function/callee.h"
+#include "constants.h"
 
 #include "access/htup_details.h"
 #include "catalog/pg_proc.h"

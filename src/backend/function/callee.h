@@ -5,8 +5,10 @@
 #ifndef ETCD_FDW_CALLEE_H
 #define ETCD_FDW_CALLEE_H
 
-#include "etcd_fdw.h"
-#include "ipc/frame.h"
+#include "postgres.h"
+
+#include "core/dispatch.h"
+#include "constants.h"
 
 #include "access/tupdesc.h"
 #include "fmgr.h"

@@ -9,6 +9,9 @@
  */
 #include "postgres.h"
 
+#include "base/bytes.h"
+#include "core/dispatch.h"
+#include "etcd/page.h"
 #include "function/callee.h"
 #include "ipc/converse.h"
 #include "server/server.h"

@@ -7,7 +7,10 @@
  */
 #include "postgres.h"
 
+#include "core/dispatch.h"
+#include "function/import.h"
 #include "ipc/converse.h"
+#include "server/option.h"
 
 #include "commands/defrem.h"
 #include "foreign/fdwapi.h"

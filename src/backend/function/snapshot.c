@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/compat.h"
+#include "core/dispatch.h"
 #include "ipc/converse.h"
 #include "server/server.h"
 

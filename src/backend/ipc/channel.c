@@ -9,8 +9,13 @@
  */
 #include "postgres.h"
 
+#include "base/bytes.h"
 #include "base/compat.h"
+#include "core/dispatch.h"
+#include "ipc/channel.h"
 #include "ipc/connection.h"
+#include "constants.h"
+#include "server/open.h"
 
 #include "access/xact.h"
 #include "fmgr.h"

@@ -10,8 +10,12 @@
  */
 #include "postgres.h"
 
+#include "base/bytes.h"
 #include "base/compat.h"
+#include "ipc/channel.h"
 #include "ipc/connection.h"
+#include "constants.h"
+#include "ipc/worker.h"
 
 #include <sys/socket.h>
 #include <sys/un.h>

@@ -6,8 +6,10 @@
 #ifndef ETCD_FDW_CONNECTION_H
 #define ETCD_FDW_CONNECTION_H
 
-#include "etcd_fdw.h"
-#include "ipc/frame.h"
+#include "postgres.h"
+
+#include "constants.h"
+#include "ipc/channel.h"
 
 #include "storage/latch.h"
 

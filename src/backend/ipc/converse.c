@@ -5,8 +5,10 @@
  */
 #include "postgres.h"
 
+#include "core/dispatch.h"
+#include "etcd/page.h"
+#include "ipc/channel.h"
 #include "ipc/converse.h"
-#include "ipc/frame.h"
 
 #include "access/xact.h"
 #include "miscadmin.h"

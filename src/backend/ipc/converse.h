@@ -5,7 +5,10 @@
 #ifndef ETCD_FDW_CONVERSE_H
 #define ETCD_FDW_CONVERSE_H
 
-#include "etcd_fdw.h"
+#include "postgres.h"
+
+#include "core/dispatch.h"
+#include "etcd/page.h"
 
 typedef struct EtcdTalk
 {

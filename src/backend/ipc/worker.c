@@ -14,7 +14,7 @@
 #include "postgres.h"
 
 #include "base/compat.h"
-#include "etcd_fdw.h"
+#include "ipc/worker.h"
 
 #include <fcntl.h>
 #include <signal.h>

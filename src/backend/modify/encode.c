@@ -9,8 +9,11 @@
  */
 #include "postgres.h"
 
-#include "etcd_fdw.h"
-#include "modify/modify.h"
+#include "base/bytes.h"
+#include "core/dispatch.h"
+#include "modify/encode.h"
+#include "scan/cell.h"
+#include "scan/rows.h"
 
 #include "access/table.h"
 #include "catalog/pg_type.h"

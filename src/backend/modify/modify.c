@@ -10,11 +10,20 @@
  */
 #include "postgres.h"
 
+#include "base/bytes.h"
 #include "base/compat.h"
-#include "etcd_fdw.h"
-#include "ipc/frame.h"
+#include "core/dispatch.h"
+#include "ipc/channel.h"
+#include "constants.h"
+#include "modify/encode.h"
 #include "modify/modify.h"
-#include "plan/plan.h"
+#include "modify/show.h"
+#include "plan/analyze.h"
+#include "plan/describe.h"
+#include "scan/cell.h"
+#include "scan/rows.h"
+#include "server/option.h"
+#include "txn/stage.h"
 
 #include "access/htup_details.h"
 #include "access/sysattr.h"

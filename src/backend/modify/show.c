@@ -5,9 +5,15 @@
  */
 #include "postgres.h"
 
-#include "etcd_fdw.h"
-#include "ipc/frame.h"
+#include "base/bytes.h"
+#include "ipc/channel.h"
+#include "constants.h"
+#include "modify/encode.h"
 #include "modify/modify.h"
+#include "modify/show.h"
+#include "scan/cell.h"
+#include "scan/rows.h"
+#include "txn/stage.h"
 
 #include "access/htup_details.h"
 #include "executor/executor.h"

@@ -4,8 +4,8 @@
  */
 #include "postgres.h"
 
-#include "etcd_fdw.h"
-#include "plan/plan.h"
+#include "plan/describe.h"
+#include "server/option.h"
 
 #include "access/sysattr.h"
 #include "foreign/foreign.h"

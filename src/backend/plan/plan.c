@@ -12,8 +12,14 @@
 #include "postgres.h"
 
 #include "base/compat.h"
-#include "etcd_fdw.h"
+#include "core/dispatch.h"
+#include "plan/analyze.h"
+#include "plan/describe.h"
+#include "plan/explain.h"
 #include "plan/plan.h"
+#include "plan/qual.h"
+#include "plan/upper.h"
+#include "server/option.h"
 
 #include "access/table.h"
 #include "catalog/pg_opfamily.h"

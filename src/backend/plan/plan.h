@@ -1,13 +1,15 @@
 /*
  * plan.h
- *	  What planning keeps about a scan, and how a ForeignScan carries it.
+ *	  What planning keeps about a scan.
  */
 #ifndef ETCD_FDW_PLAN_H
 #define ETCD_FDW_PLAN_H
 
-#include "etcd_fdw.h"
+#include "postgres.h"
 
+#include "nodes/pathnodes.h"
 #include "nodes/plannodes.h"
+#include "utils/jsonb.h"
 #include "utils/rel.h"
 
 /* Core's answer to "plan": one for each set of conditions that is tried. */
@@ -52,54 +54,12 @@ typedef struct EtcdPath
 	List	   *expressions;
 } EtcdPath;
 
-/* Members of ForeignScan.fdw_private. */
-enum EtcdScanPrivate
-{
-	ETCD_SCAN_PLAN,				/* String: core's plan */
-	ETCD_SCAN_TABLE,			/* oid List: the foreign table */
-	ETCD_SCAN_COLUMNS,			/* integer List: attnum, source, argument ... */
-	ETCD_SCAN_PATHS,			/* List of String */
-	ETCD_SCAN_LITERALS,			/* List of String */
-	ETCD_SCAN_NUMBERS,			/* integer List: see enum EtcdScanNumber */
-	ETCD_SCAN_PARAM_TYPES,		/* oid List, as fdw_exprs but LIMIT and OFFSET */
-	ETCD_SCAN_ORDER,			/* String */
-	ETCD_SCAN_AGGREGATES,		/* List of String */
-	ETCD_SCAN_LOOKUP			/* List of String: see enum EtcdScanLookup; NIL for none */
-};
-
-enum EtcdScanNumber
-{
-	ETCD_SCAN_STRIP,
-	ETCD_SCAN_REST,
-	ETCD_SCAN_STRICT,
-	ETCD_SCAN_LIMIT,			/* index into fdw_exprs, or -1 */
-	ETCD_SCAN_OFFSET
-};
-
-/* In hexadecimal; core's PlanAnswer says what each is. */
-enum EtcdScanLookup
-{
-	ETCD_LOOKUP_KEY,
-	ETCD_LOOKUP_STRIP,
-	ETCD_LOOKUP_START,
-	ETCD_LOOKUP_END,
-	ETCD_LOOKUP_REST
-};
-
 static inline EtcdPath *
 etcd_path_of(List *fdw_private)
 {
 	return (EtcdPath *) linitial(fdw_private);
 }
 
-/* ---- describe.c ---- */
-extern void etcd_describe_table(StringInfo buf, Relation relation, Bitmapset *used);
-
-/* ---- analyze.c ---- */
-extern List *etcd_whole_row(Oid table);
-extern double etcd_remote_count(EtcdPlan *plan, Oid userid);
-
-/* ---- plan.c ---- */
 extern void etcd_read_plan(EtcdPlan *plan, Oid table, Jsonb *answer);
 extern EtcdPlan *etcd_plan_scan(PlannerInfo *root, RelOptInfo *rel, Oid table, List *clauses, Relids outer);
 extern List *etcd_path_private(EtcdPlan *plan, const char *order);
@@ -109,11 +69,7 @@ extern bool etcd_all_exact(EtcdPlan *plan);
 extern char *etcd_order_of(PathKey *pathkey, RelOptInfo *rel, EtcdPlan *plan, bool *paged);
 extern List *etcd_ordered_pathkeys(List *wanted, RelOptInfo *rel, EtcdPlan *plan, char **order, bool *paged);
 
-/* ---- upper.c ---- */
 struct FdwRoutine;
-extern void etcd_upper_callbacks(struct FdwRoutine *routine);
-
-/* ---- explain.c ---- */
-extern void etcd_explain_callbacks(struct FdwRoutine *routine);
+extern void etcd_plan_callbacks(struct FdwRoutine *routine);
 
 #endif							/* ETCD_FDW_PLAN_H */

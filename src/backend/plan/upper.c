@@ -10,8 +10,9 @@
 #include "postgres.h"
 
 #include "base/compat.h"
-#include "etcd_fdw.h"
 #include "plan/plan.h"
+#include "plan/qual.h"
+#include "plan/upper.h"
 
 #include "catalog/pg_type.h"
 #include "foreign/fdwapi.h"

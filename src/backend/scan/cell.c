@@ -8,9 +8,12 @@
  */
 #include "postgres.h"
 
-#include "etcd_fdw.h"
-#include "plan/plan.h"
-#include "scan/scan.h"
+#include "base/bytes.h"
+#include "core/dispatch.h"
+#include "etcd/page.h"
+#include "scan/cell.h"
+#include "scan/lease.h"
+#include "scan/private.h"
 
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"

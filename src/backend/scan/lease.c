@@ -5,9 +5,11 @@
  */
 #include "postgres.h"
 
-#include "etcd_fdw.h"
-#include "ipc/frame.h"
-#include "scan/scan.h"
+#include "base/bytes.h"
+#include "ipc/channel.h"
+#include "constants.h"
+#include "scan/cell.h"
+#include "scan/lease.h"
 
 #include "utils/memutils.h"
 

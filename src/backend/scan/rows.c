@@ -9,7 +9,7 @@
  */
 #include "postgres.h"
 
-#include "etcd_fdw.h"
+#include "etcd/page.h"
 #include "scan/rows.h"
 
 #include "common/hashfn.h"

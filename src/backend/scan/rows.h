@@ -5,7 +5,9 @@
 #ifndef ETCD_FDW_ROWS_H
 #define ETCD_FDW_ROWS_H
 
-#include "etcd_fdw.h"
+#include "postgres.h"
+
+#include "etcd/page.h"
 
 #include "nodes/execnodes.h"
 #include "storage/itemptr.h"

@@ -9,7 +9,8 @@
  */
 #include "postgres.h"
 
-#include "etcd_fdw.h"
+#include "server/open.h"
+#include "server/option.h"
 
 #include <sys/stat.h>
 

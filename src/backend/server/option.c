@@ -10,8 +10,8 @@
  */
 #include "postgres.h"
 
-#include "etcd_fdw.h"
 #include "server/option.h"
+#include "server/option_parse.h"
 
 #include "access/reloptions.h"
 #include "catalog/pg_attribute.h"

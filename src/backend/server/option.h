@@ -1,42 +1,41 @@
 /*
  * option.h
- *	  Between option.c and option_parse.c: the kinds of values.
+ *	  Options of the wrapper, servers, user mappings, tables and columns.
  */
 #ifndef ETCD_FDW_OPTION_H
 #define ETCD_FDW_OPTION_H
 
-#include "nodes/pg_list.h"
+#include "postgres.h"
 
-typedef enum OptionKind
+#include "foreign/foreign.h"
+#include "lib/stringinfo.h"
+
+/* Connection options of a server with its user mapping, times in ms. */
+typedef struct EtcdServerOptions
 {
-	KIND_TEXT,
-	KIND_NONEMPTY,
-	KIND_BOOL,
-	KIND_ENDPOINTS,
-	KIND_SECONDS,
-	KIND_MILLISECONDS,
-	KIND_COUNT,
-	KIND_FILE,
-	KIND_REVISION,
-	KIND_CONSISTENCY,
-	KIND_ROWID,
-	KIND_MISMATCH,
-	KIND_ATOMIC,
-	KIND_WRITE_MODE,
-	KIND_POSITIVE
-} OptionKind;
+	List	   *endpoints;		/* of char *, "host:port" */
+	bool		tls;
+	bool		tls_verify;
+	char	   *tls_servername; /* NULL: the endpoint's own name */
+	DefElem    *cafile;			/* these three: NULL for none */
+	DefElem    *certfile;
+	DefElem    *keyfile;
+	int			connect_timeout;
+	int			request_timeout;
+	int			max_retries;
+	int			retry_backoff;
+	int			max_txn_ops;
+	int			max_staged_mb;
+	bool		require_atomic;
+	char	   *username;		/* NULL: no authentication */
+	char	   *password;
+} EtcdServerOptions;
 
-/* What the endpoints of one list say about TLS. */
-typedef enum EndpointScheme
-{
-	SCHEME_NONE,				/* host:port alone */
-	SCHEME_HTTP,
-	SCHEME_HTTPS
-} EndpointScheme;
-
-extern void option_check_value(const char *name, OptionKind kind, const char *value);
-extern List *option_parse_endpoints(const char *name, const char *value, EndpointScheme *scheme);
-extern int	option_parse_number(const char *name, OptionKind kind, const char *value);
-extern bool option_parse_consistency(const char *value, const char **canonical);
+extern EtcdServerOptions *etcd_server_options(ForeignServer *server, UserMapping *user);
+extern List *etcd_merged_options(ForeignServer *server);
+extern void etcd_options_json(StringInfo buf, List *options);
+extern bool etcd_uses_remote_estimate(Oid table);
+extern bool etcd_table_flag(Oid table, const char *setting);
+extern bool etcd_writes_at_once(Oid table);
 
 #endif							/* ETCD_FDW_OPTION_H */

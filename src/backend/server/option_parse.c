@@ -6,7 +6,7 @@
  */
 #include "postgres.h"
 
-#include "server/option.h"
+#include "server/option_parse.h"
 
 #include <math.h>
 

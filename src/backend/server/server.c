@@ -5,13 +5,13 @@
 #include "postgres.h"
 
 #include "base/compat.h"
-#include "etcd_fdw.h"
 #include "server/server.h"
 
 #include "access/genam.h"
 #include "access/table.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_server.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/guc.h"

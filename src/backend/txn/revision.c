@@ -14,7 +14,7 @@
 #include "postgres.h"
 
 #include "base/compat.h"
-#include "etcd_fdw.h"
+#include "txn/revision.h"
 
 #include "access/xact.h"
 #include "lib/ilist.h"

@@ -9,8 +9,10 @@
  */
 #include "postgres.h"
 
-#include "etcd_fdw.h"
-#include "ipc/frame.h"
+#include "base/bytes.h"
+#include "ipc/channel.h"
+#include "constants.h"
+#include "txn/stage.h"
 
 #include "access/xact.h"
 #include "port/pg_bswap.h"

@@ -5,12 +5,15 @@
 #include "postgres.h"
 
 #include "base/compat.h"
-#include "etcd_fdw.h"
-#include "plan/plan.h"
+#include "core/dispatch.h"
+#include "plan/explain.h"
+#include "scan/private.h"
 #include "scan/scan.h"
+#include "txn/revision.h"
 
 #include "catalog/pg_type.h"
 #include "foreign/fdwapi.h"
+#include "foreign/foreign.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"

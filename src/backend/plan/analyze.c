@@ -6,8 +6,12 @@
 #include "postgres.h"
 
 #include "base/compat.h"
-#include "etcd_fdw.h"
+#include "core/dispatch.h"
+#include "etcd/page.h"
+#include "plan/analyze.h"
+#include "plan/describe.h"
 #include "plan/plan.h"
+#include "scan/cell.h"
 #include "scan/scan.h"
 
 #include "access/htup_details.h"
@@ -15,6 +19,7 @@
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "foreign/fdwapi.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/sampling.h"

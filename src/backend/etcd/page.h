@@ -1,0 +1,40 @@
+/*
+ * page.h
+ *	  Walks etcd's answers in place.
+ */
+#ifndef ETCD_FDW_PAGE_H
+#define ETCD_FDW_PAGE_H
+
+#include "postgres.h"
+
+typedef struct EtcdKeyValue
+{
+	const char *key;
+	const char *value;
+	uint32		key_len;
+	uint32		value_len;
+	int64		numbers[4];		/* create_revision, mod_revision, version, lease */
+} EtcdKeyValue;
+
+/* A RangeResponse, walked in place. */
+typedef struct EtcdPage
+{
+	const char *start;
+	const char *end;
+	const char *next;			/* where the next key-value pair is looked for */
+	const char *next_end;		/* where its RangeResponse ends */
+	const char *rest;			/* in a TxnResponse: what follows that */
+	bool		is_txn;
+	uint32		kvs;
+	bool		more;
+	int64		count;
+	int64		revision;
+	const char *last_key;
+	uint32		last_key_len;
+} EtcdPage;
+
+extern void etcd_page_open(EtcdPage *page, const char *data, uint32 len, bool is_txn);
+extern bool etcd_page_next(EtcdPage *page, EtcdKeyValue *kv);
+extern void etcd_page_rewind(EtcdPage *page);
+
+#endif							/* ETCD_FDW_PAGE_H */

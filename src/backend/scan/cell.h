@@ -1,0 +1,87 @@
+/*
+ * cell.h
+ *	  From etcd's bytes to values of the columns' types.
+ */
+#ifndef ETCD_FDW_CELL_H
+#define ETCD_FDW_CELL_H
+
+#include "postgres.h"
+
+#include "etcd/page.h"
+
+#include "access/tupdesc.h"
+#include "fmgr.h"
+#include "nodes/pg_list.h"
+
+/* Where a column's value comes from, numbered as in src/core/protocol.ts. */
+typedef enum EtcdSource
+{
+	ETCD_KEY,
+	ETCD_VALUE,
+	ETCD_CREATE_REVISION,
+	ETCD_MOD_REVISION,
+	ETCD_VERSION,
+	ETCD_LEASE,
+	ETCD_JSON,
+	ETCD_SEGMENT,
+	ETCD_TTL
+} EtcdSource;
+
+/* How bytes become a value of the column's type. */
+typedef enum EtcdForm
+{
+	ETCD_FORM_TEXT,
+	ETCD_FORM_BYTES,
+	ETCD_FORM_INT8,
+	ETCD_FORM_INPUT				/* through the type's input function */
+} EtcdForm;
+
+typedef struct EtcdColumn
+{
+	AttrNumber	attnum;			/* in the row that is formed */
+	EtcdSource	source;
+	int			segment;
+	Datum		path;			/* text[], of ETCD_JSON */
+	Oid			type;			/* a domain's base type */
+	int32		typmod;
+	Oid			domain;
+	void	   *domain_cache;
+	EtcdForm	form;
+	bool		is_json;		/* the type takes JSON as it is */
+	FmgrInfo	input;
+	Oid			ioparam;
+	FmgrInfo	extract;		/* of ETCD_JSON */
+} EtcdColumn;
+
+typedef struct EtcdBytes
+{
+	const char *data;
+	uint32		len;
+} EtcdBytes;
+
+/* What forming rows needs. */
+typedef struct EtcdCells
+{
+	Oid			table;
+	MemoryContext context;
+	int			ncolumns;
+	EtcdColumn *columns;
+	uint32		strip;
+	int			nliterals;		/* of the table's key pattern; 0 without one */
+	EtcdBytes  *literals;
+	bool		rest;
+	bool		strict;
+	EtcdBytes  *segments;		/* of the present key */
+	const EtcdKeyValue *kv;		/* the present key, for errors */
+	Oid			userid;			/* who asks for leases' times; InvalidOid: nobody */
+	Oid			serverid;
+	List	   *leases;			/* of EtcdLease *, that were asked for */
+	EtcdColumn *current;
+} EtcdCells;
+
+extern EtcdCells *etcd_cells_create(Oid table, List *fdw_private, TupleDesc desc);
+extern bool etcd_cells_match(EtcdCells *cells, const EtcdKeyValue *kv);
+extern void etcd_cells_fill(EtcdCells *cells, const EtcdKeyValue *kv, Datum *values, bool *isnull);
+extern Datum etcd_cell_make(EtcdCells *cells, EtcdColumn *column, const char *data, uint32 len);
+
+#endif							/* ETCD_FDW_CELL_H */

@@ -1,0 +1,16 @@
+/*
+ * revision.h
+ *	  Which revision of etcd a scan reads.
+ */
+#ifndef ETCD_FDW_REVISION_H
+#define ETCD_FDW_REVISION_H
+
+#include "postgres.h"
+
+struct EState;
+extern int64 etcd_session_revision(void);
+extern int64 etcd_statement_revision(struct EState *estate, Oid serverid);
+extern void etcd_set_statement_revision(struct EState *estate, Oid serverid, int64 revision);
+extern void etcd_revision_init(void);
+
+#endif							/* ETCD_FDW_REVISION_H */
