@@ -16,7 +16,7 @@
 #include "scan/scan.h"
 #include "server/server.h"
 #include "txn/revision.h"
-#include "txn/stage.h"
+#include "txn/transaction.h"
 
 #include "fmgr.h"
 #include "foreign/fdwapi.h"
@@ -33,9 +33,9 @@ void
 _PG_init(void)
 {
 	etcd_worker_init();
-	etcd_connection_init();
+	etcd_channels_init();
 	etcd_revision_init();
-	etcd_stage_init();
+	etcd_transactions_init();
 	etcd_server_init();
 	MarkGUCPrefixReserved("etcd_fdw");
 }

@@ -8,6 +8,7 @@
 //        7     1  flags    UNARY: see ReadFlag; otherwise 0
 //        8     4  channel  a number that the backend chose in OPEN
 //       12     4  id       of the request; its answer carries the same
+//       16     4  deadline of the request: milliseconds that are left; 0: as long as it takes
 //
 // All numbers are big-endian. Backend to proxy: OPEN (payload: OpenPayload as JSON in UTF-8; no answer, whatever
 // fails fails the channel's requests), UNARY (payload: the protobuf request, answered by REPLY or ERROR), CANCEL
@@ -24,11 +25,20 @@
 import { EtcdFdwError } from "../base/errors.ts";
 import { MAX_FRAME_BYTES } from "./limits.ts";
 
-export const PROTOCOL_VERSION = 1;
-export const HEADER_BYTES = 16;
+export const PROTOCOL_VERSION = 2;
+export const HEADER_BYTES = 20;
 
 /** Where the header's fields begin. */
-export const HeaderAt = { LENGTH: 0, VERSION: 4, TYPE: 5, CODE: 6, FLAGS: 7, CHANNEL: 8, ID: 12 } as const;
+export const HeaderAt = {
+  LENGTH: 0,
+  VERSION: 4,
+  TYPE: 5,
+  CODE: 6,
+  FLAGS: 7,
+  CHANNEL: 8,
+  ID: 12,
+  DEADLINE: 16,
+} as const;
 
 export const FrameType = {
   OPEN: 1,
@@ -36,8 +46,13 @@ export const FrameType = {
   CANCEL: 3,
   CLOSE: 4,
   STAGE: 5,
+  /** Answered by PONG with the same id, past all queues. */
+  PING: 6,
   REPLY: 16,
   ERROR: 17,
+  PONG: 18,
+  /** The request with this id has got on: its time begins anew. */
+  PROGRESS: 19,
 } as const;
 
 /** etcd's unary calls by number. The proxy maps them to gRPC paths. */
@@ -127,6 +142,8 @@ export interface Frame {
   flags?: number;
   channel: number;
   id: number;
+  /** Milliseconds; 0 or absent: no limit. */
+  deadline?: number;
   payload: Uint8Array;
 }
 
@@ -183,7 +200,7 @@ export function encodeFrame(frame: Frame): Uint8Array<ArrayBuffer> {
   return out;
 }
 
-/** Writes the 16 bytes of the header to the start of `out`. */
+/** Writes the bytes of the header to the start of `out`. */
 export function writeHeader(out: Uint8Array, frame: Omit<Frame, "payload">, length: number): void {
   const view = new DataView(out.buffer, out.byteOffset, HEADER_BYTES);
   view.setUint32(0, length);
@@ -193,6 +210,7 @@ export function writeHeader(out: Uint8Array, frame: Omit<Frame, "payload">, leng
   view.setUint8(7, frame.flags ?? 0);
   view.setUint32(8, frame.channel);
   view.setUint32(12, frame.id);
+  view.setUint32(16, frame.deadline ?? 0);
 }
 
 /**
@@ -229,6 +247,7 @@ export class FrameDecoder {
         flags: fields.getUint8(7),
         channel: fields.getUint32(8),
         id: fields.getUint32(12),
+        deadline: fields.getUint32(16),
         payload: whole.subarray(HEADER_BYTES),
       };
     }

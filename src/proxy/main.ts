@@ -4,10 +4,10 @@
 // server is, however that ended. The socket is left behind; the next proxy replaces it.
 //
 // The narrowest permissions it runs with, as the worker gives them (flags.ts has them as a constant):
-//   DENO_DIR=pg_etcd_fdw/deno DENO_NO_UPDATE_CHECK=1
+//   DENO_DIR=pg_stat_tmp/etcd_fdw/deno DENO_NO_UPDATE_CHECK=1
 //   deno run --no-prompt --no-config --no-remote --no-npm --allow-net --ignore-env
-//     --allow-read=pg_etcd_fdw/proxy.sock,pg_etcd_fdw/proxy.sock.new
-//     --allow-write=pg_etcd_fdw/proxy.sock,pg_etcd_fdw/proxy.sock.new proxy.js pg_etcd_fdw/proxy.sock
+//     --allow-read=pg_stat_tmp/etcd_fdw/proxy.sock,pg_stat_tmp/etcd_fdw/proxy.sock.new
+//     --allow-write=pg_stat_tmp/etcd_fdw/proxy.sock,pg_stat_tmp/etcd_fdw/proxy.sock.new proxy.js pg_stat_tmp/etcd_fdw/proxy.sock
 // No list of hosts for --allow-net: endpoints come with CREATE SERVER, after the start. The environment is
 // hidden, not allowed: grpc-js reads its settings there, and none of them is meant for it. No run, sys or ffi.
 

@@ -8,7 +8,7 @@ import { TestClient } from "./testing_client.ts";
 import { freePort, TestEtcd } from "./testing_etcd.ts";
 import { get, put, readRange } from "./testing_requests.ts";
 
-const SOCKET = "pg_etcd_fdw/proxy.sock";
+const SOCKET = "pg_stat_tmp/etcd_fdw/proxy.sock";
 const READY_MS = 10_000;
 
 /** A bundle that is good for all but users with passwords: etcd3 is left out. */
@@ -40,7 +40,7 @@ async function startProxy(directory: string, script: string): Promise<Proxy> {
   const process = new Deno.Command(Deno.execPath(), {
     args: [...denoFlags(SOCKET), script, SOCKET],
     cwd: directory,
-    env: { DENO_DIR: "pg_etcd_fdw/deno", DENO_NO_UPDATE_CHECK: "1" },
+    env: { DENO_DIR: "pg_stat_tmp/etcd_fdw/deno", DENO_NO_UPDATE_CHECK: "1" },
     stdin: "piped",
     stderr: "piped",
   }).spawn();
@@ -73,7 +73,7 @@ Deno.test("proxy", async (t) => {
   const etcd = await TestEtcd.start();
   try {
     const script = await bundle(directory);
-    await Deno.mkdir(`${directory}/pg_etcd_fdw`, { mode: 0o700 });
+    await Deno.mkdir(`${directory}/pg_stat_tmp/etcd_fdw`, { mode: 0o700, recursive: true });
 
     await t.step("serves sessions with the narrow permissions, and ends with its stdin", async () => {
       const proxy = await startProxy(directory, script);

@@ -7,7 +7,7 @@ export async function proxyPids(dataDirectory: string): Promise<number[]> {
     if (!/^\d+$/.test(entry.name)) continue;
     try {
       const command = await Deno.readTextFile(`/proc/${entry.name}/cmdline`);
-      if (!command.includes("proxy.js\0") || !command.includes("pg_etcd_fdw/proxy.sock")) continue;
+      if (!command.includes("proxy.js\0") || !command.includes("pg_stat_tmp/etcd_fdw/proxy.sock")) continue;
       if (await Deno.realPath(`/proc/${entry.name}/cwd`) === await Deno.realPath(dataDirectory)) {
         pids.push(Number(entry.name));
       }

@@ -33,8 +33,8 @@ test("however many backends race for it, one proxy runs", async () => {
 });
 
 test("only the server's user can open the socket", async () => {
-  const directory = await Deno.stat(`${dataDirectory}/pg_etcd_fdw`);
-  const socket = await Deno.stat(`${dataDirectory}/pg_etcd_fdw/proxy.sock`);
+  const directory = await Deno.stat(`${dataDirectory}/pg_stat_tmp/etcd_fdw`);
+  const socket = await Deno.stat(`${dataDirectory}/pg_stat_tmp/etcd_fdw/proxy.sock`);
   assert.equal(directory.mode! & 0o777, 0o700);
   assert.equal(socket.mode! & 0o777, 0o600);
 });

@@ -1,78 +1,60 @@
 /*
  * channel.c
- *	  Channels, and requests on them.
+ *	  Channels to the proxy.
  *
- * A channel is the proxy's view of one (server, user mapping).  It is opened
- * by the first request that needs it, and again after ALTER SERVER, ALTER USER
- * MAPPING or a new connection; but not while the proxy holds a transaction's
- * writes for it.
+ * A channel is opened by the first request that needs it, and again in a new
+ * session, and after ALTER SERVER, ALTER USER MAPPING and the like; but not
+ * while the proxy holds a transaction's writes for it.
  */
 #include "postgres.h"
 
-#include "base/bytes.h"
 #include "base/compat.h"
-#include "core/dispatch.h"
-#include "ipc/channel.h"
-#include "ipc/connection.h"
 #include "constants.h"
+#include "ipc/channel.h"
+#include "ipc/session.h"
 #include "server/open.h"
 
-#include "access/xact.h"
+#include "catalog/pg_user_mapping.h"
 #include "fmgr.h"
-#include "mb/pg_wchar.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(etcd_fdw_disconnect);
 
-/* Bytes of writes without an answer that are sent together. */
-#define UNANSWERED_BYTES (64 * 1024)
-
-typedef struct Channel
-{
-	struct
-	{
-		Oid			serverid;
-		Oid			userid;
-	}			key;
-	uint32		number;			/* 0: not open on this connection */
-	bool		stale;			/* the server or the mapping was altered */
-	bool		staged;			/* the proxy holds something of the present transaction */
-	int			patience;		/* ms after which the proxy must have answered */
-} Channel;
+/* How long the proxy may take to answer what it needs no server for, in ms. */
+#define PROXY_DEADLINE_MS	30000
 
 static HTAB *channels = NULL;
 
-static void
-server_altered(Datum arg, int cacheid, uint32 hashvalue)
-{
-	HASH_SEQ_STATUS scan;
-	Channel    *channel;
+/* Counts what may have changed a server's options. */
+static uint64 epoch = 1;
+static uint32 last_number = 0;
 
+static void
+options_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
 	(void) arg;
 	(void) cacheid;
 	(void) hashvalue;
-	hash_seq_init(&scan, channels);
-	while ((channel = hash_seq_search(&scan)) != NULL)
-		channel->stale = true;
+	epoch++;
 }
 
 void
-etcd_connection_init(void)
+etcd_channels_init(void)
 {
 	HASHCTL		ctl = {0};
 
-	ctl.keysize = sizeof(((Channel *) 0)->key);
-	ctl.entrysize = sizeof(Channel);
+	ctl.keysize = sizeof(((EtcdChannel *) 0)->key);
+	ctl.entrysize = sizeof(EtcdChannel);
 	ctl.hcxt = TopMemoryContext;
 	channels = hash_create("etcd_fdw channels", 8, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, server_altered, (Datum) 0);
-	CacheRegisterSyscacheCallback(USERMAPPINGOID, server_altered, (Datum) 0);
-	CacheRegisterSyscacheCallback(FOREIGNDATAWRAPPEROID, server_altered, (Datum) 0);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, options_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, options_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(FOREIGNDATAWRAPPEROID, options_changed, (Datum) 0);
 }
 
 /*
@@ -84,65 +66,76 @@ Datum
 etcd_fdw_disconnect(PG_FUNCTION_ARGS)
 {
 	HASH_SEQ_STATUS scan;
-	Channel    *channel;
+	EtcdChannel *channel;
 	int			count = 0;
+	bool		busy = false;
 
 	(void) fcinfo;
 	hash_seq_init(&scan, channels);
 	while ((channel = hash_seq_search(&scan)) != NULL)
 	{
-		if (channel->staged && channel->number != 0)
-		{
-			hash_seq_term(&scan);
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_IN_USE),
-					 errmsg("cannot disconnect from etcd while the transaction has rows that are not committed"),
-					 errhint("COMMIT or ROLLBACK first.")));
-		}
-		count += channel->number != 0;
+		busy = busy || (channel->busy && etcd_channel_is_open(channel));
+		count += etcd_channel_is_open(channel);
 	}
-	if (!dlist_is_empty(&etcd_conn.requests))
+	if (busy)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("cannot disconnect from etcd while the transaction has rows that are not committed"),
+				 errhint("COMMIT or ROLLBACK first.")));
+	if (etcd_requests_exist())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("cannot disconnect from etcd while a query reads it"),
 				 errhint("Close the cursors on foreign tables first.")));
-	connection_close();
+	etcd_session_close();
 	PG_RETURN_INT32(count);
 }
 
 /*
- * The connection is gone, and every channel with it.
+ * The user mapping by which this role is known to the server; InvalidOid when
+ * there is none.
  */
-void
-etcd_channels_closed(void)
+static Oid
+mapping_of(Oid userid, Oid serverid)
 {
-	HASH_SEQ_STATUS scan;
-	Channel    *channel;
+	Oid			users[] = {userid, InvalidOid};
 
-	hash_seq_init(&scan, channels);
-	while ((channel = hash_seq_search(&scan)) != NULL)
-		channel->number = 0;
+	for (int i = 0; i < lengthof(users); i++)
+	{
+		Oid			mapping = GetSysCacheOid2(USERMAPPINGUSERSERVER, Anum_pg_user_mapping_oid,
+											  ObjectIdGetDatum(users[i]), ObjectIdGetDatum(serverid));
+
+		if (OidIsValid(mapping))
+			return mapping;
+	}
+	return InvalidOid;
 }
 
 /*
- * The request's memory goes away: nobody will read its answer.
+ * The channel by which this role reaches the server, open or not.
  */
-static void
-request_release(void *arg)
+EtcdChannel *
+etcd_channel(Oid userid, Oid serverid, EtcdChannelKind kind)
 {
-	EtcdRequest *request = arg;
+	Oid			key[] = {serverid, mapping_of(userid, serverid), kind == ETCD_CHANNEL_OF_ROLE ? userid : InvalidOid};
+	bool		found;
+	EtcdChannel *channel = hash_search(channels, key, HASH_ENTER, &found);
 
-	if (request->id == 0)
-		return;
-	dlist_delete(&request->node);
-	if (etcd_conn.target == request)
-		etcd_conn.target = NULL;
-	if (etcd_conn.sock != PGINVALID_SOCKET)
+	if (!found)
 	{
-		connection_queue(FRAME_CANCEL, 0, 0, request->id, NULL, 0);
-		connection_flush();
+		channel->state = ETCD_CHANNEL_CLOSED;
+		channel->busy = false;
 	}
-	request->id = 0;
+	return channel;
+}
+
+bool
+etcd_channel_is_open(EtcdChannel *channel)
+{
+	if (channel->state == ETCD_CHANNEL_OPEN &&
+		(etcd_session_state() == ETCD_SESSION_DOWN || channel->generation != etcd_session_generation()))
+		channel->state = ETCD_CHANNEL_CLOSED;
+	return channel->state == ETCD_CHANNEL_OPEN;
 }
 
 /*
@@ -150,282 +143,89 @@ request_release(void *arg)
  * be reached fails the requests.
  */
 static void
-channel_open(Channel *channel)
+channel_open(EtcdChannel *channel, Oid userid)
 {
+	MemoryContext work = AllocSetContextCreate(CurrentMemoryContext, "etcd_fdw channel", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(work);
+	/* Whatever changes from here on is not surely in what is read below. */
+	uint64		read_at = epoch;
 	ForeignServer *server = GetForeignServer(channel->key.serverid);
-	UserMapping *mapping = NULL;
-	char	   *payload;
-	int			patience;
+	UserMapping *mapping = OidIsValid(channel->key.mapping) ? GetUserMapping(userid, server->serverid) : NULL;
+	Oid			role = OidIsValid(channel->key.role) ? channel->key.role : mapping ? mapping->userid : InvalidOid;
+	const char *label = OidIsValid(role) ? GetUserNameFromId(role, false) : "public";
+	char	   *payload = etcd_open_payload(server, mapping, label, &channel->deadline);
 
-	if (SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(channel->key.userid),
-							  ObjectIdGetDatum(channel->key.serverid)) ||
-		SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
-							  ObjectIdGetDatum(channel->key.serverid)))
-		mapping = GetUserMapping(channel->key.userid, channel->key.serverid);
-	payload = etcd_open_payload(server, channel->key.userid, mapping, &patience);
-
-	if (channel->number != 0)
-		connection_queue(FRAME_CLOSE, 0, channel->number, 0, NULL, 0);
-	channel->number = ++etcd_conn.last_channel;
-	channel->stale = false;
-	channel->patience = patience + PROXY_GRACE_MS;
-	connection_queue(FRAME_OPEN, 0, channel->number, 0, payload, strlen(payload));
+	if (etcd_channel_is_open(channel))
+		etcd_session_queue(FRAME_CLOSE, 0, 0, channel->number, 0, 0, NULL, 0, NULL, 0);
+	channel->state = ETCD_CHANNEL_CLOSED;
+	if (++last_number == 0)
+		last_number = 1;
+	channel->number = last_number;
+	etcd_session_queue(FRAME_OPEN, 0, 0, channel->number, 0, 0, payload, strlen(payload), NULL, 0);
+	channel->generation = etcd_session_generation();
+	channel->epoch = read_at;
+	channel->state = ETCD_CHANNEL_OPEN;
 	explicit_bzero(payload, strlen(payload));
-	pfree(payload);
-}
-
-static Channel *
-channel_get(Oid userid, Oid serverid)
-{
-	Oid			key[] = {serverid, userid};
-	bool		found;
-	Channel    *channel = hash_search(channels, key, HASH_ENTER, &found);
-
-	if (!found)
-	{
-		channel->number = 0;
-		channel->staged = false;
-	}
-	if (channel->number == 0 && channel->staged)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("the connection to the etcd proxy was lost, and the transaction's writes with it"),
-				 errhint("Nothing was written to etcd: repeat the transaction.")));
-	/* What the proxy holds of a transaction stays with its channel. */
-	if (channel->number == 0 || (channel->stale && !channel->staged))
-		channel_open(channel);
-	return channel;
-}
-
-static Channel *
-connected_channel(Oid userid, Oid serverid)
-{
-	connection_check();
-	if (etcd_conn.sock == PGINVALID_SOCKET)
-		connection_open();
-	return channel_get(userid, serverid);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(work);
 }
 
 /*
- * A request with a new id, whose frame is queued next.
+ * Makes sure of the session, and that the channel is open in it as the
+ * server's options are now.  What the proxy holds of a transaction stays with
+ * the channel as it was opened.
+ */
+void
+etcd_channel_ready(EtcdChannel *channel, Oid userid)
+{
+	etcd_session_ensure();
+	if (!etcd_channel_is_open(channel) || (channel->epoch != epoch && !channel->busy))
+		channel_open(channel, userid);
+}
+
+static void
+check_frame(const EtcdAnswer *answer)
+{
+	if (answer->payload_len < FRAME_HEADER)
+		elog(ERROR, "core wrote a frame of %d bytes", answer->payload_len);
+}
+
+/*
+ * Sends a frame that core wrote, with core's flags.
  */
 static EtcdRequest *
-new_request(int patience, uint8 method, MemoryContext context)
-{
-	EtcdRequest *request = MemoryContextAllocZero(context, sizeof(EtcdRequest));
-
-	if (++etcd_conn.last_id == 0)
-		etcd_conn.last_id = 1;
-	request->context = context;
-	request->id = etcd_conn.last_id;
-	request->method = method;
-	request->give_up = patience < 0 ? DT_NOEND : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), patience);
-	request->release.func = request_release;
-	request->release.arg = request;
-	MemoryContextRegisterResetCallback(context, &request->release);
-	dlist_push_tail(&etcd_conn.requests, &request->node);
-	return request;
-}
-
-/*
- * Sends a unary call on the channel of this user and server.  `command` is the
- * reading command's id, which sees what the transaction's commands before it
- * have written; -1 reads etcd as it is.
- *
- * The request, and later its answer, live in `context`.
- */
-EtcdRequest *
-etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, int64 command,
-		  MemoryContext context)
-{
-	Channel    *channel = connected_channel(userid, serverid);
-	bool		recorded = command >= 0 && IsolationIsSerializable() && !XactReadOnly;
-	EtcdRequest *request;
-
-	if (recorded && !channel->staged)
-	{
-		etcd_stage_note(userid, serverid, false);
-		channel->staged = true;
-	}
-	request = new_request(channel->patience, method, context);
-	if (command >= 0 && channel->staged)
-	{
-		char		prefix[4];
-
-		etcd_put_uint32(prefix, (uint32) command);
-		connection_queue_header(FRAME_UNARY, method, FRAME_FLAG_STAGED | (recorded ? FRAME_FLAG_RECORDED : 0),
-					 channel->number, request->id, len + sizeof(prefix));
-		appendBinaryStringInfo(&etcd_conn.out, prefix, sizeof(prefix));
-		appendBinaryStringInfo(&etcd_conn.out, payload, len);
-	}
-	else
-		connection_queue(FRAME_UNARY, method, channel->number, request->id, payload, len);
-	connection_flush();
-	return request;
-}
-
-/*
- * Sends a frame that core wrote, with core's flags; -1 as patience waits for
- * ever.
- */
-static EtcdRequest *
-send_as_is(uint32 channel, int patience, const EtcdAnswer *answer, MemoryContext context)
+send_as_is(uint32 channel, uint32 deadline, const EtcdAnswer *answer, MemoryContext context)
 {
 	uint8		method = (uint8) answer->payload[FRAME_AT_CODE];
 	uint8		flags = (uint8) answer->payload[FRAME_AT_FLAGS];
-	EtcdRequest *request = new_request((flags & FRAME_FLAG_WAITS) ? -1 : patience, method, context);
-	int			len = answer->payload_len - FRAME_HEADER;
+	EtcdRequest *request = etcd_request_create(method, (flags & FRAME_FLAG_WAITS) ? 0 : deadline, context);
 
-	connection_queue_header(FRAME_UNARY, method, flags, channel, request->id, len);
-	appendBinaryStringInfo(&etcd_conn.out, answer->payload + FRAME_HEADER, len);
-	connection_flush();
+	etcd_session_queue(FRAME_UNARY, method, flags, channel, request->id, request->deadline,
+					   answer->payload + FRAME_HEADER, answer->payload_len - FRAME_HEADER, NULL, 0);
+	etcd_session_flush();
 	return request;
 }
 
 /*
- * The same for a frame that core wrote.
+ * Sends a function's frame to this server as this role.
  */
 EtcdRequest *
-etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, int64 command, MemoryContext context)
+etcd_ask_server(Oid userid, Oid serverid, const EtcdAnswer *answer, MemoryContext context)
 {
-	if (answer->payload_len < FRAME_HEADER)
-		elog(ERROR, "core wrote a frame of %d bytes", answer->payload_len);
-	if (command < 0)
-	{
-		Channel    *channel = connected_channel(userid, serverid);
+	EtcdChannel *channel = etcd_channel(userid, serverid, ETCD_CHANNEL_OF_ROLE);
 
-		return send_as_is(channel->number, channel->patience, answer, context);
-	}
-	return etcd_send(userid, serverid, (uint8) answer->payload[FRAME_AT_CODE],
-					 answer->payload + FRAME_HEADER, answer->payload_len - FRAME_HEADER, command, context);
+	check_frame(answer);
+	etcd_channel_ready(channel, userid);
+	return send_as_is(channel->number, channel->deadline, answer, context);
 }
 
 /*
- * Sends a frame that core wrote for the proxy itself.
+ * Sends a frame for the proxy itself.
  */
 EtcdRequest *
-etcd_send_proxy(const EtcdAnswer *answer, MemoryContext context)
+etcd_ask_proxy(const EtcdAnswer *answer, MemoryContext context)
 {
-	if (answer->payload_len < FRAME_HEADER)
-		elog(ERROR, "core wrote a frame of %d bytes", answer->payload_len);
-	connection_check();
-	if (etcd_conn.sock == PGINVALID_SOCKET)
-		connection_open();
-	return send_as_is(0, PROXY_ANSWER_MS, answer, context);
-}
-
-/*
- * Sends a STAGE frame.  With a context, an answer is asked for, which will
- * live there; without one, the result is NULL.
- */
-EtcdRequest *
-etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len, MemoryContext context)
-{
-	Channel    *channel = connected_channel(userid, serverid);
-	EtcdRequest *request = context == NULL ? NULL : new_request(channel->patience, code, context);
-
-	channel->staged = true;
-	connection_queue(FRAME_STAGE, code, channel->number, request ? request->id : 0, payload, len);
-	/* What nobody waits for travels with the next frame that somebody waits for. */
-	if (request != NULL || etcd_conn.out.len - etcd_conn.out_sent > UNANSWERED_BYTES)
-		connection_flush();
-	return request;
-}
-
-/*
- * The proxy has committed and holds nothing any more.
- */
-void
-etcd_stage_forget(Oid userid, Oid serverid)
-{
-	Oid			key[] = {serverid, userid};
-	Channel    *channel = hash_search(channels, key, HASH_FIND, NULL);
-
-	if (channel != NULL)
-		channel->staged = false;
-}
-
-/*
- * Tells the proxy about the end of a subtransaction, or that the transaction
- * is over: from callbacks that must not fail.
- */
-void
-etcd_stage_end(Oid userid, Oid serverid, uint8 code, uint32 level)
-{
-	Oid			key[] = {serverid, userid};
-	Channel    *channel = hash_search(channels, key, HASH_FIND, NULL);
-	char		payload[4];
-
-	if (channel == NULL || !channel->staged)
-		return;
-	etcd_put_uint32(payload, level);
-	if (channel->number != 0)
-	{
-		connection_queue(FRAME_STAGE, code, channel->number, 0, payload, code == STAGE_END ? 0 : sizeof(payload));
-		connection_flush();
-	}
-	if (code == STAGE_END)
-		channel->staged = false;
-}
-
-/*
- * Waits until the request is answered.  Raises 08006 when the connection to
- * the proxy breaks first.
- */
-void
-etcd_wait(EtcdRequest *request)
-{
-	while (!request->done)
-	{
-		connection_flush();
-		connection_read(request);
-		if (!request->done)
-			connection_wait(request);
-	}
-	if (request->lost)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("the connection to the etcd proxy was lost"),
-				 errhint("The proxy is restarted by itself: repeat the statement.")));
-}
-
-/*
- * Whether the answer is an error; its parts are copied into `fields`.
- */
-bool
-etcd_reply_is_error(EtcdRequest *request, ErrorData *fields)
-{
-	const char *at = request->reply;
-	const char *end = request->reply + request->reply_len;
-	char	  **texts[] = {&fields->message, &fields->detail, &fields->hint};
-
-	if (request->reply_type == FRAME_REPLY)
-		return false;
-	if (request->reply_type != FRAME_ERROR || request->reply_len < 5)
-		elog(ERROR, "the etcd proxy sent a frame of type %d", request->reply_type);
-	fields->sqlerrcode = MAKE_SQLSTATE(at[0], at[1], at[2], at[3], at[4]);
-	at += 5;
-	for (int i = 0; i < 3; i++)
-	{
-		const char *nul = at < end ? memchr(at, '\0', end - at) : NULL;
-
-		if (nul == NULL)
-			elog(ERROR, "the etcd proxy sent a malformed error");
-		*texts[i] = pg_any_to_server(pnstrdup(at, nul - at), nul - at, PG_UTF8);
-		at = nul + 1;
-	}
-	return true;
-}
-
-/*
- * Raises what etcd_reply_is_error() has found.
- */
-void
-etcd_raise(const ErrorData *fields)
-{
-	ereport(ERROR,
-			(errcode(fields->sqlerrcode),
-			 errmsg_internal("%s", fields->message),
-			 *fields->detail ? errdetail_internal("%s", fields->detail) : 0,
-			 *fields->hint ? errhint("%s", fields->hint) : 0));
+	check_frame(answer);
+	etcd_session_ensure();
+	return send_as_is(0, PROXY_DEADLINE_MS, answer, context);
 }

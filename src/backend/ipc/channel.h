@@ -1,6 +1,6 @@
 /*
  * channel.h
- *	  Requests to the proxy, on channels.
+ *	  Channels to the proxy: one etcd cluster, as one user of it.
  */
 #ifndef ETCD_FDW_CHANNEL_H
 #define ETCD_FDW_CHANNEL_H
@@ -8,45 +8,54 @@
 #include "postgres.h"
 
 #include "core/dispatch.h"
-
-#include "datatype/timestamp.h"
-#include "lib/ilist.h"
-#include "lib/stringinfo.h"
+#include "ipc/request.h"
 
 /*
- * A request on its way.  It lives in the memory context that its reply will
- * be put in; when that context is reset or deleted, the request is cancelled.
+ * Whose a channel is.  Roles that no user mapping tells apart are one client
+ * for etcd: they share a channel, and so a transaction, whatever SET ROLE and
+ * SECURITY DEFINER do.  What functions do belongs to no transaction; it is
+ * counted, and what the session holds by it is kept, for each role.
  */
-typedef struct EtcdRequest
+typedef enum EtcdChannelKind
 {
-	dlist_node	node;
-	MemoryContextCallback release;
-	MemoryContext context;
-	uint32		id;				/* 0 once it is off the list */
-	uint8		method;			/* of frame.h */
-	bool		done;
-	bool		lost;			/* the connection broke before the answer came */
-	uint8		reply_type;
-	char	   *reply;
-	uint32		reply_len;
-	TimestampTz give_up;		/* when even the proxy's own deadline is long over */
-} EtcdRequest;
+	ETCD_CHANNEL_OF_MAPPING,
+	ETCD_CHANNEL_OF_ROLE
+} EtcdChannelKind;
 
-extern EtcdRequest *etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len,
-							  int64 command, MemoryContext context);
-extern EtcdRequest *etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, int64 command,
-									MemoryContext context);
-extern EtcdRequest *etcd_send_proxy(const EtcdAnswer *answer, MemoryContext context);
-extern EtcdRequest *etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len,
-							   MemoryContext context);
-extern void etcd_stage_end(Oid userid, Oid serverid, uint8 code, uint32 level);
-/* Of txn/stage.c, which is told of what a request makes the proxy hold. */
-extern void etcd_stage_note(Oid userid, Oid serverid, bool writes);
-extern void etcd_stage_forget(Oid userid, Oid serverid);
-extern void etcd_drain(void);
-extern void etcd_wait(EtcdRequest *request);
-extern void etcd_raise(const ErrorData *fields);
-extern bool etcd_reply_is_error(EtcdRequest *request, ErrorData *fields);
-extern void etcd_connection_init(void);
+/*
+ *	CLOSED -> OPEN		the proxy was told how to reach the server
+ *	OPEN -> OPEN		it was told anew: options have changed, and no transaction is open
+ *	OPEN -> CLOSED		the session it was opened in is over
+ */
+typedef enum EtcdChannelState
+{
+	ETCD_CHANNEL_CLOSED,
+	ETCD_CHANNEL_OPEN
+} EtcdChannelState;
+
+typedef struct EtcdChannel
+{
+	struct
+	{
+		Oid			serverid;
+		Oid			mapping;	/* InvalidOid: none */
+		Oid			role;		/* InvalidOid: a mapping's channel */
+	}			key;
+	EtcdChannelState state;
+	uint64		generation;		/* of the session in which it was opened */
+	uint64		epoch;			/* of the options that the proxy was told */
+	uint32		number;
+	uint32		deadline;		/* of its requests, in ms */
+	bool		busy;			/* a transaction is open on it */
+} EtcdChannel;
+
+extern EtcdChannel *etcd_channel(Oid userid, Oid serverid, EtcdChannelKind kind);
+extern bool etcd_channel_is_open(EtcdChannel *channel);
+extern void etcd_channel_ready(EtcdChannel *channel, Oid userid);
+extern void etcd_channels_init(void);
+
+/* Requests that belong to no transaction. */
+extern EtcdRequest *etcd_ask_server(Oid userid, Oid serverid, const EtcdAnswer *answer, MemoryContext context);
+extern EtcdRequest *etcd_ask_proxy(const EtcdAnswer *answer, MemoryContext context);
 
 #endif							/* ETCD_FDW_CHANNEL_H */

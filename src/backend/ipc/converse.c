@@ -113,9 +113,9 @@ send_step(EtcdTalk *talk, const EtcdAnswer *step, bool to_proxy, bool writes)
 	if (writes)
 		PreventCommandIfReadOnly(talk->name);
 	if (to_proxy)
-		request = etcd_send_proxy(step, CurrentMemoryContext);
+		request = etcd_ask_proxy(step, CurrentMemoryContext);
 	else
-		request = etcd_send_frame(talk->userid, talk->server(talk->arg), step, -1, CurrentMemoryContext);
+		request = etcd_ask_server(talk->userid, talk->server(talk->arg), step, CurrentMemoryContext);
 	etcd_wait(request);
 	return request;
 }

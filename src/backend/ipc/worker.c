@@ -4,7 +4,7 @@
  *
  * There is one worker, and so one proxy, per cluster.  It is registered by the
  * first backend that finds no proxy; shared_preload_libraries is not needed.
- * Two file locks in pg_etcd_fdw order the race of many backends: whoever holds
+ * Two file locks in ETCD_RUN_DIR order the race of many backends: whoever holds
  * start.lock may register a worker, and a worker that does not get worker.lock
  * leaves again.
  *

@@ -7,8 +7,12 @@
 
 #include "postgres.h"
 
-/* Where the cluster's proxy listens, relative to the data directory. */
-#define ETCD_RUN_DIR		"pg_etcd_fdw"
+/*
+ * Where the cluster's proxy listens, relative to the data directory.  Base
+ * backups leave out what is in pg_stat_tmp: nothing of it is data, and they
+ * would stumble over the socket.
+ */
+#define ETCD_RUN_DIR		"pg_stat_tmp/etcd_fdw"
 #define ETCD_SOCKET_PATH	ETCD_RUN_DIR "/proxy.sock"
 #define ETCD_START_LOCK		ETCD_RUN_DIR "/start.lock"
 #define ETCD_WORKER_LOCK	ETCD_RUN_DIR "/worker.lock"

@@ -6,7 +6,7 @@
 
 #include "base/compat.h"
 #include "core/dispatch.h"
-#include "ipc/channel.h"
+#include "ipc/request.h"
 #include "constants.h"
 #include "modify/direct.h"
 #include "plan/analyze.h"

@@ -13,7 +13,7 @@
 #include "base/bytes.h"
 #include "base/compat.h"
 #include "core/dispatch.h"
-#include "ipc/channel.h"
+#include "ipc/request.h"
 #include "constants.h"
 #include "modify/encode.h"
 #include "modify/modify.h"
@@ -311,7 +311,6 @@ send_payload(EtcdModify *modify, bool wait, EtcdStageReply *reply)
 		while (list_length(modify->in_flight) >= (modify->upsert ? 1 : MAX_IN_FLIGHT))
 			await_oldest(modify);
 	}
-	etcd_drain();
 }
 
 static void

@@ -6,7 +6,7 @@
 #include "postgres.h"
 
 #include "base/bytes.h"
-#include "ipc/channel.h"
+#include "ipc/request.h"
 #include "constants.h"
 #include "modify/encode.h"
 #include "modify/modify.h"

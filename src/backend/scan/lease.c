@@ -6,10 +6,10 @@
 #include "postgres.h"
 
 #include "base/bytes.h"
-#include "ipc/channel.h"
 #include "constants.h"
 #include "scan/cell.h"
 #include "scan/lease.h"
+#include "txn/stage.h"
 
 #include "utils/memutils.h"
 

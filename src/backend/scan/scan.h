@@ -8,7 +8,7 @@
 #include "postgres.h"
 
 #include "etcd/page.h"
-#include "ipc/channel.h"
+#include "ipc/request.h"
 #include "scan/cell.h"
 
 #include "nodes/execnodes.h"

@@ -75,10 +75,11 @@ append_file(StringInfo json, const char *name, DefElem *option)
 
 /*
  * The payload of an OPEN frame (OpenPayload of src/ipc/frame.ts), in UTF-8.
- * `patience` is how long the proxy may take to answer a request, in ms.
+ * `role` is a label for statistics and for what the session holds; `deadline`
+ * is how long the proxy may take to answer a request, in ms.
  */
 char *
-etcd_open_payload(ForeignServer *server, Oid userid, UserMapping *user, int *patience)
+etcd_open_payload(ForeignServer *server, UserMapping *user, const char *role, uint32 *deadline)
 {
 	EtcdServerOptions *options = etcd_server_options(server, user);
 	StringInfoData json;
@@ -100,7 +101,7 @@ etcd_open_payload(ForeignServer *server, Oid userid, UserMapping *user, int *pat
 					 (int64) options->max_staged_mb * 1024 * 1024);
 	append_text(&json, "database", get_database_name(MyDatabaseId));
 	append_text(&json, "server", server->servername);
-	append_text(&json, "role", GetUserNameFromId(userid, false));
+	append_text(&json, "role", role);
 	if (options->username != NULL)
 	{
 		append_text(&json, "username", options->username);
@@ -122,6 +123,6 @@ etcd_open_payload(ForeignServer *server, Oid userid, UserMapping *user, int *pat
 		explicit_bzero(json.data, json.len);
 		pfree(json.data);
 	}
-	*patience = options->connect_timeout + options->request_timeout;
+	*deadline = options->connect_timeout + options->request_timeout;
 	return utf8;
 }

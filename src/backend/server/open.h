@@ -9,6 +9,6 @@
 
 #include "foreign/foreign.h"
 
-extern char *etcd_open_payload(ForeignServer *server, Oid userid, UserMapping *user, int *patience);
+extern char *etcd_open_payload(ForeignServer *server, UserMapping *user, const char *role, uint32 *deadline);
 
 #endif							/* ETCD_FDW_OPEN_H */

@@ -1,65 +1,116 @@
 /*
  * stage.c
- *	  Which servers the transaction has written to, and how it ends there.
- *
- * The proxy holds what a transaction has written (src/ipc/stage.ts).  Here it
- * learns of subtransactions' ends, of rollback, which waits for nothing and
- * cannot fail, and of the commit, which is made before PostgreSQL's own: then a
- * refusal by etcd is still an error of the transaction.
+ *	  Reads and writes of a transaction that the proxy holds (src/ipc/stage.ts).
  */
 #include "postgres.h"
 
 #include "base/bytes.h"
-#include "ipc/channel.h"
 #include "constants.h"
+#include "ipc/session.h"
 #include "txn/stage.h"
+#include "txn/transaction.h"
 
 #include "access/xact.h"
 #include "port/pg_bswap.h"
-#include "utils/memutils.h"
 
-typedef struct StagedServer
-{
-	dlist_node	node;
-	Oid			userid;
-	Oid			serverid;
-	bool		writes;			/* otherwise only what it read is held */
-	int			level;			/* the highest that has written, 1 for the top */
-} StagedServer;
-
-static dlist_head servers = DLIST_STATIC_INIT(servers);
-static bool warned_of_servers = false;
+/* Bytes of writes without an answer that are sent together. */
+#define UNANSWERED_BYTES (64 * 1024)
 
 /*
- * The proxy holds something of this transaction on the channel of this user
- * and server.
+ * Whether what is read now must still hold when the transaction commits.  In a
+ * subtransaction, read-only may be the subtransaction alone.
+ */
+static bool
+must_record(void)
+{
+	return IsolationIsSerializable() && (!XactReadOnly || GetCurrentTransactionNestLevel() > 1);
+}
+
+/*
+ * Sends a unary call to this server.  `command` is the reading command's id,
+ * which sees what the transaction's commands before it have written; -1 reads
+ * etcd as it is.
+ *
+ * The request, and later its answer, live in `context`.
+ */
+EtcdRequest *
+etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, int64 command,
+		  MemoryContext context)
+{
+	EtcdTransaction *transaction = NULL;
+	EtcdChannel *channel;
+	EtcdRequest *request;
+	char		prefix[4];
+	uint8		flags = 0;
+
+	if (command >= 0 && must_record())
+	{
+		transaction = etcd_transaction_begin(userid, serverid);
+		transaction->recorded = true;
+		flags = FRAME_FLAG_STAGED | FRAME_FLAG_RECORDED;
+	}
+	channel = transaction ? transaction->channel : etcd_channel(userid, serverid, ETCD_CHANNEL_OF_MAPPING);
+	if (transaction == NULL && command >= 0 && (transaction = etcd_transaction_find(channel)) != NULL)
+	{
+		etcd_transaction_check(transaction);
+		flags = FRAME_FLAG_STAGED;
+	}
+	etcd_channel_ready(channel, userid);
+	if (transaction != NULL)
+		etcd_transaction_check(transaction);
+	request = etcd_request_create(method, channel->deadline, context);
+	etcd_put_uint32(prefix, (uint32) command);
+	etcd_session_queue(FRAME_UNARY, method, flags, channel->number, request->id, request->deadline,
+					   prefix, flags ? sizeof(prefix) : 0, payload, len);
+	etcd_session_flush();
+	return request;
+}
+
+/*
+ * The same for a frame that core wrote.
+ */
+EtcdRequest *
+etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, int64 command, MemoryContext context)
+{
+	if (answer->payload_len < FRAME_HEADER)
+		elog(ERROR, "core wrote a frame of %d bytes", answer->payload_len);
+	return etcd_send(userid, serverid, (uint8) answer->payload[FRAME_AT_CODE],
+					 answer->payload + FRAME_HEADER, answer->payload_len - FRAME_HEADER, command, context);
+}
+
+/*
+ * The transaction is about to write on this server, or to leave something with
+ * the proxy that ends with it.
  */
 void
 etcd_stage_note(Oid userid, Oid serverid, bool writes)
 {
-	StagedServer *server = NULL;
-	dlist_iter	iter;
+	EtcdTransaction *transaction = etcd_transaction_begin(userid, serverid);
 
-	dlist_foreach(iter, &servers)
-	{
-		StagedServer *other = dlist_container(StagedServer, node, iter.cur);
-
-		if (other->userid == userid && other->serverid == serverid)
-			server = other;
-	}
-	if (server == NULL)
-	{
-		server = MemoryContextAllocZero(TopTransactionContext, sizeof(StagedServer));
-		server->userid = userid;
-		server->serverid = serverid;
-		server->level = 1;
-		dlist_push_tail(&servers, &server->node);
-	}
 	if (writes)
 	{
-		server->writes = true;
-		server->level = Max(server->level, GetCurrentTransactionNestLevel());
+		transaction->writes = true;
+		transaction->level = Max(transaction->level, GetCurrentTransactionNestLevel());
 	}
+}
+
+/*
+ * Sends a STAGE frame.  With a context, an answer is asked for, which will
+ * live there; without one, the result is NULL.
+ */
+EtcdRequest *
+etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len, MemoryContext context)
+{
+	EtcdTransaction *transaction = etcd_transaction_begin(userid, serverid);
+	EtcdChannel *channel = transaction->channel;
+	EtcdRequest *request = context ? etcd_request_create(code, channel->deadline, context) : NULL;
+
+	etcd_session_queue(FRAME_STAGE, code, 0, channel->number, request ? request->id : 0,
+					   request ? request->deadline : 0, payload, len, NULL, 0);
+	/* What nobody waits for travels with the next frame that somebody waits for. */
+	if (request != NULL || etcd_session_unsent() > UNANSWERED_BYTES)
+		etcd_session_flush();
+	return request;
 }
 
 /*
@@ -95,145 +146,4 @@ etcd_stage_reply(EtcdRequest *request, EtcdStageReply *reply)
 	reply->refused = NIL;
 	for (uint32 i = 0; i < refused; i++)
 		reply->refused = lappend_int(reply->refused, (int) etcd_get_uint32(request->reply + 16 + 4 * i));
-}
-
-/*
- * Commits on one server.  An interrupt while etcd is at it leaves open how it
- * ends, which is an error of its own.
- */
-static void
-commit_server(StagedServer *server)
-{
-	MemoryContext context = AllocSetContextCreate(TopTransactionContext, "etcd_fdw commit", ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	EtcdRequest *request = etcd_stage(server->userid, server->serverid, STAGE_COMMIT, "", 0, context);
-	EtcdStageReply reply;
-
-	PG_TRY();
-	{
-		etcd_wait(request);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (error->elevel > ERROR)
-			PG_RE_THROW();
-		FlushErrorState();
-		ereport(ERROR,
-				(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
-				 errmsg("whether the transaction took effect in etcd is not known"),
-				 errdetail("While etcd was committing: %s.", error->message),
-				 errhint("Read the rows concerned before you write them again.")));
-	}
-	PG_END_TRY();
-	etcd_stage_reply(request, &reply);
-	etcd_stage_forget(server->userid, server->serverid);
-	if (reply.count > 1)
-		ereport(WARNING,
-				(errmsg("the transaction was written to etcd in %u Txns", reply.count),
-				 errdetail("Other clients may have seen a part of it; all of its guards were checked before."),
-				 errhint("The server's option max_txn_ops raises what one Txn holds, as far as etcd's --max-txn-ops allows; atomic 'require' makes this an error.")));
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
-}
-
-static void
-commit_all(void)
-{
-	int			writing = 0;
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &servers)
-	{
-		if (dlist_container(StagedServer, node, iter.cur)->writes)
-			writing++;
-	}
-	if (writing > 1 && !warned_of_servers)
-	{
-		warned_of_servers = true;
-		ereport(WARNING,
-				(errmsg("the transaction commits on %d etcd servers, one after the other", writing),
-				 errdetail("When a later one refuses, the earlier ones keep what was written.")));
-	}
-	dlist_foreach(iter, &servers)
-	{
-		StagedServer *server = dlist_container(StagedServer, node, iter.cur);
-
-		if (server->writes)
-			commit_server(server);
-	}
-}
-
-static void
-end_all(void)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &servers)
-	{
-		StagedServer *server = dlist_container(StagedServer, node, iter.cur);
-
-		etcd_stage_end(server->userid, server->serverid, STAGE_END, 0);
-	}
-	/* Their memory is the transaction's. */
-	dlist_init(&servers);
-}
-
-static void
-transaction_event(XactEvent event, void *arg)
-{
-	(void) arg;
-	if (dlist_is_empty(&servers))
-		return;
-	switch (event)
-	{
-		case XACT_EVENT_PRE_COMMIT:
-			commit_all();
-			break;
-		case XACT_EVENT_PRE_PREPARE:
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("cannot PREPARE a transaction that has operated on etcd foreign tables"),
-					 errdetail("etcd cannot promise to commit later.")));
-			break;
-		case XACT_EVENT_COMMIT:
-		case XACT_EVENT_ABORT:
-			end_all();
-			break;
-		default:
-			break;
-	}
-}
-
-static void
-subtransaction_event(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *arg)
-{
-	int			level = GetCurrentTransactionNestLevel();
-	dlist_iter	iter;
-
-	(void) id;
-	(void) parent;
-	(void) arg;
-	if (event != SUBXACT_EVENT_PRE_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB)
-		return;
-	dlist_foreach(iter, &servers)
-	{
-		StagedServer *server = dlist_container(StagedServer, node, iter.cur);
-
-		if (server->level < level)
-			continue;
-		server->level = level - 1;
-		etcd_stage_end(server->userid, server->serverid,
-					   event == SUBXACT_EVENT_ABORT_SUB ? STAGE_ROLLBACK : STAGE_RELEASE, level);
-	}
-}
-
-void
-etcd_stage_init(void)
-{
-	RegisterXactCallback(transaction_event, NULL);
-	RegisterSubXactCallback(subtransaction_event, NULL);
 }

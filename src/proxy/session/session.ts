@@ -111,6 +111,8 @@ export class Session {
         return frame.id === 0 ? this.#stage(frame) : this.#accept(frame);
       case FrameType.CANCEL:
         return this.#cancel(frame.id);
+      case FrameType.PING:
+        return this.#send(FrameType.PONG, 0, frame.id, new Uint8Array(0));
       case FrameType.CLOSE:
         return this.#closeChannel(frame.channel);
       default:
