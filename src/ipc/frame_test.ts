@@ -3,7 +3,14 @@ import { encodeFrame, type Frame, FrameDecoder, FrameType, HEADER_BYTES, writeHe
 import { MAX_FRAME_BYTES } from "./limits.ts";
 
 const FRAMES: Frame[] = [
-  { type: FrameType.UNARY, code: 3, channel: 0xfedcba98, id: 0xffffffff, payload: Uint8Array.of(1, 2, 3) },
+  {
+    type: FrameType.UNARY,
+    code: 3,
+    channel: 0xfedcba98,
+    id: 0xffffffff,
+    deadline: 5000,
+    payload: Uint8Array.of(1, 2, 3),
+  },
   { type: FrameType.CLOSE, code: 0, channel: 1, id: 0, payload: new Uint8Array(0) },
   { type: FrameType.REPLY, code: 0, channel: 2, id: 7, payload: new Uint8Array(1000).map((_, i) => i) },
   { type: FrameType.CANCEL, code: 0, channel: 2, id: 7, payload: new Uint8Array(0) },
@@ -23,14 +30,14 @@ function decode(bytes: Uint8Array, size: number): { frames: Frame[]; rest: numbe
 
 Deno.test("encodeFrame: the header is as the file's table says", () => {
   const bytes = encodeFrame(FRAMES[0]);
-  const header = [0, 0, 0, 3, 1, 2, 3, 0, 0xfe, 0xdc, 0xba, 0x98, 0xff, 0xff, 0xff, 0xff];
+  const header = [0, 0, 0, 3, 2, 2, 3, 0, 0xfe, 0xdc, 0xba, 0x98, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x13, 0x88];
   assert.deepEqual([...bytes], [...header, 1, 2, 3]);
 });
 
 Deno.test("writeHeader: writes where the view begins", () => {
   const memory = new Uint8Array(40).fill(9);
   writeHeader(memory.subarray(8), { type: 1, code: 0, channel: 0, id: 0 }, 5);
-  assert.deepEqual([...memory.subarray(6, 14)], [9, 9, 0, 0, 0, 5, 1, 1]);
+  assert.deepEqual([...memory.subarray(6, 14)], [9, 9, 0, 0, 0, 5, 2, 1]);
   assert.equal(memory[8 + HEADER_BYTES], 9);
 });
 
@@ -42,6 +49,7 @@ Deno.test("FrameDecoder: gives the same frames whatever the sizes of the chunks"
       frames.map((frame) => ({ ...frame, payload: [...frame.payload] })),
       FRAMES.map((frame) => ({
         flags: 0,
+        deadline: 0,
         ...frame,
         payload: [...frame.payload],
       })),
@@ -69,12 +77,12 @@ Deno.test("FrameDecoder: a frame that is not complete waits, and is counted", ()
 
 Deno.test("FrameDecoder: another version is refused as soon as the header is there", () => {
   const bytes = encodeFrame(FRAMES[0]);
-  bytes[4] = 2;
+  bytes[4] = 3;
   const decoder = new FrameDecoder();
-  assert.deepEqual([...decoder.push(bytes.slice(0, 15))], []);
-  assert.throws(() => [...decoder.push(bytes.slice(15, 16))], {
+  assert.deepEqual([...decoder.push(bytes.slice(0, HEADER_BYTES - 1))], []);
+  assert.throws(() => [...decoder.push(bytes.slice(HEADER_BYTES - 1, HEADER_BYTES))], {
     sqlstate: "08P01",
-    message: "frame of protocol version 2, expected 1",
+    message: "frame of protocol version 3, expected 2",
   });
 });
 
@@ -87,7 +95,7 @@ Deno.test("FrameDecoder: a payload that is too long is refused before any of it 
 });
 
 Deno.test("FrameDecoder: frames in front of a bad header are still given", () => {
-  const bytes = Uint8Array.from([...encodeFrame(FRAMES[1]), ...new Uint8Array(16)]);
+  const bytes = Uint8Array.from([...encodeFrame(FRAMES[1]), ...new Uint8Array(HEADER_BYTES)]);
   const seen: Frame[] = [];
   assert.throws(() => {
     for (const frame of new FrameDecoder().push(bytes)) seen.push(frame);

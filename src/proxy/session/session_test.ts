@@ -171,7 +171,7 @@ Deno.test("Session: a lost connection cancels everything", async () => {
 
 Deno.test("Session: a violation of the protocol is an error of its own, then the end", async () => {
   const violations: [string, Uint8Array][] = [
-    ["frame of protocol version 0, expected 1", new Uint8Array(16)],
+    ["frame of protocol version 0, expected 2", new Uint8Array(20)],
     ["unexpected frame type 16", encodeFrame(full({ type: FrameType.REPLY }))],
     ["request id 0 is not free", encodeFrame(full({ type: FrameType.UNARY }))],
     ["channel 1 is open already", encodeFrame(full({ type: FrameType.OPEN, channel: 1 }))],
