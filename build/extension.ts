@@ -1,5 +1,6 @@
 // The extension's control file and SQL script.
 
+import { furtherForms } from "./forms.ts";
 import { OUT, ROOT, VERSION } from "./paths.ts";
 
 export function controlFile(version: string): string {
@@ -20,7 +21,7 @@ export function extensionScript(parts: string[]): string {
   ].join("\n");
 }
 
-/** The script with each line "-- include FILE" replaced by what `read` has for the file. */
+/** The script with each line "-- include FILE" replaced by what `read` has for the file, or for "forms". */
 export function withIncludes(script: string, read: (name: string) => string): string {
   return script.replace(/^-- include (\S+)$/gm, (_, name: string) => read(name).trimEnd());
 }
@@ -30,8 +31,11 @@ function sqlFiles(folder: string): string[] {
 }
 
 export async function generateExtension(): Promise<void> {
-  const read = (name: string) => Deno.readTextFileSync(`${ROOT}/sql/${name}`);
-  const parts = sqlFiles(`${ROOT}/sql`).map(read);
+  const source = (name: string) => Deno.readTextFileSync(`${ROOT}/sql/${name}`);
+  const written = sqlFiles(`${ROOT}/sql`).map(source);
+  const forms = furtherForms(written);
+  const read = (name: string) => name === "forms" ? forms : source(name);
+  const parts = [...written, forms];
   for (const name of sqlFiles(OUT)) await Deno.remove(`${OUT}/${name}`);
   for (const name of sqlFiles(`${ROOT}/sql/released`)) {
     await Deno.copyFile(`${ROOT}/sql/released/${name}`, `${OUT}/${name}`);

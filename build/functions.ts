@@ -2,6 +2,7 @@
 //
 // `deno task docs` writes it; the gate compares.
 
+import { BYTEA_FORMS } from "./forms.ts";
 import { ROOT } from "./paths.ts";
 
 /** The files, as sections of the page. */
@@ -69,13 +70,8 @@ export function parseViews(script: string): { name: string; comment: string }[] 
     .map(([, name, comment]) => ({ name, comment: comment.replaceAll("''", "'") }));
 }
 
-function byteaForms(forms: string): Set<string> {
-  const list = /bytea_forms constant text\[\] := ARRAY\[([^\]]*)\]/.exec(forms)![1];
-  return new Set([...list.matchAll(/'(\w+)'/g)].map(([, name]) => name));
-}
-
-function entry({ name, args, returns, comment, restricted }: SqlFunction, bytea: Set<string>): string {
-  const marks = [...(bytea.has(name) ? ["bytea"] : []), ...(restricted ? ["restricted"] : [])];
+function entry({ name, args, returns, comment, restricted }: SqlFunction): string {
+  const marks = [...(BYTEA_FORMS.includes(name) ? ["bytea"] : []), ...(restricted ? ["restricted"] : [])];
   const isShort = !name.startsWith("etcd_fdw_");
   const shown = isShort
     ? args.replace(/^server text(, )?/, (_, more) => more ? "[server text,] " : "[server text]")
@@ -88,12 +84,11 @@ function entry({ name, args, returns, comment, restricted }: SqlFunction, bytea:
 
 /** The page. */
 export function functionsPage(read: (file: string) => string): string {
-  const bytea = byteaForms(read("90_forms.sql"));
   const sections = SECTIONS.map(([file, title]) => {
     const script = read(file);
     const shown = parseFunctions(script).filter(({ comment }) => !comment.includes("internal to etcd_fdw"));
     const views = parseViews(script).map(({ name, comment }) => `### ${name} *view*\n\n${comment}\n`);
-    return [`## ${title}\n`, ...views, ...shown.map((one) => entry(one, bytea))].join("\n");
+    return [`## ${title}\n`, ...views, ...shown.map(entry)].join("\n");
   });
   return [HEAD, ...sections].join("\n");
 }

@@ -14,5 +14,5 @@ COMMENT ON FUNCTION @extschema@.etcd_fdw_use_engine(text) IS
   'makes etcd_fdw use this JavaScript engine: plv8 or embedded; NULL takes plv8 when the database has it; superusers only';
 REVOKE ALL ON FUNCTION @extschema@.etcd_fdw_use_engine(text) FROM PUBLIC;
 
-SELECT @extschema@.etcd_fdw_use_engine(NULL);
+SELECT @extschema@.etcd_fdw_use_engine(NULL::pg_catalog.text);
 COMMENT ON FUNCTION @extschema@.etcd_fdw_dispatch(text, text, bytea) IS 'entry into core; internal to etcd_fdw';

@@ -1,4 +1,4 @@
--- Keys and values. Each function is written here with the server as its first argument; 90_forms.sql makes the forms
+-- Keys and values. Each function is written here with the server as its first argument; the build makes the forms
 -- without it and those for bytea. All of them act at once, whatever becomes of the transaction: tables are transactional.
 
 CREATE TYPE @extschema@.etcd_row AS (

@@ -19,9 +19,10 @@ GRANT EXECUTE ON FUNCTION @extschema@.etcd_fdw_stat_rows() TO pg_monitor;
 
 CREATE VIEW @extschema@.etcd_fdw_stat AS
   SELECT s.server, s.role, s.calls, s.rows, s.bytes_sent, s.bytes_received, s.errors, s.latency_sum,
-    s.latency_sum / nullif(s.calls, 0) AS latency_mean, s.latency_max, s.coalesced, s.retries, s.failovers, s.transactions
+    CASE WHEN s.calls OPERATOR(pg_catalog.>) 0::pg_catalog.int8
+      THEN s.latency_sum OPERATOR(pg_catalog./) s.calls::pg_catalog.float8 END AS latency_mean, s.latency_max, s.coalesced, s.retries, s.failovers, s.transactions
   FROM @extschema@.etcd_fdw_stat_rows() s
-  WHERE s.database = current_database();
+  WHERE s.database OPERATOR(pg_catalog.=) pg_catalog.current_database()::pg_catalog.text;
 COMMENT ON VIEW @extschema@.etcd_fdw_stat IS
   'What the proxy has done for each server and role of this database since it started or etcd_fdw_stat_reset(): calls of etcd, rows that came with them, bytes, errors, latencies in milliseconds, reads that shared a request, calls that were repeated, changes of the endpoint, transactions that were committed.';
 GRANT SELECT ON @extschema@.etcd_fdw_stat TO PUBLIC;
@@ -38,7 +39,7 @@ CREATE FUNCTION @extschema@.etcd_fdw_proxy_row() RETURNS TABLE(
 COMMENT ON FUNCTION @extschema@.etcd_fdw_proxy_row() IS 'What view etcd_fdw_proxy shows; internal to etcd_fdw.';
 
 CREATE VIEW @extschema@.etcd_fdw_proxy AS
-  SELECT p.pid, p.version, p.deno, p.started_at, clock_timestamp() - p.started_at AS uptime, p.memory_resident,
+  SELECT p.pid, p.version, p.deno, p.started_at, pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.started_at AS uptime, p.memory_resident,
     p.memory_heap, p.sessions, p.clusters, p.connections
   FROM @extschema@.etcd_fdw_proxy_row() p;
 COMMENT ON VIEW @extschema@.etcd_fdw_proxy IS
@@ -46,7 +47,7 @@ COMMENT ON VIEW @extschema@.etcd_fdw_proxy IS
 GRANT SELECT ON @extschema@.etcd_fdw_proxy TO PUBLIC;
 
 CREATE FUNCTION @extschema@.etcd_fdw_version() RETURNS TABLE(component text, version text)
-  LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED AS $$
+  LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   one text;
 BEGIN
@@ -86,7 +87,7 @@ COMMENT ON FUNCTION @extschema@.etcd_fdw_certificate_rows(text) IS
 
 CREATE FUNCTION @extschema@.etcd_fdw_certificates(server text) RETURNS TABLE(
     source text, subject text, issuer text, not_before timestamptz, not_after timestamptz, expires_in interval, endpoint text)
-  LANGUAGE sql VOLATILE PARALLEL RESTRICTED ROWS 4 AS $$
+  LANGUAGE sql VOLATILE PARALLEL RESTRICTED ROWS 4 SET search_path = pg_catalog, pg_temp AS $$
   SELECT c.source, c.subject, c.issuer, c.not_before, c.not_after, c.not_after - pg_catalog.clock_timestamp(), c.endpoint
   FROM @extschema@.etcd_fdw_certificate_rows($1) c
 $$;
@@ -94,7 +95,7 @@ COMMENT ON FUNCTION @extschema@.etcd_fdw_certificates(text) IS
   'The certificates of a server: what each endpoint shows (source peer, and peer-chain for those behind it) and what the options cafile and certfile hold, even if they have expired. No row without TLS. For members of pg_monitor too.';
 
 CREATE FUNCTION @extschema@.etcd_fdw_server_cert_expiry(server text) RETURNS timestamptz
-  LANGUAGE sql VOLATILE PARALLEL RESTRICTED AS $$
+  LANGUAGE sql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
   SELECT min(c.not_after) FROM @extschema@.etcd_fdw_certificate_rows($1) c WHERE c.source = 'peer'
 $$;
 COMMENT ON FUNCTION @extschema@.etcd_fdw_server_cert_expiry(text) IS
@@ -103,7 +104,7 @@ COMMENT ON FUNCTION @extschema@.etcd_fdw_server_cert_expiry(text) IS
 CREATE FUNCTION @extschema@.etcd_fdw_cert_expiry_rows() RETURNS TABLE(
     server text, source text, subject text, issuer text, not_before timestamptz, not_after timestamptz, expires_in interval,
     endpoint text, error text)
-  LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED AS $$
+  LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   one text;
 BEGIN

@@ -161,6 +161,14 @@ export interface OpenPayload {
   maxTxnOps: number;
   /** Whether a transaction that needs more is refused. */
   requireAtomic: boolean;
+  /** The longest request that etcd takes, in bytes; absent: its default. */
+  maxRequestBytes?: number;
+  /** False: etcd, or what stands in for it, knows no Txns within Txns. */
+  nested?: boolean;
+  /** What every key that is asked for begins with, in hexadecimal; absent: nothing. */
+  prefix?: string;
+  /** False: nothing may be written. */
+  updatable?: boolean;
   /** What a transaction may hold in the proxy. */
   maxStagedBytes: number;
   username?: string;

@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "base/compat.h"
 #include "core/dispatch.h"
 #include "core/engine.h"
 
@@ -21,6 +22,7 @@
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -28,29 +30,86 @@
 #include "utils/typcache.h"
 
 /*
- * V8 measures its stack from where it was started and crashes when called
- * from much deeper; so the first call's place is remembered.  The embedded
- * engine measures afresh at each call.
+ * V8 measures its stack from where its isolate was made, by whoever was first,
+ * and crashes when called from much deeper.  Nobody can have been further up
+ * than where the process began; V8 takes 984 kB from there, and core some of
+ * it.  The embedded engine measures afresh at each call.
  */
-#define ENGINE_STACK_SLACK	(512 * 1024)
+#define ENGINE_STACK_BYTES	(640 * 1024)
 
-static const char *first_stack = NULL;
+/*
+ * Where the stack of this process begins, as PostgreSQL has noted it.
+ */
+static const char *
+stack_base(void)
+{
+	pg_stack_base_t base = set_stack_base();
+
+	restore_stack_base(base);
+	return (const char *) base;
+}
 
 static void
-check_engine_stack(const FmgrInfo *dispatch)
+check_engine_stack(void)
 {
-	const char *address = __builtin_frame_address(0);
+	ptrdiff_t	depth = stack_base() - (const char *) __builtin_frame_address(0);
 
-	check_stack_depth();
-	if (etcd_is_embedded(dispatch))
-		return;
-	if (first_stack == NULL)
-		first_stack = address;
-	else if (first_stack - address > ENGINE_STACK_SLACK)
+	if (depth > ENGINE_STACK_BYTES)
 		ereport(ERROR,
 				(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
 				 errmsg("stack depth limit of the JavaScript engine exceeded"),
 				 errhint("Call etcd_fdw from fewer nested functions.")));
+}
+
+/*
+ * Settings with which plv8 starts its engine and which everybody may set: what
+ * V8 is told by them can write files as the server does.  Whoever may use plv8
+ * can do that anyway; our query must not do it for the others.  (Of the rest,
+ * start_proc is pinned by the dispatch function, memory_limit is a superuser's,
+ * and debugger_port does nothing.)
+ */
+static void
+check_engine_settings(Oid language)
+{
+	static const char *const settings[] = {"plv8.v8_flags", "plv8.icu_data"};
+	static bool checked = false;
+
+	if (checked)
+		return;
+	if (compat_language_aclcheck(language, GetSessionUserId(), ACL_USAGE) != ACLCHECK_OK)
+	{
+		for (int i = 0; i < (int) lengthof(settings); i++)
+		{
+			struct config_generic *setting = compat_find_setting(settings[i]);
+			const char *value = setting ? GetConfigOption(settings[i], true, false) : NULL;
+
+			if (value != NULL && *value && setting->source > PGC_S_DATABASE)
+				ereport(ERROR,
+						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						 errmsg("permission denied to start the JavaScript engine with a setting of \"%s\"", settings[i]),
+						 errdetail("The role of this session has no right to use language plv8."),
+						 errhint("RESET %s, or connect without it.", settings[i])));
+		}
+	}
+	checked = true;
+}
+
+static void
+check_engine(const FmgrInfo *dispatch)
+{
+	HeapTuple	tuple;
+	Oid			language;
+
+	check_stack_depth();
+	if (etcd_is_embedded(dispatch))
+		return;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(dispatch->fn_oid));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", dispatch->fn_oid);
+	language = ((Form_pg_proc) GETSTRUCT(tuple))->prolang;
+	ReleaseSysCache(tuple);
+	check_engine_settings(language);
+	check_engine_stack();
 }
 
 /*
@@ -149,7 +208,7 @@ etcd_dispatch_bytes(Oid function, const char *op, StringInfo input, const char *
 
 	MemoryContextSwitchTo(context);
 	fmgr_info_cxt(function, &flinfo, context);
-	check_engine_stack(&flinfo);
+	check_engine(&flinfo);
 	row = FunctionCall3(&flinfo,
 						CStringGetTextDatum(op),
 						PointerGetDatum(cstring_to_text_with_len(input->data, input->len)),

@@ -97,8 +97,8 @@ function_altered(Datum arg, int cacheid, uint32 hashvalue)
 
 /*
  * The description of the called function.  One that was altered is described
- * anew; the memory of the old description is left, since a call of it may be
- * under way.
+ * anew; the old description lives until the end of the transaction, since a
+ * call of it may be under way.
  */
 Callee *
 etcd_callee_find(FunctionCallInfo fcinfo)
@@ -122,6 +122,8 @@ etcd_callee_find(FunctionCallInfo fcinfo)
 		memset((char *) callee + sizeof(Oid), 0, sizeof(Callee) - sizeof(Oid));
 	if (!callee->valid)
 	{
+		if (callee->context != NULL)
+			MemoryContextSetParent(callee->context, TopTransactionContext);
 		callee->context = AllocSetContextCreate(TopMemoryContext, "etcd_fdw function description",
 												ALLOCSET_SMALL_SIZES);
 		callee->valid = true;

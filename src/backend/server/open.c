@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "core/dispatch.h"
 #include "server/open.h"
 #include "server/option.h"
 
@@ -61,6 +62,16 @@ append_text(StringInfo json, const char *name, const char *value)
 }
 
 static void
+append_prefix(StringInfo json, const char *prefix)
+{
+	char	   *utf8 = pg_server_to_any(prefix, strlen(prefix), PG_UTF8);
+
+	appendStringInfoString(json, ",\"prefix\":\"");
+	etcd_append_hex(json, utf8, strlen(utf8));
+	appendStringInfoChar(json, '"');
+}
+
+static void
 append_file(StringInfo json, const char *name, DefElem *option)
 {
 	char	   *text;
@@ -99,6 +110,10 @@ etcd_open_payload(ForeignServer *server, UserMapping *user, const char *role, ui
 	appendStringInfo(&json, ",\"maxTxnOps\":%d,\"requireAtomic\":%s,\"maxStagedBytes\":" INT64_FORMAT,
 					 options->max_txn_ops, options->require_atomic ? "true" : "false",
 					 (int64) options->max_staged_mb * 1024 * 1024);
+	appendStringInfo(&json, ",\"maxRequestBytes\":%d,\"nested\":%s,\"updatable\":%s",
+					 options->max_request_bytes, options->nested_txns ? "true" : "false",
+					 options->updatable ? "true" : "false");
+	append_prefix(&json, options->prefix);
 	append_text(&json, "database", get_database_name(MyDatabaseId));
 	append_text(&json, "server", server->servername);
 	append_text(&json, "role", role);

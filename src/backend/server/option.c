@@ -62,6 +62,8 @@ static const OptionDef option_defs[] = {
 	{"max_retries", "max_retries", WRAPPER | SERVER, KIND_COUNT, "2"},
 	{"retry_backoff_ms", "retry_backoff_ms", WRAPPER | SERVER, KIND_MILLISECONDS, "200"},
 	{"max_txn_ops", "max_txn_ops", WRAPPER | SERVER, KIND_POSITIVE, "128"},
+	{"max_request_bytes", "max_request_bytes", WRAPPER | SERVER, KIND_BYTES, "1572864"},
+	{"nested_txns", "nested_txns", WRAPPER | SERVER, KIND_BOOL, "true"},
 	{"atomic", "atomic", WRAPPER | SERVER, KIND_ATOMIC, "split"},
 	{"max_staged_mb", "max_staged_mb", WRAPPER | SERVER, KIND_POSITIVE, "256"},
 	{"write_mode", "write_mode", WRAPPER | SERVER | TABLE, KIND_WRITE_MODE, "transactional"},
@@ -347,6 +349,25 @@ etcd_merged_options(ForeignServer *server)
 }
 
 /*
+ * The wrapper's certificate says who the client is.  Who may create servers
+ * could show it to any etcd he likes, or act by it; so it serves those servers
+ * only whose owner may name such a file himself.
+ */
+static void
+check_certificate_use(ForeignServer *server)
+{
+	if (find_setting(server->options, "certfile") != NULL ||
+		find_setting(GetForeignDataWrapper(server->fdwid)->options, "certfile") == NULL ||
+		has_privs_of_role(server->owner, ROLE_PG_READ_SERVER_FILES))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("server \"%s\" may not use the certificate of its foreign-data wrapper", server->servername),
+			 errdetail("Its owner has not the privileges of the role pg_read_server_files."),
+			 errhint("Have the server owned by a role that has them, or set certfile and keyfile for it.")));
+}
+
+/*
  * How to connect to a server; the user mapping may be NULL.
  */
 EtcdServerOptions *
@@ -357,6 +378,7 @@ etcd_server_options(ForeignServer *server, UserMapping *user)
 	List	   *login = options;
 
 	result->endpoints = read_endpoints(options, &result->tls);
+	check_certificate_use(server);
 	result->tls_verify = get_bool(options, "tls_verify");
 	result->tls_servername = get_setting(options, "ssl_servername");
 	result->cafile = find_setting(options, "cafile");
@@ -369,6 +391,10 @@ etcd_server_options(ForeignServer *server, UserMapping *user)
 
 	result->max_txn_ops = get_number(options, "max_txn_ops");
 	result->max_staged_mb = get_number(options, "max_staged_mb");
+	result->max_request_bytes = get_number(options, "max_request_bytes");
+	result->nested_txns = get_bool(options, "nested_txns");
+	result->prefix = get_text(options, "prefix");
+	result->updatable = get_bool(options, "updatable");
 	result->require_atomic = strcmp(get_text(options, "atomic"), "require") == 0;
 
 	/* The password goes with the name: one of each would be nobody's. */

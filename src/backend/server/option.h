@@ -27,6 +27,10 @@ typedef struct EtcdServerOptions
 	int			max_txn_ops;
 	int			max_staged_mb;
 	bool		require_atomic;
+	int			max_request_bytes;
+	bool		nested_txns;
+	const char *prefix;			/* what every key begins with */
+	bool		updatable;
 	char	   *username;		/* NULL: no authentication */
 	char	   *password;
 } EtcdServerOptions;

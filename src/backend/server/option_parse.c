@@ -18,6 +18,10 @@
 #define MAX_RETRIES			1000
 #define MAX_POSITIVE		100000
 
+/* Of a request to etcd: room for one key, and what a frame to the proxy holds. */
+#define MIN_BYTES		10000
+#define MAX_BYTES		(256 * 1024 * 1024)
+
 static void
 invalid_value(const char *name, const char *value, const char *hint)
 {
@@ -75,6 +79,8 @@ option_parse_number(const char *name, OptionKind kind, const char *value)
 								 MAX_MILLISECONDS, "a time in milliseconds");
 		case KIND_POSITIVE:
 			return parse_integer(name, value, 1, MAX_POSITIVE, "a number");
+		case KIND_BYTES:
+			return parse_integer(name, value, MIN_BYTES, MAX_BYTES, "a number of bytes");
 		default:
 			return parse_integer(name, value, 0, MAX_RETRIES, "a number");
 	}
@@ -220,6 +226,7 @@ option_check_value(const char *name, OptionKind kind, const char *value)
 		case KIND_MILLISECONDS:
 		case KIND_COUNT:
 		case KIND_POSITIVE:
+		case KIND_BYTES:
 			(void) option_parse_number(name, kind, value);
 			break;
 		case KIND_REVISION:

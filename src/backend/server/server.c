@@ -13,12 +13,42 @@
 #include "catalog/pg_foreign_server.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "nodes/pg_list.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+/* Who has given a setting its value. */
+typedef struct Setter
+{
+	Oid			role;			/* InvalidOid: whoever administers the database */
+} Setter;
+
 static char *default_server = NULL;
+static Oid	default_server_setter = InvalidOid;
+
+static bool
+check_default_server(char **newval, void **extra, GucSource source)
+{
+	Setter	   *setter = compat_guc_malloc(sizeof(Setter));
+	int			context;
+
+	if (setter == NULL)
+		return false;
+	setter->role = InvalidOid;
+	/* Without the assertion of GetUserId(): a worker restores settings first. */
+	if (source > PGC_S_DATABASE)
+		GetUserIdAndSecContext(&setter->role, &context);
+	*extra = setter;
+	return true;
+}
+
+static void
+assign_default_server(const char *newval, void *extra)
+{
+	default_server_setter = extra ? ((Setter *) extra)->role : InvalidOid;
+}
 
 void
 etcd_server_init(void)
@@ -27,7 +57,27 @@ etcd_server_init(void)
 							   "The foreign server that etcd's functions use when none is named.",
 							   "Empty: the only server of etcd_fdw that there is.",
 							   &default_server, "", PGC_USERSET, 0,
-							   NULL, NULL, NULL);
+							   check_default_server, assign_default_server, NULL);
+}
+
+/*
+ * Whether a SECURITY DEFINER function runs, or something else on behalf of a
+ * role that is not the session's: then the session's user must not decide
+ * where that role reads and writes.
+ */
+static bool
+acts_for_another(void)
+{
+	return GetUserId() != GetOuterUserId();
+}
+
+/*
+ * Whether the present user can rely on what this role has set up.
+ */
+static bool
+is_trusted(Oid role)
+{
+	return role == GetUserId() || superuser_arg(role) || is_member_of_role_nosuper(GetUserId(), role);
 }
 
 /*
@@ -58,43 +108,63 @@ etcd_server_by_name(const char *name)
 }
 
 /*
- * The server for a call that names none.
+ * The servers that the present user may use, as a list of OIDs: those of roles
+ * that he can rely on.  Others count when there are none of these, but not for
+ * what is done on behalf of another role: anybody who may create a server
+ * could else take the place of the one that is meant.
  */
-Oid
-etcd_default_server(const char *function)
+static List *
+usable_servers(void)
 {
-	Relation	catalog;
-	SysScanDesc scan;
+	Relation	catalog = table_open(ForeignServerRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(catalog, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	tuple;
-	Oid			found = InvalidOid;
-	int			count = 0;
+	List	   *trusted = NIL;
+	List	   *others = NIL;
 
-	if (default_server != NULL && *default_server)
-		return etcd_server_by_name(default_server);
-	catalog = table_open(ForeignServerRelationId, AccessShareLock);
-	scan = systable_beginscan(catalog, InvalidOid, false, NULL, 0, NULL);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_foreign_server server = (Form_pg_foreign_server) GETSTRUCT(tuple);
 
-		if (!is_etcd_server(server->srvfdw))
+		if (!is_etcd_server(server->srvfdw) ||
+			compat_server_aclcheck(server->oid, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
 			continue;
-		found = server->oid;
-		count++;
+		if (is_trusted(server->srvowner))
+			trusted = lappend_oid(trusted, server->oid);
+		else
+			others = lappend_oid(others, server->oid);
 	}
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
-	if (count == 0)
+	return trusted != NIL || acts_for_another() ? trusted : others;
+}
+
+/*
+ * The server for a call that names none.  For a SECURITY DEFINER function, the
+ * setting counts only as its owner or an administrator has set it.
+ */
+Oid
+etcd_default_server(const char *function)
+{
+	List	   *servers;
+
+	if (default_server != NULL && *default_server &&
+		(!acts_for_another() || !OidIsValid(default_server_setter) || is_trusted(default_server_setter)))
+		return etcd_server_by_name(default_server);
+	servers = usable_servers();
+	if (servers == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("there is no server of etcd_fdw for %s()", function),
-				 errhint("CREATE SERVER ... FOREIGN DATA WRAPPER etcd_fdw first.")));
-	if (count > 1)
+				 acts_for_another()
+				 ? errhint("Name the server as the first argument: SECURITY DEFINER functions use servers of superusers and of their owner only.")
+				 : errhint("CREATE SERVER ... FOREIGN DATA WRAPPER etcd_fdw first, or have USAGE on one granted.")));
+	if (list_length(servers) > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_AMBIGUOUS_PARAMETER),
-				 errmsg("%s() could mean any of %d servers of etcd_fdw", function, count),
+				 errmsg("%s() could mean any of %d servers of etcd_fdw", function, list_length(servers)),
 				 errhint("Name the server as the first argument, or set etcd_fdw.default_server.")));
-	return found;
+	return linitial_oid(servers);
 }
 
 /*

@@ -4,6 +4,7 @@
 
 import { EtcdFdwError } from "../../base/errors.ts";
 import type { OpenPayload } from "../../ipc/frame.ts";
+import { fenced } from "../fence.ts";
 import type { ClusterHandle } from "../handle.ts";
 import { Stats } from "../stats.ts";
 import { Cluster, type ClusterOptions } from "./cluster.ts";
@@ -51,13 +52,18 @@ export class Clusters {
     clearTimeout(entry.timer);
     entry.users++;
     let released = false;
-    return makeHandle({ cluster: entry.cluster, coalescer: entry.coalescer, stats: this.stats }, open, {
-      share: () => this.open(open),
-      close: () => {
-        if (!released) this.#release(key, entry);
-        released = true;
+    const handle = makeHandle(
+      { cluster: entry.cluster, coalescer: entry.coalescer, stats: this.stats },
+      open,
+      {
+        share: () => this.open(open),
+        close: () => {
+          if (!released) this.#release(key, entry);
+          released = true;
+        },
       },
-    });
+    );
+    return fenced(handle, open);
   }
 
   /** How many clusters are kept. */
@@ -93,6 +99,7 @@ function checked(open: OpenPayload): OpenPayload {
     isText(open.password) &&
     [open.database, open.server, open.role].every((name) => typeof name === "string") &&
     isTime(open.maxTxnOps) && isTime(open.maxStagedBytes / 1024) &&
+    isText(open.prefix) && [undefined, true, false].includes(open.updatable) &&
     isCount(open.maxRetries) && isCount(open.retryBackoff) && isTls(open.tls);
   // The payload is not quoted: it may hold a password.
   if (!valid) throw new EtcdFdwError("22023", "malformed connection options in an open frame");

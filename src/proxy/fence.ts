@@ -1,0 +1,276 @@
+// What a foreign server's options prefix and updatable allow: all that is asked of etcd in the server's name, whoever asks
+// and by whatever way, keeps to the keys of its prefix, and writes nothing where it is not updatable.
+//
+// It stands between a session and the cluster, and reads the requests as etcd will. Without these options nothing is read.
+
+import { compareBytes, fromHex, printable } from "../base/bytes.ts";
+import { EtcdFdwError } from "../base/errors.ts";
+import {
+  CampaignRequest,
+  LeaderRequest,
+  LeaseReply,
+  LeaseRequest,
+  LockRequest,
+  ProclaimRequest,
+  WatchCreate,
+} from "../etcd/api.ts";
+import { type KeyRange, prefixRange, singleKey } from "../etcd/keyrange.ts";
+import { eachField } from "../etcd/ranges.ts";
+import { Method } from "../ipc/frame.ts";
+import type { ClusterHandle } from "./handle.ts";
+
+export interface FenceOptions {
+  /** The server's name, for errors. */
+  server: string;
+  /** What every key begins with, in hexadecimal; empty for none. */
+  prefix?: string;
+  /** False: nothing may be written. */
+  updatable?: boolean;
+}
+
+/** What a request does, as far as a fence is concerned. */
+type Kind =
+  | "read"
+  | "write"
+  | "txn"
+  | "lock"
+  | "leader"
+  | "grant"
+  | "revoke"
+  | "renew"
+  | "ttl"
+  | "look"
+  | "rule";
+
+/** `look` shows the cluster and no key, `rule` changes more than keys. */
+const KINDS: Record<number, Kind> = {
+  [Method.RANGE]: "read",
+  [Method.PUT]: "write",
+  [Method.DELETE_RANGE]: "write",
+  [Method.TXN]: "txn",
+  [Method.READ_TXN]: "txn",
+  [Method.LEASE_GRANT]: "grant",
+  [Method.LEASE_REVOKE]: "revoke",
+  [Method.LEASE_KEEPALIVE]: "renew",
+  [Method.LEASE_TTL]: "ttl",
+  [Method.LEASES]: "look",
+  [Method.MEMBER_LIST]: "look",
+  [Method.STATUS]: "look",
+  [Method.HASH_KV]: "look",
+  [Method.AUTH_STATUS]: "look",
+  [Method.USER_GET]: "look",
+  [Method.USER_LIST]: "look",
+  [Method.ROLE_GET]: "look",
+  [Method.ROLE_LIST]: "look",
+  [Method.LOCK]: "lock",
+  [Method.UNLOCK]: "lock",
+  [Method.CAMPAIGN]: "lock",
+  [Method.LEADER]: "leader",
+  [Method.PROCLAIM]: "lock",
+  [Method.RESIGN]: "lock",
+};
+
+/** Field numbers of TxnRequest and what is in it. */
+const TXN_COMPARE = 1;
+const OP_RANGE = 1;
+const OP_PUT = 2;
+const OP_TXN = 4;
+/** AlarmRequest without an action lists. */
+const ALARM_ACTION = 1;
+
+const NO_BYTES = new Uint8Array(0);
+
+/** The range that a message names by two of its fields; an empty range_end that is there means the end of the keyspace. */
+function rangeIn(message: Uint8Array, keyField: number, endField: number): KeyRange {
+  let key: Uint8Array = NO_BYTES;
+  let end: Uint8Array | null = null;
+  eachField(message, (field, reader) => {
+    if (field !== keyField && field !== endField) return false;
+    if (field === keyField) key = reader.bytes();
+    else end = reader.bytes();
+    return true;
+  });
+  const rangeEnd = end as Uint8Array | null;
+  if (rangeEnd === null) return singleKey(key);
+  return {
+    start: key,
+    end: rangeEnd.length === 0 || rangeEnd.length === 1 && rangeEnd[0] === 0 ? null : rangeEnd,
+  };
+}
+
+/** The parts of a message that holds messages alone. */
+function partsOf(message: Uint8Array): { field: number; bytes: Uint8Array }[] {
+  const parts: { field: number; bytes: Uint8Array }[] = [];
+  eachField(message, (field, reader) => {
+    parts.push({ field, bytes: reader.bytes() });
+    return true;
+  });
+  return parts;
+}
+
+function nameIn(method: number, payload: Uint8Array): Uint8Array {
+  if (method === Method.CAMPAIGN) return CampaignRequest.decode(payload).name;
+  if (method === Method.PROCLAIM || method === Method.RESIGN) {
+    const leader = ProclaimRequest.decode(payload).leader;
+    return leader?.key ?? NO_BYTES;
+  }
+  return method === Method.LEADER ? LeaderRequest.decode(payload).name : LockRequest.decode(payload).name;
+}
+
+export class Fence {
+  readonly #server: string;
+  readonly #allowed: KeyRange | null;
+  readonly #updatable: boolean;
+  /** Leases that were granted on this side: others may hold keys of anybody. */
+  readonly #leases = new Set<string>();
+
+  constructor({ server, prefix = "", updatable = true }: FenceOptions) {
+    this.#server = server;
+    this.#allowed = prefix === "" ? null : prefixRange(fromHex(prefix));
+    this.#updatable = updatable;
+  }
+
+  /** Whether anything is forbidden at all. */
+  get stands(): boolean {
+    return this.#allowed !== null || !this.#updatable;
+  }
+
+  /** Throws EtcdFdwError 42501 for a request that the server's options do not allow. */
+  check(method: number, payload: Uint8Array): void {
+    switch (KINDS[method] ?? "rule") {
+      case "read":
+        return this.#checkRange(rangeIn(payload, 1, 2));
+      case "write":
+        this.#checkWrite();
+        return this.#checkRange(rangeIn(payload, 1, method === Method.PUT ? -1 : 2));
+      case "txn":
+        return this.#checkTxn(payload);
+      case "lock":
+        this.#checkWrite();
+        return this.#checkRange(singleKey(nameIn(method, payload)));
+      case "leader":
+        return this.#checkRange(singleKey(nameIn(method, payload)));
+      case "grant":
+      case "renew":
+        return this.#checkWrite();
+      case "revoke":
+        this.#checkWrite();
+        return this.#checkLease(LeaseRequest.decode(payload).ID);
+      case "ttl":
+        if (this.#allowed !== null && LeaseRequest.decode(payload).keys) this.#refuseBeyond("a lease's keys");
+        return;
+      case "rule":
+        return this.#checkRule(method, payload);
+      case "look":
+    }
+  }
+
+  /** The same for a WatchCreateRequest. */
+  checkWatch(request: Uint8Array): void {
+    const { key, range_end } = WatchCreate.decode(request);
+    this.#checkRange(range_end.length === 0 ? singleKey(key) : rangeIn(request, 1, 2));
+  }
+
+  /** The same for the name of an election. */
+  checkName(name: Uint8Array): void {
+    this.#checkRange(singleKey(name));
+  }
+
+  /** The same for what shows all keys there are. */
+  checkEverything(what: string): void {
+    if (this.#allowed !== null) this.#refuseBeyond(what);
+  }
+
+  /** Sees each answer: a lease that was granted here may be revoked here. */
+  note(method: number, reply: Uint8Array): void {
+    if (this.#allowed !== null && method === Method.LEASE_GRANT) {
+      this.#leases.add(LeaseReply.decode(reply).ID);
+    }
+  }
+
+  #checkRule(method: number, payload: Uint8Array): void {
+    let lists = method === Method.ALARM;
+    if (lists) {
+      eachField(payload, (field, reader) => {
+        if (field !== ALARM_ACTION) return false;
+        lists = reader.int32() === 0;
+        return true;
+      });
+    }
+    if (lists) return;
+    this.#checkWrite();
+    this.checkEverything("what concerns the whole cluster");
+  }
+
+  #checkTxn(payload: Uint8Array): void {
+    for (const { field, bytes } of partsOf(payload)) {
+      if (field === TXN_COMPARE) this.#checkRange(rangeIn(bytes, 3, 64));
+      else this.#checkOp(bytes);
+    }
+  }
+
+  #checkOp(op: Uint8Array): void {
+    for (const { field, bytes } of partsOf(op)) {
+      if (field === OP_TXN) this.#checkTxn(bytes);
+      else {
+        if (field !== OP_RANGE) this.#checkWrite();
+        this.#checkRange(rangeIn(bytes, 1, field === OP_PUT ? -1 : 2));
+      }
+    }
+  }
+
+  #checkWrite(): void {
+    if (this.#updatable) return;
+    throw new EtcdFdwError("42501", `server "${this.#server}" does not allow writes`, {
+      hint: "Its option updatable, or its wrapper's, is false.",
+    });
+  }
+
+  #checkRange({ start, end }: KeyRange): void {
+    const allowed = this.#allowed;
+    if (allowed === null) return;
+    const within = compareBytes(start, allowed.start) >= 0 &&
+      (allowed.end === null || end !== null && compareBytes(end, allowed.end) <= 0);
+    if (!within) this.#refuseBeyond(`key "${printable(start)}"${end === null ? " and all behind it" : ""}`);
+  }
+
+  #checkLease(id: string): void {
+    if (this.#allowed === null || this.#leases.delete(id)) return;
+    this.#refuseBeyond(`lease ${id}, which was not granted in this session,`);
+  }
+
+  #refuseBeyond(what: string): never {
+    throw new EtcdFdwError("42501", `${what} lies outside the prefix of server "${this.#server}"`, {
+      hint: `Its option prefix is "${
+        printable(this.#allowed!.start)
+      }"; use a server without one for other keys.`,
+    });
+  }
+}
+
+/** The handle behind a fence; itself where there is nothing to forbid. */
+export function fenced(handle: ClusterHandle, options: FenceOptions): ClusterHandle {
+  const fence = new Fence(options);
+  if (!fence.stands) return handle;
+  return {
+    ...handle,
+    async call(method, payload, callOptions) {
+      fence.check(method, payload);
+      const reply = await handle.call(method, payload, callOptions);
+      fence.note(method, reply);
+      return reply;
+    },
+    async events(request, ...rest) {
+      fence.checkWatch(request);
+      return await handle.events(request, ...rest);
+    },
+    async observe(election, ...rest) {
+      fence.checkName(election);
+      return await handle.observe(election, ...rest);
+    },
+    async snapshot(...rest) {
+      fence.checkEverything("a snapshot");
+      return await handle.snapshot(...rest);
+    },
+  };
+}
