@@ -1,6 +1,8 @@
 // The proxy's life: one per cluster, restarted when it dies, gone when the server is.
 
 import assert from "node:assert/strict";
+import { findPostgres } from "../../build/postgres.ts";
+import { run } from "../../build/run.ts";
 import { suite } from "../helpers/suite.ts";
 import { waitFor } from "../helpers/wait.ts";
 import { proxyPids } from "../helpers/proxy.ts";
@@ -83,3 +85,17 @@ for (const mode of ["fast", "immediate", "kill"] as const) {
     assert.deepEqual(await db.sql("SELECT value FROM w"), [{ value: "1" }]);
   });
 }
+
+test("a base backup takes nothing of the proxy's along, and stumbles over nothing", async () => {
+  assert.equal((await pids()).length, 1);
+  const { bindir } = await findPostgres();
+  const { PGHOST, PGPORT } = db.sandbox.env();
+  const folder = await Deno.makeTempDir();
+  const { code, stderr } = await run(`${bindir}/pg_basebackup`, [
+    ...["-h", PGHOST, "-p", PGPORT, "-U", "postgres", "-D", `${folder}/backup`, "-c", "fast"],
+  ], { mayFail: true });
+  assert.equal(code, 0, stderr);
+  assert.doesNotMatch(stderr, /special file|proxy/);
+  assert.deepEqual([...Deno.readDirSync(`${folder}/backup/pg_stat_tmp`)], []);
+  await Deno.remove(folder, { recursive: true });
+});
