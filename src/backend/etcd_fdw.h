@@ -115,6 +115,7 @@ typedef struct EtcdRequest
 	uint8		reply_type;
 	char	   *reply;
 	uint32		reply_len;
+	int			patience;
 	TimestampTz give_up;		/* when even the proxy's own deadline is long over */
 } EtcdRequest;
 

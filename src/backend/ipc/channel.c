@@ -37,7 +37,7 @@ typedef struct Channel
 	uint32		number;			/* 0: not open on this connection */
 	bool		stale;			/* the server or the mapping was altered */
 	bool		staged;			/* the proxy holds something of the present transaction */
-	int			patience;		/* ms after which the proxy must have answered */
+	int			patience;		/* ms that a request may take */
 } Channel;
 
 static HTAB *channels = NULL;
@@ -163,7 +163,7 @@ channel_open(Channel *channel)
 		connection_queue(FRAME_CLOSE, 0, channel->number, 0, NULL, 0);
 	channel->number = ++etcd_conn.last_channel;
 	channel->stale = false;
-	channel->patience = patience + PROXY_GRACE_MS;
+	channel->patience = patience;
 	connection_queue(FRAME_OPEN, 0, channel->number, 0, payload, strlen(payload));
 	explicit_bzero(payload, strlen(payload));
 	pfree(payload);
@@ -214,7 +214,9 @@ new_request(int patience, uint8 method, MemoryContext context)
 	request->context = context;
 	request->id = etcd_conn.last_id;
 	request->method = method;
-	request->give_up = patience < 0 ? DT_NOEND : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), patience);
+	request->patience = patience + PROXY_GRACE_MS;
+	request->give_up = patience < 0 ? DT_NOEND : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), request->patience);
+	etcd_frame_deadline = patience < 0 ? 0 : patience;
 	request->release.func = request_release;
 	request->release.arg = request;
 	MemoryContextRegisterResetCallback(context, &request->release);
@@ -268,7 +270,8 @@ send_as_is(uint32 channel, int patience, const EtcdAnswer *answer, MemoryContext
 {
 	uint8		method = (uint8) answer->payload[FRAME_AT_CODE];
 	uint8		flags = (uint8) answer->payload[FRAME_AT_FLAGS];
-	EtcdRequest *request = new_request((flags & FRAME_FLAG_WAITS) ? -1 : patience, method, context);
+	uint32		extra = etcd_get_uint32(answer->payload + FRAME_AT_DEADLINE);
+	EtcdRequest *request = new_request(extra == PG_UINT32_MAX ? -1 : patience + (int) Min(extra, 1000000000), method, context);
 	int			len = answer->payload_len - FRAME_HEADER;
 
 	connection_queue_header(FRAME_UNARY, method, flags, channel, request->id, len);

@@ -24,6 +24,8 @@
 /* Bytes of writes that wait for the socket. */
 #define MAX_UNSENT		(4 * 1024 * 1024)
 
+uint32		etcd_frame_deadline = 0;
+
 Connection etcd_conn = {.sock = PGINVALID_SOCKET, .requests = DLIST_STATIC_INIT(etcd_conn.requests)};
 
 /*
@@ -168,6 +170,8 @@ connection_queue_header(uint8 type, uint8 code, uint8 flags, uint32 channel, uin
 	header[FRAME_AT_FLAGS] = flags;
 	etcd_put_uint32(header + FRAME_AT_CHANNEL, channel);
 	etcd_put_uint32(header + FRAME_AT_ID, id);
+	etcd_put_uint32(header + FRAME_AT_DEADLINE, etcd_frame_deadline);
+	etcd_frame_deadline = 0;
 	appendBinaryStringInfo(&etcd_conn.out, header, FRAME_HEADER);
 }
 
@@ -212,6 +216,11 @@ begin_payload(void)
 				 errhint("After an upgrade of etcd_fdw, restart the server.")));
 	}
 	etcd_conn.target = find_request(etcd_get_uint32(header + FRAME_AT_ID));
+	if (etcd_conn.target != NULL && header[FRAME_AT_TYPE] == FRAME_PROGRESS)
+	{
+		etcd_conn.target->give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), etcd_conn.target->patience);
+		etcd_conn.target = NULL;
+	}
 	if (etcd_conn.target != NULL)
 		etcd_conn.target->reply = MemoryContextAlloc(etcd_conn.target->context, etcd_conn.payload_len + 1);
 }

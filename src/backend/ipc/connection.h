@@ -12,6 +12,8 @@
 #include "storage/latch.h"
 
 /* How long a backend waits for the proxy to start, and beyond its deadlines. */
+extern uint32 etcd_frame_deadline;
+
 #define PROXY_START_MS	10000
 #define PROXY_GRACE_MS	2000
 #define PROXY_POLL_MS	10

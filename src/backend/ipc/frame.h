@@ -5,8 +5,8 @@
 #ifndef ETCD_FDW_FRAME_H
 #define ETCD_FDW_FRAME_H
 
-#define FRAME_VERSION		1
-#define FRAME_HEADER		16
+#define FRAME_VERSION		2
+#define FRAME_HEADER		20
 #define FRAME_MAX_PAYLOAD	(256 * 1024 * 1024)
 
 #define FRAME_OPEN			1
@@ -16,6 +16,8 @@
 #define FRAME_STAGE			5
 #define FRAME_REPLY			16
 #define FRAME_ERROR			17
+#define FRAME_PONG			18
+#define FRAME_PROGRESS		19
 
 /* Of ipc's Method, those that make a difference here. */
 #define METHOD_RANGE		1
@@ -27,7 +29,6 @@
 #define FRAME_FLAG_STAGED	1
 #define FRAME_FLAG_RECORDED	2
 #define FRAME_FLAG_ENDPOINT	4
-#define FRAME_FLAG_WAITS	8
 
 /* Of ipc's StageCode, StageFlag and StageKind. */
 #define STAGE_WRITE			1
@@ -53,5 +54,6 @@
 #define FRAME_AT_FLAGS		7
 #define FRAME_AT_CHANNEL	8
 #define FRAME_AT_ID			12
+#define FRAME_AT_DEADLINE	16
 
 #endif							/* ETCD_FDW_FRAME_H */

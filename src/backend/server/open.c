@@ -121,6 +121,6 @@ etcd_open_payload(ForeignServer *server, Oid userid, UserMapping *user, int *pat
 		explicit_bzero(json.data, json.len);
 		pfree(json.data);
 	}
-	*patience = options->connect_timeout + options->request_timeout;
+	*patience = options->request_timeout;
 	return utf8;
 }
