@@ -35,6 +35,14 @@ const BACKEND = [
 const GRPC = ["@grpc/grpc-js", "etcd3"];
 const GRPC_FOLDER = "src/proxy/etcd/";
 
+/** Where the proxy may meet the world; all else in it has a Runtime. A simulator takes the place of these files. */
+const REAL_WORLD = ["src/proxy/runtime.ts", "src/proxy/etcd/channel.ts", "src/proxy/etcd/certificates.ts"];
+/** tls.ts takes checks of names from node:tls and node:net, and no socket. */
+const SOCKETS_CHECKED = [...REAL_WORLD, "src/proxy/etcd/tls.ts"];
+const WORLD =
+  /(?<![.\w$])(Date\.now|new Date(?=\(\))|performance\.now|setTimeout|setInterval|setImmediate|clearTimeout|clearInterval|Math\.random|crypto)\b/g;
+const WORLD_PACKAGES = /^node:(net|tls|dns|http2?|https|timers|fs)(\/|$)/;
+
 /** What core and what lies below it may take from outside: it must run in engines that have nothing but ES2022. */
 const ENGINE_PACKAGES = ["@bufbuild/protobuf/wire"];
 const ENGINE_LACKS =
@@ -79,6 +87,13 @@ export function breaches(file: string, source: string): string[] {
       !file.startsWith(GRPC_FOLDER)
     ) {
       found.push(`${file}: only ${GRPC_FOLDER} may import ${specifier}`);
+    } else if (part === "proxy" && WORLD_PACKAGES.test(specifier) && !SOCKETS_CHECKED.includes(file)) {
+      found.push(`${file}: the proxy has ${specifier} from its Runtime alone`);
+    }
+  }
+  if (part === "proxy" && !REAL_WORLD.includes(file)) {
+    for (const [, name] of codeOnly(source).matchAll(WORLD)) {
+      found.push(`${file}: the proxy has ${name} from its Runtime alone`);
     }
   }
   if (isEngine) {

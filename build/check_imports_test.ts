@@ -28,6 +28,16 @@ Deno.test("breaches lets only proxy/etcd know gRPC", () => {
   assert.equal(breaches("src/core/x.ts", source).length, 1);
 });
 
+Deno.test("breaches lets the proxy meet the world in one place", () => {
+  const source = 'import { connect } from "node:net";\nimport { setTimeout } from "node:timers/promises";\n' +
+    "const late = Date.now() + performance.now() * Math.random(); setTimeout(f, 1); clearTimeout(t); new Date();";
+  assert.equal(breaches("src/proxy/session/x.ts", source).length, 9);
+  assert.deepEqual(breaches("src/proxy/runtime.ts", source), []);
+  // Types of the proxy's own, and moments that are given, are not the world.
+  const pure = "clock.now(); new Date(ms); Date.parse(text); runtime.setTimeout; // Date.now()";
+  assert.deepEqual(breaches("src/proxy/session/x.ts", pure), []);
+});
+
 Deno.test("includeBreaches knows which folder of the backend lies below which", () => {
   const source = '#include "postgres.h"\n#include "utils/rel.h"\n#include "plan/plan.h"\n';
   assert.deepEqual(includeBreaches("src/backend/plan/upper.c", source), []);

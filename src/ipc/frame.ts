@@ -8,37 +8,36 @@
 //        7     1  flags    UNARY: see ReadFlag; otherwise 0
 //        8     4  channel  a number that the backend chose in OPEN
 //       12     4  id       of the request; its answer carries the same
-//       16     4  deadline of the request: milliseconds that are left; 0: as long as it takes
+//       16     4  deadline UNARY, STAGE: milliseconds that are left for the request when the frame is written, 0 for
+//                          no limit; otherwise 0
 //
 // All numbers are big-endian. Backend to proxy: OPEN (payload: OpenPayload as JSON in UTF-8; no answer, whatever
 // fails fails the channel's requests), UNARY (payload: the protobuf request, answered by REPLY or ERROR), CANCEL
 // (the id of a request; the proxy sends nothing for it any more, but an answer that was on its way may still come
 // and is dropped by the receiver), CLOSE (no more requests come on the channel; those under way are still
-// answered), STAGE (a transaction's writes, see stage.ts). Proxy to backend: REPLY (payload: etcd's protobuf answer, untouched), ERROR (see errors.ts).
+// answered), STAGE (a transaction's writes, see stage.ts), PING (answered by PONG with the same id, past all queues).
+// Proxy to backend: REPLY (payload: etcd's protobuf answer, untouched), ERROR (see errors.ts), PONG, PROGRESS (the
+// request under way has got further: its time begins anew with all that it was sent with).
 //
 // An id is not 0, and not that of another request of the connection that has no answer yet. ERROR with id 0
-// belongs to no request: the backend broke this protocol, and the proxy closes the connection behind it.
+// belongs to no request: the backend broke this protocol, and the proxy closes the connection behind it. What the
+// proxy cannot take of a request (too large, no memory, malformed) is an ERROR for its id and for nothing else.
 //
-// Core writes a frame with channel and id zero; the backend, which owns the socket, fills them in.
-// The build makes a C header of the constants (build/constants.ts).
+// Core writes a frame with channel and id zero; the backend, which owns the socket, fills them in. The deadline in core's
+// frame is what the request may take beyond the server's request_timeout, because it waits for other clients: mostly 0,
+// NO_LIMIT for ever. The build makes a C header of the constants (build/constants.ts).
 
 import { EtcdFdwError } from "../base/errors.ts";
 import { MAX_FRAME_BYTES } from "./limits.ts";
 
 export const PROTOCOL_VERSION = 2;
 export const HEADER_BYTES = 20;
-
 /** Where the header's fields begin. */
 export const HeaderAt = {
-  LENGTH: 0,
-  VERSION: 4,
-  TYPE: 5,
-  CODE: 6,
-  FLAGS: 7,
-  CHANNEL: 8,
-  ID: 12,
-  DEADLINE: 16,
+  ...{ LENGTH: 0, VERSION: 4, TYPE: 5, CODE: 6, FLAGS: 7, CHANNEL: 8, ID: 12, DEADLINE: 16 },
 } as const;
+/** In core's frames: the backend waits as long as it takes, and writes a deadline of 0. */
+export const NO_LIMIT = 0xffffffff;
 
 export const FrameType = {
   OPEN: 1,
@@ -46,12 +45,10 @@ export const FrameType = {
   CANCEL: 3,
   CLOSE: 4,
   STAGE: 5,
-  /** Answered by PONG with the same id, past all queues. */
   PING: 6,
   REPLY: 16,
   ERROR: 17,
   PONG: 18,
-  /** The request with this id has got on: its time begins anew. */
   PROGRESS: 19,
 } as const;
 
@@ -131,20 +128,26 @@ export const ReadFlag = {
   RECORDED: 2,
   /** The payload begins with the u16 length of an endpoint's name and the name: that endpoint and no other is asked. */
   ENDPOINT: 4,
-  /** The answer may take as long as it takes: it waits for other clients. */
-  WAITS: 8,
 } as const;
 
-export interface Frame {
+export interface FrameHeader {
   type: number;
   code: number;
   /** 0 when absent. */
   flags?: number;
   channel: number;
   id: number;
-  /** Milliseconds; 0 or absent: no limit. */
+  /** Milliseconds; 0, which is no limit, when absent. */
   deadline?: number;
+}
+
+export interface Frame extends FrameHeader {
   payload: Uint8Array;
+}
+
+/** A frame as it arrives. The payload of one that was refused is empty. */
+export interface ReceivedFrame extends Frame {
+  refusal?: EtcdFdwError;
 }
 
 /** Payload of OPEN. Times in milliseconds. */
@@ -208,86 +211,110 @@ export function encodeFrame(frame: Frame): Uint8Array<ArrayBuffer> {
   return out;
 }
 
-/** Writes the bytes of the header to the start of `out`. */
-export function writeHeader(out: Uint8Array, frame: Omit<Frame, "payload">, length: number): void {
+/** Writes the 20 bytes of the header to the start of `out`. */
+export function writeHeader(out: Uint8Array, header: FrameHeader, length: number): void {
   const view = new DataView(out.buffer, out.byteOffset, HEADER_BYTES);
   view.setUint32(0, length);
   view.setUint8(4, PROTOCOL_VERSION);
-  view.setUint8(5, frame.type);
-  view.setUint8(6, frame.code);
-  view.setUint8(7, frame.flags ?? 0);
-  view.setUint32(8, frame.channel);
-  view.setUint32(12, frame.id);
-  view.setUint32(16, frame.deadline ?? 0);
+  view.setUint8(5, header.type);
+  view.setUint8(6, header.code);
+  view.setUint8(7, header.flags ?? 0);
+  view.setUint32(8, header.channel);
+  view.setUint32(12, header.id);
+  view.setUint32(16, header.deadline ?? 0);
+}
+
+/** The header at the start of the bytes. Throws EtcdFdwError 08P01 when it is of another version. */
+function readHeader(bytes: Uint8Array): { header: Required<FrameHeader>; length: number } {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, HEADER_BYTES);
+  const version = view.getUint8(4);
+  if (version !== PROTOCOL_VERSION) {
+    throw new EtcdFdwError("08P01", `frame of protocol version ${version}, expected ${PROTOCOL_VERSION}`);
+  }
+  const header = {
+    type: view.getUint8(5),
+    code: view.getUint8(6),
+    flags: view.getUint8(7),
+    channel: view.getUint32(8),
+    id: view.getUint32(12),
+    deadline: view.getUint32(16),
+  };
+  return { header, length: view.getUint32(0) };
+}
+
+function frameTooLarge(length: number): EtcdFdwError {
+  return new EtcdFdwError("54000", `request of ${length} bytes is larger than ${MAX_FRAME_BYTES} bytes`);
+}
+
+/** What of a frame's payload has arrived. */
+interface Payload {
+  header: Required<FrameHeader>;
+  length: number;
+  got: number;
+  /** Null: it is read past, since the frame was refused. */
+  bytes: Uint8Array | null;
 }
 
 /**
  * Cuts a byte stream into frames, whatever the sizes of the chunks it arrives in. A payload is a view of the
- * chunk where it arrived whole, a copy where it did not.
+ * chunk where it arrived whole; where it did not, its memory is taken once, when its header has been read.
  */
 export class FrameDecoder {
-  #chunks: Uint8Array[] = [];
-  #buffered = 0;
+  readonly #admit: (header: FrameHeader, length: number) => void;
+  readonly #head = new Uint8Array(HEADER_BYTES);
+  #headGot = 0;
+  #payload: Payload | null = null;
+
+  /** `admit` throws EtcdFdwError for a payload that is not wanted: the frame is told at once, and its payload skipped. */
+  constructor(admit: (header: FrameHeader, length: number) => void = () => {}) {
+    this.#admit = admit;
+  }
 
   /** Takes the next chunk and yields the frames that are complete. Throws EtcdFdwError 08P01 on a bad header. */
-  *push(chunk: Uint8Array): Generator<Frame> {
-    if (chunk.length > 0) this.#chunks.push(chunk);
-    this.#buffered += chunk.length;
-    while (this.#buffered >= HEADER_BYTES) {
-      const head = this.#peek(HEADER_BYTES);
-      const view = new DataView(head.buffer, head.byteOffset, HEADER_BYTES);
-      const length = view.getUint32(0);
-      if (view.getUint8(4) !== PROTOCOL_VERSION) {
-        throw new EtcdFdwError(
-          "08P01",
-          `frame of protocol version ${view.getUint8(4)}, expected ${PROTOCOL_VERSION}`,
-        );
-      }
-      if (length > MAX_FRAME_BYTES) {
-        throw new EtcdFdwError("08P01", `frame announces ${length} bytes, more than ${MAX_FRAME_BYTES}`);
-      }
-      if (this.#buffered < HEADER_BYTES + length) return;
-      const whole = this.#take(HEADER_BYTES + length);
-      const fields = new DataView(whole.buffer, whole.byteOffset, HEADER_BYTES);
-      yield {
-        type: fields.getUint8(5),
-        code: fields.getUint8(6),
-        flags: fields.getUint8(7),
-        channel: fields.getUint32(8),
-        id: fields.getUint32(12),
-        deadline: fields.getUint32(16),
-        payload: whole.subarray(HEADER_BYTES),
-      };
-    }
-  }
-
-  /** Bytes that wait for the rest of their frame. */
-  get buffered(): number {
-    return this.#buffered;
-  }
-
-  #peek(length: number): Uint8Array {
-    if (this.#chunks[0].length >= length) return this.#chunks[0];
-    this.#join();
-    return this.#chunks[0];
-  }
-
-  #take(length: number): Uint8Array {
-    if (this.#chunks[0].length < length) this.#join();
-    const first = this.#chunks[0];
-    this.#buffered -= length;
-    if (first.length === length) this.#chunks.shift();
-    else this.#chunks[0] = first.subarray(length);
-    return first.subarray(0, length);
-  }
-
-  #join(): void {
-    const out = new Uint8Array(this.#buffered);
+  *push(chunk: Uint8Array): Generator<ReceivedFrame> {
     let at = 0;
-    for (const chunk of this.#chunks) {
-      out.set(chunk, at);
-      at += chunk.length;
+    while (at < chunk.length) {
+      if (this.#payload === null) {
+        const took = Math.min(HEADER_BYTES - this.#headGot, chunk.length - at);
+        this.#head.set(chunk.subarray(at, at + took), this.#headGot);
+        this.#headGot += took;
+        at += took;
+        if (this.#headGot < HEADER_BYTES) return;
+        this.#headGot = 0;
+        const { header, length } = readHeader(this.#head);
+        const refusal = this.#refusal(header, length);
+        if (refusal === null && chunk.length - at >= length) {
+          at += length;
+          yield { ...header, payload: chunk.subarray(at - length, at) };
+          continue;
+        }
+        if (refusal !== null) yield { ...header, payload: new Uint8Array(0), refusal };
+        if (length === 0) continue;
+        this.#payload = { header, length, got: 0, bytes: refusal ? null : new Uint8Array(length) };
+      }
+      const { header, length, got, bytes } = this.#payload;
+      const took = Math.min(length - got, chunk.length - at);
+      bytes?.set(chunk.subarray(at, at + took), got);
+      this.#payload.got += took;
+      at += took;
+      if (this.#payload.got < length) return;
+      this.#payload = null;
+      if (bytes !== null) yield { ...header, payload: bytes };
     }
-    this.#chunks = [out];
+  }
+
+  #refusal(header: FrameHeader, length: number): EtcdFdwError | null {
+    if (length > MAX_FRAME_BYTES) return frameTooLarge(length);
+    try {
+      this.#admit(header, length);
+      return null;
+    } catch (thrown) {
+      return EtcdFdwError.from(thrown);
+    }
+  }
+
+  /** Bytes that have come of a frame that is not complete. */
+  get buffered(): number {
+    return this.#payload === null ? this.#headGot : HEADER_BYTES + this.#payload.got;
   }
 }

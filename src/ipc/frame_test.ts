@@ -1,16 +1,10 @@
 import assert from "node:assert/strict";
+import { EtcdFdwError } from "../base/errors.ts";
 import { encodeFrame, type Frame, FrameDecoder, FrameType, HEADER_BYTES, writeHeader } from "./frame.ts";
 import { MAX_FRAME_BYTES } from "./limits.ts";
 
 const FRAMES: Frame[] = [
-  {
-    type: FrameType.UNARY,
-    code: 3,
-    channel: 0xfedcba98,
-    id: 0xffffffff,
-    deadline: 5000,
-    payload: Uint8Array.of(1, 2, 3),
-  },
+  { type: FrameType.UNARY, code: 3, channel: 0xfedcba98, id: 0xffffffff, payload: Uint8Array.of(1, 2, 3) },
   { type: FrameType.CLOSE, code: 0, channel: 1, id: 0, payload: new Uint8Array(0) },
   { type: FrameType.REPLY, code: 0, channel: 2, id: 7, payload: new Uint8Array(1000).map((_, i) => i) },
   { type: FrameType.CANCEL, code: 0, channel: 2, id: 7, payload: new Uint8Array(0) },
@@ -29,8 +23,8 @@ function decode(bytes: Uint8Array, size: number): { frames: Frame[]; rest: numbe
 }
 
 Deno.test("encodeFrame: the header is as the file's table says", () => {
-  const bytes = encodeFrame(FRAMES[0]);
-  const header = [0, 0, 0, 3, 2, 2, 3, 0, 0xfe, 0xdc, 0xba, 0x98, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x13, 0x88];
+  const bytes = encodeFrame({ ...FRAMES[0], deadline: 30_000 });
+  const header = [0, 0, 0, 3, 2, 2, 3, 0, 0xfe, 0xdc, 0xba, 0x98, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x75, 0x30];
   assert.deepEqual([...bytes], [...header, 1, 2, 3]);
 });
 
@@ -43,7 +37,7 @@ Deno.test("writeHeader: writes where the view begins", () => {
 
 Deno.test("FrameDecoder: gives the same frames whatever the sizes of the chunks", () => {
   const bytes = wire(FRAMES);
-  for (const size of [1, 2, 3, 15, 16, 17, 19, 500, bytes.length]) {
+  for (const size of [1, 2, 3, 19, 20, 21, 23, 500, bytes.length]) {
     const { frames, rest } = decode(bytes, size);
     assert.deepEqual(
       frames.map((frame) => ({ ...frame, payload: [...frame.payload] })),
@@ -63,9 +57,9 @@ Deno.test("FrameDecoder: empty chunks change nothing", () => {
   const decoder = new FrameDecoder();
   const bytes = encodeFrame(FRAMES[0]);
   assert.deepEqual([...decoder.push(new Uint8Array(0))], []);
-  assert.deepEqual([...decoder.push(bytes.slice(0, 16))], []);
+  assert.deepEqual([...decoder.push(bytes.slice(0, 20))], []);
   assert.deepEqual([...decoder.push(new Uint8Array(0))], []);
-  assert.equal([...decoder.push(bytes.slice(16))].length, 1);
+  assert.equal([...decoder.push(bytes.slice(20))].length, 1);
 });
 
 Deno.test("FrameDecoder: a frame that is not complete waits, and is counted", () => {
@@ -77,25 +71,51 @@ Deno.test("FrameDecoder: a frame that is not complete waits, and is counted", ()
 
 Deno.test("FrameDecoder: another version is refused as soon as the header is there", () => {
   const bytes = encodeFrame(FRAMES[0]);
-  bytes[4] = 3;
+  bytes[4] = 1;
   const decoder = new FrameDecoder();
-  assert.deepEqual([...decoder.push(bytes.slice(0, HEADER_BYTES - 1))], []);
-  assert.throws(() => [...decoder.push(bytes.slice(HEADER_BYTES - 1, HEADER_BYTES))], {
+  assert.deepEqual([...decoder.push(bytes.slice(0, 19))], []);
+  assert.throws(() => [...decoder.push(bytes.slice(19, 20))], {
     sqlstate: "08P01",
-    message: "frame of protocol version 3, expected 2",
+    message: "frame of protocol version 1, expected 2",
   });
 });
 
-Deno.test("FrameDecoder: a payload that is too long is refused before any of it is kept", () => {
+Deno.test("FrameDecoder: a payload that is too long is told at once, none of it is kept, and the stream goes on", () => {
+  const decoder = new FrameDecoder();
   const header = new Uint8Array(HEADER_BYTES);
   writeHeader(header, FRAMES[0], MAX_FRAME_BYTES + 1);
-  assert.throws(() => [...new FrameDecoder().push(header)], { sqlstate: "08P01" });
-  writeHeader(header, FRAMES[0], MAX_FRAME_BYTES);
-  assert.deepEqual([...new FrameDecoder().push(header)], []);
+  const [frame] = [...decoder.push(header)];
+  assert.deepEqual([frame.id, frame.refusal?.sqlstate, frame.payload.length], [FRAMES[0].id, "54000", 0]);
+  const part = new Uint8Array(64 * 1024 * 1024);
+  for (let i = 0; i < 4; i++) assert.deepEqual([...decoder.push(part)], []);
+  const next = [...decoder.push(Uint8Array.of(1, ...encodeFrame(FRAMES[1])))];
+  assert.deepEqual(next.map(({ type, id, refusal }) => [type, id, refusal]), [[
+    FrameType.CLOSE,
+    0,
+    undefined,
+  ]]);
+  writeHeader(header, FRAMES[0], 1000);
+  assert.deepEqual([...decoder.push(header)], []);
+});
+
+Deno.test("FrameDecoder: what is not admitted is refused by itself, whatever the sizes of the chunks", () => {
+  const bytes = wire([FRAMES[0], FRAMES[2], { ...FRAMES[1], id: 5 }]);
+  for (const size of [1, 7, 20, 23, 500, bytes.length]) {
+    const decoder = new FrameDecoder((_, length) => {
+      if (length === 1000) throw new EtcdFdwError("53200", "no memory");
+    });
+    const seen: (string | number)[][] = [];
+    for (let i = 0; i < bytes.length; i += size) {
+      for (const frame of decoder.push(bytes.slice(i, i + size))) {
+        seen.push([frame.id, frame.refusal?.sqlstate ?? "", frame.payload.length]);
+      }
+    }
+    assert.deepEqual(seen, [[0xffffffff, "", 3], [7, "53200", 0], [5, "", 0]], `chunks of ${size}`);
+  }
 });
 
 Deno.test("FrameDecoder: frames in front of a bad header are still given", () => {
-  const bytes = Uint8Array.from([...encodeFrame(FRAMES[1]), ...new Uint8Array(HEADER_BYTES)]);
+  const bytes = Uint8Array.from([...encodeFrame(FRAMES[1]), ...new Uint8Array(20)]);
   const seen: Frame[] = [];
   assert.throws(() => {
     for (const frame of new FrameDecoder().push(bytes)) seen.push(frame);

@@ -1,6 +1,7 @@
 // A cluster as the sessions use it: what proxy/etcd offers, without gRPC in it.
 
 import { EtcdFdwError } from "../base/errors.ts";
+import type { Deadline } from "./deadline.ts";
 import type { TransactionOptions } from "./txn/transaction.ts";
 
 /** etcd has not answered in time. */
@@ -8,10 +9,12 @@ export class LateError extends EtcdFdwError {}
 
 export interface CallOptions {
   signal?: AbortSignal;
+  /** Until when; absent: the server's request_timeout from now. */
+  deadline?: Deadline;
   /** Ask this endpoint and no other. */
   endpoint?: string;
-  /** Milliseconds to wait for the answer instead of the server's request_timeout; Infinity for ever. */
-  patience?: number;
+  /** It waits for other clients: that it takes long says nothing about etcd. */
+  waits?: true;
 }
 
 /** An answer that comes in parts, each when it is asked for. */
@@ -45,22 +48,19 @@ export interface ClusterHandle {
   readonly staging: TransactionOptions;
   readonly endpoints: readonly string[];
   readonly label: Label;
+  /** The server's request_timeout. */
+  readonly requestTimeout: number;
   /** etcd's answer. Rejects with EtcdFdwError, promptly when the signal is aborted. */
   call(method: number, payload: Uint8Array, options?: CallOptions): Promise<Uint8Array>;
   /**
-   * The events of a range from a revision on up to now: a WatchCreateRequest in, a WatchReply out. Start revision 0 is
+   * All events of a range from a revision on up to now: a WatchCreateRequest in, a WatchReply out. Start revision 0 is
    * the oldest that is kept; the reply's compact_revision says which that was.
    */
-  events(request: Uint8Array, signal?: AbortSignal): Promise<Uint8Array>;
+  events(request: Uint8Array, options?: CallOptions): Promise<Uint8Array>;
   /** The first leader of an election whose key is newer than the revision, as a LeaderReply; null when there is none in time. */
-  observe(
-    election: Uint8Array,
-    revision: bigint,
-    patience: number,
-    signal?: AbortSignal,
-  ): Promise<Uint8Array | null>;
+  observe(election: Uint8Array, revision: bigint, options?: CallOptions): Promise<Uint8Array | null>;
   /** A snapshot of the endpoint in use: its bytes. */
-  snapshot(signal?: AbortSignal): Promise<PartedAnswer>;
+  snapshot(options?: CallOptions): Promise<PartedAnswer>;
   /** What etcd and the options show; nothing without TLS. */
   certificates(): Promise<CertificateInfo[]>;
   /** Counts a transaction that was committed. */

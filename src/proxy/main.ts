@@ -1,7 +1,8 @@
-// The proxy's entry: `main.ts SOCKET`, started and watched by the background worker, in the data directory.
+// The proxy's entry: `main.ts SOCKET [MEGABYTES]`, started and watched by the background worker, in the data directory.
 //
 // It lives as long as its stdin is open: the worker holds the other end, so that the proxy is gone when the
-// server is, however that ended. The socket is left behind; the next proxy replaces it.
+// server is, however that ended. The socket is left behind; the next proxy replaces it. The second argument bounds what it
+// holds for all sessions together: staged rows, requests, replies.
 //
 // The narrowest permissions it runs with, as the worker gives them (flags.ts has them as a constant):
 //   DENO_DIR=pg_stat_tmp/etcd_fdw/deno DENO_NO_UPDATE_CHECK=1
@@ -13,9 +14,14 @@
 
 import { VERSION } from "../base/version.ts";
 import type { ProxyInfo } from "./session/asks.ts";
+import { grpcTransport } from "./etcd/channel.ts";
 import { Clusters } from "./etcd/clusters.ts";
 import { log } from "./log.ts";
+import { Budget } from "./memory.ts";
+import { realRuntime } from "./runtime.ts";
 import { listen } from "./session/server.ts";
+
+const DEFAULT_MEGABYTES = 1024;
 
 async function exitWithStdin(): Promise<never> {
   try {
@@ -26,8 +32,9 @@ async function exitWithStdin(): Promise<never> {
 }
 
 async function main(args: string[]): Promise<void> {
-  if (args.length !== 1) {
-    log("one argument is needed, the path of the socket");
+  const [path, megabytes = String(DEFAULT_MEGABYTES)] = args;
+  if (path === undefined || args.length > 2 || !/^[1-9]\d{0,7}$/.test(megabytes)) {
+    log("two arguments are needed, the path of the socket and the megabytes that may be held");
     Deno.exit(2);
   }
   for (const signal of ["SIGTERM", "SIGINT"] as const) Deno.addSignalListener(signal, () => Deno.exit(0));
@@ -41,8 +48,9 @@ async function main(args: string[]): Promise<void> {
     log(`unexpected error: ${describe(event.error)}`);
   });
   exitWithStdin();
-  const clusters = new Clusters(log);
-  const startedAt = Date.now();
+  const runtime = realRuntime(grpcTransport);
+  const clusters = new Clusters(runtime, log);
+  const startedAt = runtime.wallClock();
   const info: ProxyInfo = {
     stats: clusters.stats,
     sessions: 0,
@@ -53,9 +61,10 @@ async function main(args: string[]): Promise<void> {
     }),
   };
   try {
-    await listen(args[0], { open: (payload) => clusters.open(payload), log, info });
+    const budget = new Budget(Number(megabytes) * 1024 * 1024, undefined, "all sessions together");
+    await listen(path, { runtime, open: (payload) => clusters.open(payload), log, info, budget });
   } catch (error) {
-    log(`could not listen on socket "${args[0]}": ${(error as Error).message}`);
+    log(`could not listen on socket "${path}": ${(error as Error).message}`);
     Deno.exit(1);
   }
 }

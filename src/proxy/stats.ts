@@ -28,8 +28,14 @@ function zero(): Counters {
 
 export class Stats {
   readonly #counters = new Map<string, StatRow>();
+  readonly #wallClock: () => number;
   /** Milliseconds since the epoch. */
-  resetAt = Date.now();
+  resetAt: number;
+
+  constructor(wallClock: () => number) {
+    this.#wallClock = wallClock;
+    this.resetAt = wallClock();
+  }
 
   of({ database, server, role }: Label): Counters {
     const key = JSON.stringify([database, server, role]);
@@ -45,6 +51,6 @@ export class Stats {
   /** Rows that are in use stay, with zeros. */
   reset(): void {
     for (const row of this.#counters.values()) Object.assign(row, zero());
-    this.resetAt = Date.now();
+    this.resetAt = this.#wallClock();
   }
 }

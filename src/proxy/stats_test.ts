@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { Stats } from "./stats.ts";
 
 Deno.test("Stats: one row for each label, which a reset empties and keeps", () => {
-  const stats = new Stats();
+  const stats = new Stats(() => 0);
   const one = stats.of({ database: "d", server: "s", role: "a" });
   assert.equal(stats.of({ database: "d", server: "s", role: "a" }), one);
   one.calls = 3;

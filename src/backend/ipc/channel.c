@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "base/bytes.h"
 #include "base/compat.h"
 #include "constants.h"
 #include "ipc/channel.h"
@@ -191,14 +192,19 @@ check_frame(const EtcdAnswer *answer)
 }
 
 /*
- * Sends a frame that core wrote, with core's flags.
+ * Sends a frame that core wrote, with core's flags.  Core's deadline is what
+ * the request may take beyond the server's, since it waits for other clients.
  */
 static EtcdRequest *
 send_as_is(uint32 channel, uint32 deadline, const EtcdAnswer *answer, MemoryContext context)
 {
 	uint8		method = (uint8) answer->payload[FRAME_AT_CODE];
 	uint8		flags = (uint8) answer->payload[FRAME_AT_FLAGS];
-	EtcdRequest *request = etcd_request_create(method, (flags & FRAME_FLAG_WAITS) ? 0 : deadline, context);
+	uint32		beyond = etcd_get_uint32(answer->payload + FRAME_AT_DEADLINE);
+	uint64		all = (uint64) deadline + beyond;
+	EtcdRequest *request;
+
+	request = etcd_request_create(method, beyond == FRAME_NO_LIMIT || all >= FRAME_NO_LIMIT ? 0 : (uint32) all, context);
 
 	etcd_session_queue(FRAME_UNARY, method, flags, channel, request->id, request->deadline,
 					   answer->payload + FRAME_HEADER, answer->payload_len - FRAME_HEADER, NULL, 0);

@@ -138,6 +138,6 @@ etcd_open_payload(ForeignServer *server, UserMapping *user, const char *role, ui
 		explicit_bzero(json.data, json.len);
 		pfree(json.data);
 	}
-	*deadline = options->connect_timeout + options->request_timeout;
+	*deadline = options->request_timeout;
 	return utf8;
 }

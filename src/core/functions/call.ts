@@ -4,7 +4,7 @@
 import { decodeUtf8, encodeUtf8, fromHex, toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import type { KeyValueMessage } from "../../etcd/api.ts";
-import { encodeFrame, FrameType, ReadFlag } from "../../ipc/frame.ts";
+import { encodeFrame, FrameType, NO_LIMIT, ReadFlag } from "../../ipc/frame.ts";
 import { type KeyRange, prefixRange, toEtcd } from "../../etcd/keyrange.ts";
 import type { FailedInput, FunctionInput } from "../protocol.ts";
 
@@ -18,8 +18,8 @@ export interface Ask {
   payload: Uint8Array;
   /** The endpoint to ask; without, any. */
   endpoint?: string;
-  /** The answer waits for other clients. */
-  waits?: true;
+  /** How long the answer may wait for other clients, in milliseconds; null for ever. */
+  waits?: number | null;
   /** The answer's keys are rows; "keys" leaves their values out; "bytes" makes one row of the answer, its place and itself; "revision" its revision. */
   rows?: "rows" | "keys" | "bytes" | "revision";
   /** See FunctionCallAnswer. */
@@ -159,8 +159,9 @@ export function keyRow(kv: KeyValueMessage): Row {
 
 export const text = (value: string): Uint8Array => encodeUtf8(value);
 
-function flagsOf({ endpoint, waits }: Ask): number {
-  return (endpoint === undefined ? 0 : ReadFlag.ENDPOINT) | (waits ? ReadFlag.WAITS : 0);
+/** What the request may take beyond the server's request_timeout, as a frame of core's tells it. */
+function deadlineOf({ waits = 0 }: Ask): number {
+  return waits === null ? NO_LIMIT : Math.min(waits, NO_LIMIT - 1);
 }
 
 /** The frame for what is asked. */
@@ -178,9 +179,10 @@ export function frameOf(ask: Ask): Uint8Array {
   return encodeFrame({
     type: FrameType.UNARY,
     code: method,
-    flags: flagsOf(ask),
+    flags: endpoint === undefined ? 0 : ReadFlag.ENDPOINT,
     channel: 0,
     id: 0,
+    deadline: deadlineOf(ask),
     payload,
   });
 }

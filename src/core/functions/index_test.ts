@@ -51,6 +51,73 @@ Deno.test("functions: a get leaves the rows to the backend and serves other keys
   assert.deepEqual(call("etcd_get").answer, { do: "result", rows: [], warning: "" });
 });
 
+Deno.test("functions: a range whose page is too large is asked for in smaller ones, from where it was", () => {
+  const error = { sqlstate: "54000", message: "too large", detail: "", hint: "" };
+  const first = call("etcd_range", { key: hex("/p/"), prefix: true });
+  const again = say("functionFailed", { ...error, state: first.answer.state });
+  assert.equal(decodeRangeRequest(again.frame.payload).limit, 625);
+  const page = { state: again.answer.state, revision: "9", more: true, kvs: 625, bytes: 62_500 };
+  const second = say("functionPage", { ...page, lastKey: hex("/p/x") });
+  const smaller = decodeRangeRequest(
+    say("functionFailed", { ...error, state: second.answer.state }).frame.payload,
+  );
+  assert.deepEqual([toHex(smaller.key), smaller.revision, smaller.limit], [hex("/p/x\0"), "9", 625]);
+  // What cannot be made smaller, or has no pages, is the error that it is; so is any other.
+  const one = call("etcd_range", { key: hex("/p/"), prefix: true, limit: "1" });
+  const sorted = call("etcd_range", { key: hex("/p/"), prefix: true, sort: hex("version") });
+  for (const [state, sqlstate] of [[one, "54000"], [sorted, "54000"], [first, "42501"]] as const) {
+    const { answer } = say("functionFailed", { ...error, sqlstate, state: state.answer.state });
+    assert.deepEqual([answer.do, answer.sqlstate], ["error", sqlstate]);
+  }
+});
+
+Deno.test("functions: an empty name of a lock or an election is refused", () => {
+  for (
+    const name of [
+      "etcd_lock",
+      "etcd_try_lock",
+      "etcd_unlock",
+      "etcd_campaign",
+      "etcd_proclaim",
+      "etcd_resign",
+    ]
+      .concat("etcd_leader", "etcd_observe")
+  ) {
+    const { answer } = call(name, { name: "", ttl: "1000", value: "" });
+    assert.deepEqual([answer.do, answer.sqlstate], ["error", "22023"], name);
+    assert.match(answer.message, /argument "name" .*must not be empty/);
+  }
+});
+
+Deno.test("functions: what is wrong with a Txn is told with the name of the field", () => {
+  const cases: [unknown, RegExp][] = [
+    [{ success: [{}] }, /an operation is one thing/],
+    [{ success: [{ get: { key: "a" }, put: { key: "a" } }] }, /an operation is one thing/],
+    [{ success: [null] }, /an operation is not an object/],
+    [{ success: [{ put: null }] }, /a put is not an object/],
+    [
+      { success: [{ put: { key: "a", value: "b", lease: "9999999999999999999" } }] },
+      /"lease" of a put is out of/,
+    ],
+    [
+      { success: [{ get: { key: "a", revision: "9999999999999999999" } }] },
+      /"revision" of a get is out of range/,
+    ],
+    [{ success: [{ get: { key: "a", limit: "9223372036854775807" } }] }, /"limit" of a get is out of range/],
+    [{ success: [{ get: { key: "a", limit: 1.5 } }] }, /"limit" of a get is not a whole number/],
+    [
+      { compare: [{ key: "a", version: "-9999999999999999999" }] },
+      /"version" of a comparison is out of range/,
+    ],
+    [{ success: [{ txn: { success: [{}] } }] }, /an operation is one thing/],
+  ];
+  for (const [txn, message] of cases) {
+    const { answer } = call("etcd_txn", { txn: JSON.stringify(txn) });
+    assert.deepEqual([answer.do, answer.sqlstate], ["error", "22023"], JSON.stringify(txn));
+    assert.match(answer.message, message);
+  }
+});
+
 Deno.test("functions: a range goes on behind the last key, at the first page's revision, up to its limit", () => {
   const first = call("etcd_range", { key: hex("/p/"), prefix: true, limit: "15000" });
   assert.equal(decodeRangeRequest(first.frame.payload).limit, 10_000);

@@ -13,7 +13,8 @@ import {
 import { encodeRangeRequest, type Order, type RangeRequest, SORT_TARGETS } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
 import { PAGE_BYTES, PAGE_GROWTH } from "../../ipc/limits.ts";
-import { decodeUtf8 } from "../../base/bytes.ts";
+import { decodeUtf8, fromHex, toHex } from "../../base/bytes.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
 import {
   type AnyFunction,
   type Args,
@@ -23,6 +24,7 @@ import {
   type Row,
   simple,
   type SqlFunction,
+  type Turn,
 } from "./call.ts";
 
 /** Keys of the first page: a function's rows are all kept before the first is shown, so that few are of no use. */
@@ -88,41 +90,54 @@ interface RangeState {
   left: number;
   /** Keys of the page under way. */
   page: number;
+  /** Where it begins, in hexadecimal, and the revision of the pages before it; null for the first one. */
+  from: { key: string; revision: string } | null;
 }
 
-const askRange = (request: RangeRequest, state: RangeState) => ({
-  ask: {
-    method: Method.RANGE,
-    payload: encodeRangeRequest({ ...request, limit: state.page }),
-    rows: request.keysOnly ? "keys" as const : "rows" as const,
-  },
-  state,
-});
+function askRange(args: Args, state: RangeState): Turn<RangeState> {
+  const request = rangeRequest(args);
+  const from = state.from === null ? {} : { ...state.from, key: fromHex(state.from.key) };
+  return {
+    ask: {
+      method: Method.RANGE,
+      payload: encodeRangeRequest({ ...request, ...from, limit: state.page }),
+      rows: request.keysOnly ? "keys" : "rows",
+      errors: true,
+    },
+    state,
+  };
+}
 
-/** A range in pages, all of one revision. An order of etcd's making has no pages: it comes at once. */
+/** Sorted otherwise than by ascending keys, it comes at once: a page would not say where the next one begins. */
+function isPaged({ order }: RangeRequest): boolean {
+  return order === undefined || order.target === "key" && !order.descending;
+}
+
+/** A range in pages, all of one revision. */
 const range: SqlFunction<RangeState> = {
   begin(args) {
-    const request = rangeRequest(args);
     const left = limitOf(args);
-    const ordered = request.order !== undefined &&
-      (request.order.target !== "key" || request.order.descending);
-    return askRange(request, {
-      left,
-      page: ordered ? left : left === 0 ? FIRST_KEYS : Math.min(left, FIRST_KEYS),
-    });
+    const first = left === 0 ? FIRST_KEYS : Math.min(left, FIRST_KEYS);
+    return askRange(args, { left, page: isPaged(rangeRequest(args)) ? first : left, from: null });
   },
   page({ revision, more, kvs, bytes, lastKey }, { left, page }, args) {
     const rest = left - kvs;
     const request = rangeRequest(args);
-    const ordered = request.order !== undefined &&
-      (request.order.target !== "key" || request.order.descending);
-    if (!more || kvs === 0 || left > 0 && rest <= 0 || ordered) return { rows: [] };
+    if (!more || kvs === 0 || left > 0 && rest <= 0 || !isPaged(request)) return { rows: [] };
     const fitting = Math.max(Math.floor(kvs * PAGE_BYTES / Math.max(bytes, 1)), 1);
     const next = Math.min(fitting, page * PAGE_GROWTH);
-    return askRange(
-      { ...request, key: successor(lastKey), revision: request.revision ?? revision },
-      { left: Math.max(rest, 0), page: left > 0 ? Math.min(next, rest) : next },
-    );
+    return askRange(args, {
+      left: Math.max(rest, 0),
+      page: left > 0 ? Math.min(next, rest) : next,
+      from: { key: toHex(successor(lastKey)), revision: request.revision ?? revision },
+    });
+  },
+  /** What is too large for an answer is asked for again in smaller pages. */
+  failed({ sqlstate, message, detail, hint }, state, args) {
+    if (sqlstate === "54000" && state.page > 1 && isPaged(rangeRequest(args))) {
+      return askRange(args, { ...state, page: Math.ceil(state.page / PAGE_GROWTH) });
+    }
+    throw new EtcdFdwError(sqlstate, message, { detail, hint });
   },
 };
 

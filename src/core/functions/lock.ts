@@ -26,7 +26,14 @@ interface Held {
   lost: boolean;
 }
 
-const nameOf = (args: Args) => ({ name: toHex(args.bytes("name")) });
+/** Throws EtcdFdwError 22023 for an empty one: its keys would be all that begin with a slash. */
+function nameBytes(args: Args): Uint8Array {
+  const name = args.bytes("name");
+  if (name.length === 0) args.wrong("name", "must not be empty");
+  return name;
+}
+
+const nameOf = (args: Args) => ({ name: toHex(nameBytes(args)) });
 
 const waiting = (args: Args) => ({
   patience: args.patience("wait"),
@@ -35,7 +42,11 @@ const waiting = (args: Args) => ({
 
 /** Waits at most as long as `wait` says, and as long as it takes without. */
 const lock = simple(
-  (args) => ({ method: Ask.LOCK, waits: true, payload: jsonPayload({ ...nameOf(args), ...waiting(args) }) }),
+  (args) => ({
+    method: Ask.LOCK,
+    waits: args.patience("wait"),
+    payload: jsonPayload({ ...nameOf(args), ...waiting(args) }),
+  }),
   (reply) => [[jsonReply(reply) !== null]],
 );
 
@@ -64,7 +75,7 @@ function leaderRow(reply: Uint8Array): Row[] {
 
 const leader: SqlFunction = {
   begin: (args) => ({
-    ask: { method: Method.LEADER, payload: LeaderRequest.encode({ name: args.bytes("name") }), errors: true },
+    ask: { method: Method.LEADER, payload: LeaderRequest.encode({ name: nameBytes(args) }), errors: true },
   }),
   reply: (reply) => ({ rows: leaderRow(reply) }),
   failed({ sqlstate, message, detail, hint }) {
@@ -76,7 +87,7 @@ const leader: SqlFunction = {
 const observe = simple(
   (args) => ({
     method: Ask.OBSERVE,
-    waits: true,
+    waits: args.patience("wait"),
     payload: jsonPayload({
       ...nameOf(args),
       patience: args.patience("wait"),
@@ -93,7 +104,7 @@ export const LOCKS: Record<string, AnyFunction> = {
   etcd_campaign: simple(
     (args) => ({
       method: Ask.CAMPAIGN,
-      waits: true,
+      waits: args.patience("wait"),
       payload: jsonPayload({ ...nameOf(args), value: toHex(args.bytes("value")), ...waiting(args) }),
     }),
     (reply) => [[jsonReply(reply)]],

@@ -45,6 +45,9 @@ const RESULTS = ["=", ">", "<", "!="];
 
 type Json = Record<string, unknown>;
 
+const LEAST = -(2n ** 63n);
+const MOST = 2n ** 63n - 1n;
+
 function wrong(what: string, hint = ""): never {
   throw new EtcdFdwError("22023", `invalid Txn: ${what}`, { hint });
 }
@@ -76,9 +79,18 @@ function bytesOf(value: unknown, what: string): Uint8Array {
 
 /** A whole number, or its digits: JSON's numbers do not hold all of 64 bits here. */
 function numberOf(value: unknown, what: string): string {
-  if (typeof value === "string" && /^-?\d{1,19}$/.test(value)) return value;
+  if (typeof value === "string" && /^-?\d{1,19}$/.test(value)) {
+    const number = BigInt(value);
+    if (number < LEAST || number > MOST) wrong(`${what} is out of range for bigint`);
+    return String(number);
+  }
   if (typeof value === "number" && Number.isSafeInteger(value)) return String(value);
   return wrong(`${what} is not a whole number`, "Give numbers beyond 2^53 as strings.");
+}
+
+function limitOf(value: unknown): number {
+  const limit = Number(numberOf(value, '"limit" of a get'));
+  return Number.isSafeInteger(limit) ? limit : wrong('"limit" of a get is out of range');
 }
 
 function flagOf(value: unknown, what: string): boolean {
@@ -138,7 +150,7 @@ function getOf(value: unknown): Uint8Array {
   ]);
   return encodeRangeRequest({
     ...rangeOf(json, "a get"),
-    ...(json.limit === undefined ? {} : { limit: Number(numberOf(json.limit, '"limit" of a get')) }),
+    ...(json.limit === undefined ? {} : { limit: limitOf(json.limit) }),
     ...(json.revision === undefined ? {} : { revision: numberOf(json.revision, '"revision" of a get') }),
     order: orderOf(json.sort),
     keysOnly: flagOf(json.keys_only, '"keys_only" of a get'),
@@ -173,10 +185,9 @@ const OPERATIONS: Record<string, (value: unknown) => Uint8Array> = {
 
 function operationOf(value: unknown): Input<typeof Op.fields> {
   const names = Object.keys(OPERATIONS);
-  const [[name, operation], ...others] = Object.entries(objectOf(value, "an operation", names));
-  if (name === undefined || others.length > 0) {
-    wrong("an operation is one thing", `Give one of ${names.join(", ")}.`);
-  }
+  const given = Object.entries(objectOf(value, "an operation", names));
+  if (given.length !== 1) wrong("an operation is one thing", `Give one of ${names.join(", ")}.`);
+  const [[name, operation]] = given;
   return { [name]: OPERATIONS[name](operation) };
 }
 
@@ -317,9 +328,6 @@ const create: SqlFunction<{ granted: true } | null> = {
     return { ask: askCreate(args, LeaseReply.decode(reply).ID), state: null };
   },
 };
-
-const LEAST = -(2n ** 63n);
-const MOST = 2n ** 63n - 1n;
 
 /** What is written, null while the number is still read. */
 interface IncrState {

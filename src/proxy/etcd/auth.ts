@@ -1,78 +1,69 @@
-// The token of a cluster's user: got with etcd3's Authenticate, kept until etcd refuses it.
+// The token of a cluster's user: got once for all calls that need it, kept until etcd refuses it. etcd checks passwords with
+// bcrypt, which is slow by intent.
 //
-// One request for a token serves all calls that need one: etcd checks passwords with bcrypt, which is slow by
-// intent. etcd3 is loaded only when there is a user to authenticate, since it takes longer to load than
-// everything else here together. No error and no log line may hold the password or the token.
+// Who waits for a token does so until his own deadline: the login itself has a time of its own, and is not ended by the
+// end of the one who happened to ask first. No error and no log line may hold the password or the token.
 
 import { EtcdFdwError } from "../../base/errors.ts";
-import { type Channel, Metadata } from "./channel.ts";
+import { Deadline } from "../deadline.ts";
+import type { Runtime } from "../runtime.ts";
+import type { Channel, Failure, Login, Outcome } from "./transport.ts";
 
-const NO_TOKEN = new Metadata();
+const NO_LOGIN: Login = { token: null };
 
-/** Asks for a token; null when etcd has authentication switched off. Rejects with EtcdFdwError. */
-export type FetchToken = (
-  channel: Channel,
-  username: string,
-  password: string,
-  deadline: number,
-) => Promise<string | null>;
+/** How long one login may take, in milliseconds; who has more time asks another member then. */
+const LOGIN_MS = 5_000;
 
 export class Authenticator {
+  readonly #runtime: Runtime;
   readonly #username: string | undefined;
   readonly #password: string;
-  readonly #fetch: FetchToken;
-  #current: Metadata | null = null;
-  #pending: Promise<Metadata> | null = null;
+  #pending: { channel: Channel; outcome: Promise<Outcome<Login>> } | null = null;
+  /** What calls are made with; null when it has to be asked for. */
+  current: Login | null = null;
 
-  constructor(username: string | undefined, password: string | undefined, fetch: FetchToken = fetchToken) {
+  constructor(runtime: Runtime, username: string | undefined, password: string | undefined) {
+    this.#runtime = runtime;
     this.#username = username;
     this.#password = password ?? "";
-    this.#fetch = fetch;
-    if (username === undefined) this.#current = NO_TOKEN;
+    if (username === undefined) this.current = NO_LOGIN;
   }
 
-  /** Metadata for a call, at once when the token is there. Rejects with EtcdFdwError 28P01 or 08006. */
-  metadata(channel: Channel, deadline: number): Metadata | Promise<Metadata> {
-    return this.#current ?? (this.#pending ??= this.#authenticate(channel, deadline));
+  /** Asks for a token on this channel; those who ask while that is under way get the same. Never rejects. */
+  login(channel: Channel): Promise<Outcome<Login>> {
+    if (this.#pending?.channel === channel) return this.#pending.outcome;
+    const pending = { channel, outcome: this.#login(channel) };
+    pending.outcome.then(() => {
+      if (this.#pending === pending) this.#pending = null;
+    });
+    this.#pending = pending;
+    return pending.outcome;
+  }
+
+  async #login(channel: Channel): Promise<Outcome<Login>> {
+    const deadline = Deadline.after(this.#runtime, LOGIN_MS);
+    const { reply, failure } = await channel.login(this.#username!, this.#password, deadline);
+    if (failure !== undefined) return { failure };
+    return { reply: this.current = { token: reply! } };
   }
 
   /** Forgets the token that etcd has refused. False when a new one would not help: there is no user. */
-  refuse(used: Metadata): boolean {
+  refuse(used: Login): boolean {
     if (this.#username === undefined) return false;
     // Another call may have fetched a new one in the meantime.
-    if (this.#current === used) this.#current = null;
+    if (this.current === used) this.current = null;
     return true;
   }
 
-  async #authenticate(channel: Channel, deadline: number): Promise<Metadata> {
-    try {
-      const token = await this.#fetch(channel, this.#username!, this.#password, deadline);
-      const metadata = new Metadata();
-      if (token !== null) metadata.set("token", token);
-      return this.#current = metadata;
-    } finally {
-      this.#pending = null;
-    }
-  }
-}
-
-/** Fetches a token through etcd3, on this channel. The deadline is in milliseconds since the epoch. */
-export const fetchToken: FetchToken = async (channel, username, password, deadline) => {
-  const { Etcd3, EtcdAuthenticationFailedError } = await import("etcd3");
-  const client = new Etcd3(channel.etcd3Options());
-  try {
-    const { token } = await client.auth.authenticate({ name: username, password }, { deadline });
-    return token;
-  } catch (error) {
-    const text = error instanceof Error ? error.message : String(error);
-    if (text.includes("authentication is not enabled")) return null;
-    if (error instanceof EtcdAuthenticationFailedError) {
-      throw new EtcdFdwError("28P01", `password authentication failed for etcd user "${username}"`, {
+  /** The error for a login that failed. */
+  error(failure: Failure, endpoint: string): EtcdFdwError {
+    if (/authentication failed/.test(failure.text)) {
+      return new EtcdFdwError("28P01", `password authentication failed for etcd user "${this.#username}"`, {
         hint: "Check username and password of the server's user mapping.",
       });
     }
-    throw new EtcdFdwError("08006", `could not authenticate etcd user "${username}"`, {
-      detail: `${channel.endpoint} answered: ${text}.`,
+    return new EtcdFdwError("08006", `could not authenticate etcd user "${this.#username}"`, {
+      detail: `${endpoint} answered: ${failure.text}.`,
     });
   }
-};
+}

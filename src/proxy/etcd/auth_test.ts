@@ -1,56 +1,68 @@
 import assert from "node:assert/strict";
-import { EtcdFdwError } from "../../base/errors.ts";
-import { freePort } from "../testing_etcd.ts";
-import { errorFrom } from "../testing_requests.ts";
-import { Channel } from "./channel.ts";
-import { Authenticator, fetchToken } from "./auth.ts";
+import { GrpcStatus } from "../../base/errors.ts";
+import { VirtualRuntime } from "../testing_runtime.ts";
+import { Authenticator } from "./auth.ts";
+import type { Channel, Outcome } from "./transport.ts";
 
-const CHANNEL = new Channel("127.0.0.1:1");
-const inASecond = () => Date.now() + 1000;
+/** A member whose logins end as the function says. */
+function member(login: () => Promise<Outcome<string | null>>): Channel {
+  return { endpoint: "h:1", login } as Partial<Channel> as Channel;
+}
+const authenticator = () => new Authenticator(new VirtualRuntime(), "u", "s3cret");
 
-Deno.test("Authenticator: one token for all who ask, and no promise once it is there", async () => {
+Deno.test("Authenticator: one token for all who ask", async () => {
   let fetched = 0;
-  const auth = new Authenticator("u", "p", () => Promise.resolve(`t${++fetched}`));
-  const both = await Promise.all([auth.metadata(CHANNEL, inASecond()), auth.metadata(CHANNEL, inASecond())]);
-  assert.equal(both[0], both[1]);
-  assert.deepEqual(both[0].get("token"), ["t1"]);
-  assert.equal(auth.metadata(CHANNEL, inASecond()), both[0]);
+  const auth = authenticator();
+  const channel = member(() => Promise.resolve({ reply: `t${++fetched}` }));
+  assert.equal(auth.current, null);
+  const both = await Promise.all([auth.login(channel), auth.login(channel)]);
+  assert.equal(both[0].reply, both[1].reply);
+  assert.deepEqual(auth.current, { token: "t1" });
 });
 
 Deno.test("Authenticator: a refused token is replaced once, however many calls it was refused to", async () => {
   let fetched = 0;
-  const auth = new Authenticator("u", "p", () => Promise.resolve(`t${++fetched}`));
-  const old = await auth.metadata(CHANNEL, inASecond());
+  const auth = authenticator();
+  const channel = member(() => Promise.resolve({ reply: `t${++fetched}` }));
+  const old = (await auth.login(channel)).reply!;
   assert.equal(auth.refuse(old), true);
-  const fresh = await auth.metadata(CHANNEL, inASecond());
+  const fresh = (await auth.login(channel)).reply!;
   assert.equal(auth.refuse(old), true);
-  assert.equal(auth.metadata(CHANNEL, inASecond()), fresh);
+  assert.equal(auth.current, fresh);
   assert.equal(fetched, 2);
 });
 
-Deno.test("Authenticator: a failure is told and not kept", async () => {
-  let fetched = 0;
-  const auth = new Authenticator(
-    "u",
-    "p",
-    () => ++fetched === 1 ? Promise.reject(new EtcdFdwError("28P01", "no")) : Promise.resolve(null),
-  );
-  assert.equal((await errorFrom(Promise.resolve(auth.metadata(CHANNEL, inASecond())))).sqlstate, "28P01");
-  assert.deepEqual((await auth.metadata(CHANNEL, inASecond())).get("token"), []);
+Deno.test("Authenticator: a failure is told and not kept, and names the user, not the password", async () => {
+  const failure = {
+    code: GrpcStatus.INVALID_ARGUMENT,
+    text: "etcdserver: authentication failed, invalid user ID",
+  };
+  const ends: Outcome<string | null>[] = [{ failure }, { reply: null }];
+  const auth = authenticator();
+  const channel = member(() => Promise.resolve(ends.shift()!));
+  assert.deepEqual(await auth.login(channel), { failure });
+  const error = auth.error(failure, "h:1");
+  assert.deepEqual([error.sqlstate, error.message], [
+    "28P01",
+    'password authentication failed for etcd user "u"',
+  ]);
+  const other = auth.error({ code: GrpcStatus.UNAVAILABLE, text: "etcdserver: no leader" }, "h:1");
+  assert.deepEqual([other.sqlstate, other.detail], ["08006", "h:1 answered: etcdserver: no leader."]);
+  assert.deepEqual((await auth.login(channel)).reply, { token: null });
 });
 
-Deno.test("Authenticator: without a user nothing is fetched, and a refusal is final", () => {
-  const auth = new Authenticator(undefined, undefined, () => Promise.reject(new Error("unexpected")));
-  const metadata = auth.metadata(CHANNEL, 0);
-  assert.ok(!(metadata instanceof Promise));
-  assert.equal(auth.refuse(metadata), false);
+Deno.test("Authenticator: who has another member does not wait for the first one's login", async () => {
+  const auth = authenticator();
+  let late!: (outcome: Outcome<string | null>) => void;
+  const stalled = auth.login(member(() => new Promise((resolve) => late = resolve)));
+  assert.deepEqual((await auth.login(member(() => Promise.resolve({ reply: "t" })))).reply, { token: "t" });
+  late({ failure: { code: GrpcStatus.DEADLINE_EXCEEDED, text: "late" } });
+  await stalled;
+  assert.deepEqual(auth.current, { token: "t" });
 });
 
-Deno.test("fetchToken: an endpoint that is gone is an error of class 08, without the password", async () => {
-  const channel = new Channel(`127.0.0.1:${freePort()}`);
-  const error = await errorFrom(fetchToken(channel, "u", "s3cret", inASecond()));
-  channel.close();
-  assert.equal(error.sqlstate, "08006");
-  assert.equal(error.message, 'could not authenticate etcd user "u"');
-  assert.doesNotMatch(error.detail, /s3cret/);
+Deno.test("Authenticator: without a user nothing is asked for, and a refusal is final", () => {
+  const auth = new Authenticator(new VirtualRuntime(), undefined, undefined);
+  assert.deepEqual(auth.current, { token: null });
+  assert.equal(auth.refuse(auth.current!), false);
 });

@@ -6,7 +6,8 @@ import { X509Certificate } from "node:crypto";
 import { connect, type DetailedPeerCertificate } from "node:tls";
 import type { TlsPayload } from "../../ipc/frame.ts";
 import type { CertificateInfo } from "../handle.ts";
-import { hostOf, sniOf } from "./tls.ts";
+import { hostOf, portOf, sniOf } from "./tls.ts";
+import type { Transport } from "./transport.ts";
 
 const PEM = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
 
@@ -25,13 +26,17 @@ function inFile(source: string, pem: string | undefined): CertificateInfo[] {
   return (pem?.match(PEM) ?? []).map((one) => infoOf(source, "", new X509Certificate(one)));
 }
 
-/** The certificates in an endpoint's handshake, its own first; none when it cannot be reached. */
-function shownBy(endpoint: string, tls: TlsPayload, timeoutMs: number): Promise<CertificateInfo[]> {
+/** As Transport.certificates. */
+export function certificatesShownBy(
+  endpoint: string,
+  tls: TlsPayload,
+  timeoutMs: number,
+): Promise<CertificateInfo[]> {
   const host = hostOf(endpoint);
   return new Promise((resolve) => {
     const buffer = (pem: string | undefined) => pem === undefined ? undefined : Buffer.from(pem);
     const socket = connect({
-      ...{ host, port: Number(endpoint.slice(endpoint.lastIndexOf(":") + 1)), ALPNProtocols: ["h2"] },
+      ...{ host, port: portOf(endpoint), ALPNProtocols: ["h2"] },
       ...{ servername: sniOf(tls.servername ?? host), rejectUnauthorized: false },
       ...{ ca: buffer(tls.ca), cert: buffer(tls.cert), key: buffer(tls.key ?? tls.cert) },
     });
@@ -60,11 +65,14 @@ function chainOf(endpoint: string, first: DetailedPeerCertificate): CertificateI
 
 /** All of them; none without TLS. Endpoints that cannot be reached within the timeout are left out. */
 export async function certificatesOf(
+  transport: Transport,
   endpoints: readonly string[],
   tls: TlsPayload | undefined,
   timeoutMs: number,
 ): Promise<CertificateInfo[]> {
   if (tls === undefined) return [];
-  const shown = await Promise.all(endpoints.map((endpoint) => shownBy(endpoint, tls, timeoutMs)));
+  const shown = await Promise.all(
+    endpoints.map((endpoint) => transport.certificates(endpoint, tls, timeoutMs)),
+  );
   return [...shown.flat(), ...inFile("cafile", tls.ca), ...inFile("certfile", tls.cert)];
 }

@@ -5,35 +5,24 @@
 // asked and on the state of the cluster, which cluster.ts knows.
 
 import { Buffer } from "node:buffer";
+import { lookup } from "node:dns/promises";
+import { isIP } from "node:net";
 import * as grpc from "@grpc/grpc-js";
 import type { TlsPayload } from "../../ipc/frame.ts";
-import { securityOf } from "./tls.ts";
-
-/** A gRPC status other than OK. */
-export interface Failure {
-  code: number;
-  /** etcd's text or the gRPC library's, which only its wording tells apart. */
-  text: string;
-}
-
-/** How a call ended. */
-export type Outcome = { reply: Uint8Array; failure?: undefined } | { reply?: undefined; failure: Failure };
-
-/** A stream of replies. */
-export interface Incoming {
-  next(): Promise<Outcome | { reply: null; failure?: undefined }>;
-  cancel(): void;
-}
-
-export interface CallOptions {
-  metadata: grpc.Metadata;
-  /** Milliseconds since the epoch. */
-  deadline: number;
-  signal?: AbortSignal;
-}
-
-export { connectivityState as State } from "@grpc/grpc-js";
-export { Metadata } from "@grpc/grpc-js";
+import type { Deadline } from "../deadline.ts";
+import { certificatesShownBy } from "./certificates.ts";
+import { hostOf, portOf, securityOf } from "./tls.ts";
+import type {
+  CallOptions,
+  Channel,
+  Failure,
+  Hear,
+  Incoming,
+  Login,
+  Outcome,
+  State,
+  Transport,
+} from "./transport.ts";
 
 // etcd refuses pings that come more often than every 5 s. grpc-js pings only while a call is under way.
 const KEEPALIVE_TIME_MS = 6_000;
@@ -64,86 +53,118 @@ const asIs = (bytes: Uint8Array) => bytes;
 const NO_CONNECTION = /^No connection established\. Last error: (?:Error: )?/;
 const TRAILER = /\s*\(\d{4}-\d\d-\d\dT[^)]*\)|\.? Resolution note:.*$/gs;
 
-export class Channel {
-  readonly endpoint: string;
-  /** performance.now() of the last answer of any kind: tells a silent peer from a slow request. */
-  lastAnswer = 0;
-  readonly #client: grpc.Client;
+/** Metadata by login: made once for all its calls. */
+class Headers {
+  readonly #made = new WeakMap<Login, grpc.Metadata>();
+  readonly #leader: boolean;
 
-  /** Does not connect before {@linkcode Channel.connect}. */
+  constructor(leader: boolean) {
+    this.#leader = leader;
+  }
+
+  of(login: Login): grpc.Metadata {
+    let metadata = this.#made.get(login);
+    if (metadata === undefined) {
+      metadata = new grpc.Metadata();
+      if (login.token !== null) metadata.set("token", login.token);
+      if (this.#leader) metadata.set(HAS_LEADER, "true");
+      this.#made.set(login, metadata);
+    }
+    return metadata;
+  }
+}
+
+/** A member that has no leader refuses a call with this at once, instead of letting it wait. */
+const HAS_LEADER = "hasleader";
+const HEADERS = { leader: new Headers(true), any: new Headers(false) };
+
+/** What the library takes for a call. Its deadlines are of the wall clock. */
+const timesOf = (deadline: Deadline) => ({ deadline: Date.now() + deadline.left() });
+const headersOf = ({ login, leaderless }: CallOptions) => HEADERS[leaderless ? "any" : "leader"].of(login);
+
+/** How long each address of a host may take to say why it cannot be used, in milliseconds. */
+const PROBE_MS = 1_000;
+
+class GrpcChannel implements Channel {
+  readonly endpoint: string;
+  readonly #client: grpc.Client;
+  readonly #tls: TlsPayload | undefined;
+
   constructor(endpoint: string, tls?: TlsPayload) {
     this.endpoint = endpoint;
+    this.#tls = tls;
     const { credentials, options } = securityOf(endpoint, tls);
     this.#client = new grpc.Client(endpoint, credentials, { ...CHANNEL_OPTIONS, ...options });
   }
 
-  /** What a client of etcd3 is made with to use this channel and no other; such a client must not be closed. */
-  etcd3Options(): { hosts: string; grpcOptions: grpc.ChannelOptions } {
-    const override: grpc.ClientOptions = { channelOverride: this.#client.getChannel() };
-    return { hosts: this.endpoint, grpcOptions: override as grpc.ChannelOptions };
-  }
-
-  /** Starts to connect if nothing did, and tells the state. */
-  connect(): grpc.connectivityState {
+  connect(): State {
     return this.#client.getChannel().getConnectivityState(true);
   }
 
-  /**
-   * Calls back once when the state is no longer `from`; not at all when that never happens. A channel that is
-   * closed counts as changed.
-   */
-  onChange(from: grpc.connectivityState, changed: (state: grpc.connectivityState) => void): void {
+  onChange(from: State, changed: (state: State) => void): void {
     const channel = this.#client.getChannel();
-    channel.watchConnectivityState(from, Infinity, (error) => {
+    channel.watchConnectivityState(from as number, Infinity, (error) => {
       changed(error ? grpc.connectivityState.SHUTDOWN : channel.getConnectivityState(false));
     });
   }
 
-  /** Why the last attempt to connect failed. The library tells it only to a call, so this makes one that fails. */
+  /** The library tells the last address's reason only: those of a host with several are asked one by one. */
   async connectError(): Promise<string> {
-    const { failure } = await this.call("/grpc.health.v1.Health/Check", new Uint8Array(0), {
-      metadata: new grpc.Metadata(),
-      deadline: Date.now() + 100,
-    });
-    if (!failure) return "unknown reason";
-    return failure.text.replace(NO_CONNECTION, "").replace(TRAILER, "").trim();
+    const host = hostOf(this.endpoint);
+    const addresses = isIP(host) ? [] : await lookup(host, { all: true }).catch(() => []);
+    if (addresses.length < 2) return await this.#lastError();
+    const tls = this.#tls && { ...this.#tls, servername: this.#tls.servername ?? host };
+    return await reasonsOf(addresses.map(({ address }) => address), portOf(this.endpoint), tls);
   }
 
-  /** One unary call. Never rejects; an aborted signal ends it with CANCELLED. */
+  /** The library tells it only to a call, so this makes one that fails. */
+  #lastError(): Promise<string> {
+    return new Promise((resolve) => {
+      const done = (error: grpc.ServiceError | null) =>
+        resolve(error ? reasonOf(error.details) : "unknown reason");
+      const options = { deadline: Date.now() + 100 };
+      const path = "/grpc.health.v1.Health/Check";
+      this.#client.makeUnaryRequest(
+        path,
+        toBuffer,
+        asIs,
+        new Uint8Array(0),
+        new grpc.Metadata(),
+        options,
+        done,
+      );
+    });
+  }
+
   call(path: string, payload: Uint8Array, options: CallOptions): Promise<Outcome> {
-    const { metadata, deadline, signal } = options;
+    const { deadline, signal } = options;
     return new Promise((resolve) => {
       if (signal?.aborted) return resolve(failed(grpc.status.CANCELLED, "cancelled"));
       const cancel = () => call.cancel();
       const done = (error: grpc.ServiceError | null, reply?: Uint8Array) => {
         signal?.removeEventListener("abort", cancel);
-        if (error) {
-          if (error.details.startsWith("etcdserver: ")) this.lastAnswer = performance.now();
-          resolve(failed(error.code, error.details));
-        } else {
-          this.lastAnswer = performance.now();
-          resolve({ reply: reply! });
-        }
+        resolve(error ? failed(error.code, error.details) : { reply: reply! });
       };
-      const call = this.#client.makeUnaryRequest(path, toBuffer, asIs, payload, metadata, { deadline }, done);
+      const headers = headersOf(options);
+      const call = this.#client.makeUnaryRequest(
+        path,
+        toBuffer,
+        asIs,
+        payload,
+        headers,
+        timesOf(deadline),
+        done,
+      );
       signal?.addEventListener("abort", cancel);
     });
   }
 
-  /**
-   * Opens a stream in both directions, sends these messages and waits for a reply for which `heard` says true; bytes that
-   * it returns are sent instead. Never rejects; an aborted signal ends it with CANCELLED, and so does a stream that ends
-   * before.
-   */
-  converse(
-    path: string,
-    payloads: Uint8Array[],
-    { metadata, deadline, signal }: CallOptions,
-    heard: (reply: Uint8Array) => boolean | Uint8Array,
-  ): Promise<Outcome> {
+  converse(path: string, payloads: Uint8Array[], options: CallOptions, heard: Hear): Promise<Outcome> {
+    const { deadline, signal } = options;
     return new Promise((resolve) => {
       if (signal?.aborted) return resolve(failed(grpc.status.CANCELLED, "cancelled"));
-      const stream = this.#client.makeBidiStreamRequest(path, toBuffer, asIs, metadata, { deadline });
+      const headers = headersOf(options);
+      const stream = this.#client.makeBidiStreamRequest(path, toBuffer, asIs, headers, timesOf(deadline));
       const cancel = () => stream.cancel();
       const end = (outcome: Outcome) => {
         signal?.removeEventListener("abort", cancel);
@@ -151,10 +172,7 @@ export class Channel {
       };
       signal?.addEventListener("abort", cancel);
       stream.on("data", (reply: Uint8Array) => {
-        this.lastAnswer = performance.now();
-        const next = heard(reply);
-        if (next === false) return;
-        if (next !== true) return stream.write(next);
+        if (!heard(reply, (message) => stream.write(message))) return;
         end({ reply });
         stream.cancel();
       });
@@ -164,29 +182,105 @@ export class Channel {
     });
   }
 
-  /** Opens a stream of replies, each of which is read when it is asked for; a null reply is the end. */
-  receive(path: string, payload: Uint8Array, { metadata, deadline, signal }: CallOptions): Incoming {
-    const stream = this.#client.makeServerStreamRequest(path, toBuffer, asIs, payload, metadata, {
-      deadline,
-    });
+  receive(path: string, payload: Uint8Array, options: CallOptions): Incoming {
+    const { deadline, signal } = options;
+    const headers = headersOf(options);
+    const stream = this.#client.makeServerStreamRequest(
+      path,
+      toBuffer,
+      asIs,
+      payload,
+      headers,
+      timesOf(deadline),
+    );
     signal?.addEventListener("abort", () => stream.cancel(), { once: true });
     const replies = stream[Symbol.asyncIterator]();
     return {
       next: () =>
         replies.next().then(
-          ({ value, done }) => done ? { reply: null } : { reply: value as Uint8Array },
+          ({ value, done }) => ({ reply: done ? null : value as Uint8Array }),
           (error: grpc.ServiceError) => failed(error.code, error.details),
         ),
       cancel: () => stream.cancel(),
     };
   }
 
-  /** Frees the connection as soon as the calls on it have ended. */
+  /** By etcd3, on this channel; it is loaded only when there is a user, since it takes longer to load than all else here. */
+  async login(username: string, password: string, deadline: Deadline): Promise<Outcome<string | null>> {
+    const { Etcd3 } = await import("etcd3");
+    let status: Failure = { code: grpc.status.UNKNOWN, text: "the login was not sent" };
+    // etcd3 offers no metadata for this call, and makes classes of its own of etcd's errors.
+    const listening: grpc.Interceptor = (options, nextCall) =>
+      new grpc.InterceptingCall(nextCall(options), {
+        start(metadata, _listener, next) {
+          metadata.set(HAS_LEADER, "true");
+          next(metadata, {
+            onReceiveStatus(received, next) {
+              status = { code: received.code, text: received.details };
+              next(received);
+            },
+          });
+        },
+      });
+    const options: grpc.ClientOptions = {
+      channelOverride: this.#client.getChannel(),
+      interceptors: [listening],
+    };
+    const client = new Etcd3({ hosts: this.endpoint, grpcOptions: options as grpc.ChannelOptions });
+    try {
+      // The client must not be closed: that would close the channel, which is not its own.
+      const { token } = await client.auth.authenticate({ name: username, password }, timesOf(deadline));
+      return { reply: token };
+    } catch {
+      if (status.text.includes("authentication is not enabled")) return { reply: null };
+      return { failure: status };
+    }
+  }
+
   close(): void {
     this.#client.close();
   }
 }
 
-function failed(code: number, text: string): Outcome {
+const reasonOf = (text: string) => text.replace(NO_CONNECTION, "").replace(TRAILER, "").trim();
+
+/** Why there is no connection to each of these addresses; exported for its test. */
+export async function reasonsOf(addresses: string[], port: number, tls?: TlsPayload): Promise<string> {
+  const reasons = addresses.map(async (address) => {
+    const name = isIP(address) === 6 ? `[${address}]` : address;
+    return `${name}: ${await probe(new GrpcChannel(`${name}:${port}`, tls))}`;
+  });
+  return (await Promise.all(reasons)).join("; ");
+}
+
+/** Why this channel, which is closed then, cannot connect. */
+async function probe(channel: GrpcChannel): Promise<string> {
+  let late: ReturnType<typeof setTimeout>;
+  const state = await new Promise<State | null>((resolve) => {
+    late = setTimeout(() => resolve(null), PROBE_MS);
+    const follow = (state: State) => {
+      if (state === grpc.connectivityState.TRANSIENT_FAILURE || state === grpc.connectivityState.READY) {
+        return resolve(state);
+      }
+      channel.onChange(state, follow);
+    };
+    follow(channel.connect());
+  });
+  clearTimeout(late!);
+  try {
+    if (state === null) return "no answer";
+    return state === grpc.connectivityState.READY ? "answers" : await channel.connectError();
+  } finally {
+    channel.close();
+  }
+}
+
+function failed(code: number, text: string): Outcome<never> {
   return { failure: { code, text } };
 }
+
+/** Connections by gRPC. */
+export const grpcTransport: Transport = {
+  dial: (endpoint, tls) => new GrpcChannel(endpoint, tls),
+  certificates: certificatesShownBy,
+};

@@ -1,19 +1,20 @@
-// A cluster as all sessions see it: unary calls that find a working endpoint, a valid token and an end in time.
+// A cluster as all sessions see it: calls that find a working endpoint, a valid token and an end in time.
 //
 // The rule for a call that failed: it is made again only when it is read-only or was certainly not seen by etcd,
-// only until its deadline, and only so often: each pass over the endpoints asks each of them once. A write whose answer is lost is never made twice; SQL is told that its outcome is
-// unknown.
+// only until its deadline, and only so often: each pass over the endpoints asks each of them once. A write whose answer is
+// lost is never made twice; SQL is told that its outcome is unknown.
 
-import { setTimeout as sleep } from "node:timers/promises";
-import { EtcdFdwError } from "../../base/errors.ts";
+import { EtcdFdwError, GrpcStatus } from "../../base/errors.ts";
 import { Method, type TlsPayload } from "../../ipc/frame.ts";
-import { Authenticator, type FetchToken } from "./auth.ts";
+import { cancelled, type Deadline, waitFor } from "../deadline.ts";
+import { type Runtime, sleep } from "../runtime.ts";
 import type { Counters } from "../stats.ts";
-import { type CallOptions, Channel, type Failure, type Metadata, State } from "./channel.ts";
+import { Authenticator } from "./auth.ts";
 import { compactedError, isCompacted } from "./compaction.ts";
-import { Connector, waitFor } from "./connector.ts";
-import { type MethodInfo, methodInfo } from "./methods.ts";
+import { Connector, type Member } from "./connector.ts";
+import { type MethodInfo, methodInfo, provesQuorum } from "./methods.ts";
 import {
+  type CallContext,
   errorOf,
   isConnectionLoss,
   isMemberFailure,
@@ -22,158 +23,261 @@ import {
   timeoutError,
   wasNeverSent,
 } from "./status.ts";
+import {
+  type CallOptions,
+  type Channel,
+  type Failure,
+  type Login,
+  type Outcome,
+  State,
+} from "./transport.ts";
 
-/** Milliseconds. */
-export interface Timeouts {
-  /** To reach an endpoint. */
+/** How a call is to be made. Times in milliseconds. */
+export interface Terms {
+  deadline: Deadline;
+  /** To reach an endpoint, all passes together. */
   connect: number;
-  /** To have the answer, once an endpoint is reached. */
-  request: number;
   /** Passes over the endpoints beyond the first; 0 when absent. */
   retries?: number;
   /** The pause before the first of these, which grows by as much with each; 0 when absent. */
   backoff?: number;
   /** It waits for other clients: that it takes long says nothing about the endpoint. */
   waits?: boolean;
+  signal?: AbortSignal;
+  counters?: Counters;
 }
 
 export interface ClusterOptions {
+  runtime: Runtime;
   endpoints: readonly string[];
   username?: string;
   password?: string;
   tls?: TlsPayload;
   log: (message: string) => void;
-  /** For tests. */
-  fetchToken?: FetchToken;
 }
 
+/** What is done on a channel once there is one. */
+interface Work<T> {
+  info: Pick<MethodInfo, "readonly" | "writes">;
+  /** Whether success shows that the member is in touch with its cluster. */
+  proves: boolean;
+  /** Never rejects with what etcd says, which is a value. */
+  attempt(channel: Channel, options: CallOptions): Promise<Outcome<T>>;
+  /** A better error for a failure; absent or null: as status.ts has it. */
+  explain?(channel: Channel, failure: Failure, options: CallOptions): Promise<EtcdFdwError> | null;
+}
+
+/** Where the members come from: the cluster's connector, or one endpoint. */
+interface Source {
+  /** Rejects with 08001 when nobody is reached within so many milliseconds. */
+  acquire(timeoutMs: number): Member | Promise<Member>;
+  answered(member: Member, proves: boolean): void;
+  judge(member: Member, failure: Failure, startedAt: number, proves: boolean): void;
+}
+
+/** A login may be asked for again and again. */
+const LOGIN_INFO = { readonly: true, writes: false };
+const READ_INFO = { readonly: true, writes: false };
+
 export class Cluster {
+  readonly #runtime: Runtime;
   readonly #connector: Connector;
   readonly #auth: Authenticator;
   readonly #endpoints: number;
   readonly #tls: TlsPayload | undefined;
   #lastEndpoint: string | null = null;
 
-  constructor(options: ClusterOptions) {
-    this.#tls = options.tls;
-    this.#connector = new Connector(options.endpoints, options.log, options.tls);
-    this.#auth = new Authenticator(options.username, options.password, options.fetchToken);
-    this.#endpoints = options.endpoints.length;
+  constructor({ runtime, endpoints, tls, log, username, password }: ClusterOptions) {
+    this.#runtime = runtime;
+    this.#tls = tls;
+    this.#connector = new Connector(runtime, endpoints, log, tls);
+    this.#auth = new Authenticator(runtime, username, password);
+    this.#endpoints = endpoints.length;
   }
 
   /**
    * One unary call, `method` as in frame.ts: etcd's answer, untouched. Rejects with EtcdFdwError; with 57014 when
    * the signal was aborted.
    */
-  async call(
-    method: number,
-    payload: Uint8Array,
-    timeouts: Timeouts,
-    signal?: AbortSignal,
-    counters?: Counters,
-  ): Promise<Uint8Array> {
+  async call(method: number, payload: Uint8Array, terms: Terms): Promise<Uint8Array> {
     const info = knownMethod(method);
-    const passes = new Passes(this.#endpoints, timeouts, signal);
-    // Awaiting what is there already would cost every call a turn of the event loop.
-    const acquired = this.#acquire(passes, timeouts.connect, signal);
-    let channel = acquired instanceof Promise ? await acquired : acquired;
-    this.#noteEndpoint(channel, counters);
-    const deadline = Date.now() + timeouts.request;
-    let renewed = false;
-    for (;;) {
-      const context = { endpoint: channel.endpoint, writes: info.writes, requestTimeout: timeouts.request };
-      const metadata = await this.#metadata(channel, deadline, () => timeoutError(context), signal);
-      const startedAt = performance.now();
-      const options = { metadata, deadline, signal };
-      const outcome = info.stream
-        ? await channel.converse(info.path, [payload], options, () => true)
-        : await channel.call(info.path, payload, options);
-      const { reply, failure } = outcome;
-      if (reply !== undefined) return reply;
-      if (signal?.aborted) throw cancelled();
-      if (isStaleToken(failure) && !renewed && this.#auth.refuse(metadata)) {
-        renewed = true;
-        continue;
-      }
-      if (!timeouts.waits || !isTimeout(failure)) this.#judge(channel, failure, startedAt);
-      if (isCompacted(failure)) {
-        const isTxn = method === Method.READ_TXN;
-        throw await compactedError(channel, payload, isTxn, failure, { metadata, deadline, signal });
-      }
-      if (!mayRepeat(failure, info) || !(await passes.next(isMemberFailure(failure)))) {
-        throw errorOf(failure, context);
-      }
-      const left = deadline - Date.now();
-      if (left <= 0) throw timeoutError(context);
-      const next = await this.#acquire(passes, Math.min(timeouts.connect, left), signal);
-      if (counters !== undefined) counters.retries++;
-      this.#noteEndpoint(next, counters);
-      channel = next;
-    }
+    return await this.#run(this.#anyMember(terms), {
+      info,
+      proves: provesQuorum(method, payload),
+      attempt: (channel, options) =>
+        info.stream
+          ? channel.converse(info.path, [payload], options, () => true)
+          : channel.call(info.path, payload, options),
+      explain: (channel, failure, options) =>
+        isCompacted(failure)
+          ? compactedError(channel, payload, method === Method.READ_TXN, failure, options)
+          : null,
+    }, terms);
   }
 
-  /** Counts a change of the endpoint with the first call that sees it. */
-  #noteEndpoint({ endpoint }: Channel, counters: Counters | undefined): void {
-    if (endpoint === this.#lastEndpoint) return;
-    if (this.#lastEndpoint !== null && counters !== undefined) counters.failovers++;
-    this.#lastEndpoint = endpoint;
-  }
-
-  /** One unary call of this endpoint, which is not repeated. Rejects as call() does. */
+  /** The same of this endpoint, which is not repeated elsewhere, and which answers without a leader too. */
   async callEndpoint(
     endpoint: string,
     method: number,
     payload: Uint8Array,
-    timeouts: Timeouts,
-    signal?: AbortSignal,
+    terms: Terms,
   ): Promise<Uint8Array> {
-    const { path } = knownMethod(method);
-    const { channel, options, explain } = await this.borrowEndpoint(endpoint, timeouts, signal);
+    const { path, writes } = knownMethod(method);
+    const channel = this.#runtime.etcd.dial(endpoint, this.#tls);
     try {
-      const { reply, failure } = await channel.call(path, payload, options);
-      if (reply !== undefined) return reply;
-      throw signal?.aborted ? cancelled() : explain(failure);
+      return await this.#run(this.#oneMember(channel, terms.signal), {
+        info: { readonly: false, writes },
+        proves: false,
+        // What is asked for is this member's own state.
+        attempt: (channel, options) => channel.call(path, payload, { ...options, leaderless: true }),
+      }, { ...terms, retries: 0 });
     } finally {
       channel.close();
     }
   }
 
-  /** For a stream: a channel of an endpoint that answers, and what calls on it need. Rejects as call() does. */
-  async borrow(timeouts: Timeouts, signal?: AbortSignal): Promise<Borrowed> {
-    const channel = await this.#acquire(
-      new Passes(this.#endpoints, timeouts, signal),
-      timeouts.connect,
-      signal,
-    );
-    const { options, context } = await this.#prepare(channel, { writes: false }, timeouts, signal);
-    const startedAt = performance.now();
-    const explain = (failure: Failure) => {
-      if (signal?.aborted) return cancelled();
-      if (isStaleToken(failure)) this.#auth.refuse(options.metadata);
-      this.#judge(channel, failure, startedAt);
-      return errorOf(failure, context);
-    };
-    return { channel, options, explain };
+  /** What a stream tells; it is opened again as often as a read may be. Rejects as call() does. */
+  async stream<T>(
+    attempt: (channel: Channel, options: CallOptions) => Promise<Outcome<T>>,
+    terms: Terms,
+  ): Promise<T> {
+    // How long a stream takes says nothing about its endpoint.
+    const work = { info: READ_INFO, proves: false, attempt };
+    return await this.#run(this.#anyMember(terms), work, { ...terms, waits: true });
   }
 
-  /** The same of this endpoint; whoever borrows it closes it. */
-  async borrowEndpoint(endpoint: string, timeouts: Timeouts, signal?: AbortSignal): Promise<Borrowed> {
-    const channel = new Channel(endpoint, this.#tls);
-    try {
-      await reached(channel, timeouts.connect, signal);
-      const { options, context } = await this.#prepare(channel, { writes: false }, timeouts, signal);
-      return { channel, options, explain: (failure) => errorOf(failure, context) };
-    } catch (error) {
-      channel.close();
-      throw error;
+  async #run<T>(source: Source, work: Work<T>, terms: Terms): Promise<T> {
+    const { deadline, signal } = terms;
+    const passes = new Passes(this.#runtime, this.#endpoints, terms);
+    const acquired = source.acquire(firstWait(terms));
+    // Awaiting what is there already would cost every call a turn of the event loop.
+    let member = acquired instanceof Promise ? await this.#reach(acquired, source, passes, terms) : acquired;
+    let renewed = false;
+    for (;;) {
+      const { channel } = member;
+      if (deadline.over) throw timeoutError(contextOf(channel, LOGIN_INFO, deadline));
+      const startedAt = this.#runtime.now();
+      let login = this.#auth.current;
+      let info: Work<T>["info"] = work.info;
+      let outcome: Outcome<T>;
+      let options: CallOptions | null = null;
+      const loggedIn = login === null ? await this.#login(channel, terms) : null;
+      if (loggedIn?.failure !== undefined) {
+        info = LOGIN_INFO;
+        outcome = loggedIn;
+      } else {
+        login ??= loggedIn!.reply;
+        options = { login, deadline, signal };
+        outcome = await work.attempt(channel, options);
+      }
+      const { failure } = outcome;
+      if (failure === undefined) {
+        source.answered(member, work.proves);
+        return outcome.reply!;
+      }
+      if (signal?.aborted) throw cancelled();
+      if (options !== null && isStaleToken(failure) && !renewed && this.#auth.refuse(options.login)) {
+        renewed = true;
+        continue;
+      }
+      const isLogin = options === null;
+      if (isLogin || !terms.waits || !isTimeout(failure)) {
+        source.judge(member, failure, startedAt, work.proves || isLogin);
+      }
+      const better = options === null ? null : work.explain?.(channel, failure, options) ?? null;
+      if (better !== null) throw await better;
+      if (
+        !mayRepeat(failure, info, isLogin) || deadline.over || !(await passes.next(isMemberFailure(failure)))
+      ) {
+        const isLate = isTimeout(failure) && deadline.over;
+        throw isLogin && !isLate
+          ? this.#auth.error(failure, channel.endpoint)
+          : errorOf(failure, contextOf(channel, info, deadline));
+      }
+      if (deadline.over) throw timeoutError(contextOf(channel, LOGIN_INFO, deadline));
+      const next = source.acquire(firstWait(terms));
+      member = next instanceof Promise ? await this.#reach(next, source, passes, terms) : next;
+      if (terms.counters !== undefined) terms.counters.retries++;
     }
   }
 
-  async #prepare(channel: Channel, info: { writes: boolean }, timeouts: Timeouts, signal?: AbortSignal) {
-    const deadline = Date.now() + timeouts.request;
-    const context = { endpoint: channel.endpoint, writes: info.writes, requestTimeout: timeouts.request };
-    const metadata = await this.#metadata(channel, deadline, () => timeoutError(context), signal);
-    return { options: { metadata, deadline, signal }, context };
+  /** Waits for a token. That it is late is this request's failure, whatever becomes of the login. */
+  #login(channel: Channel, { deadline, signal }: Terms): Promise<Outcome<Login>> {
+    const late = () => new EtcdFdwError("08006", "late");
+    return waitFor(this.#runtime, this.#auth.login(channel), deadline.left(), late, signal).catch(
+      (error: EtcdFdwError) => ({
+        failure: { code: GrpcStatus.DEADLINE_EXCEEDED, text: error.message },
+      }),
+    );
+  }
+
+  #anyMember(terms: Terms): Source {
+    return {
+      acquire: (timeoutMs) => {
+        const acquired = this.#connector.acquire(timeoutMs, terms.signal);
+        if (acquired instanceof Promise) {
+          return acquired.then((member) => this.#noted(member, terms.counters));
+        }
+        return this.#noted(acquired, terms.counters);
+      },
+      answered: (member, proves) => this.#connector.answered(member, proves),
+      judge: (member, failure, startedAt, proves) => this.#judge(member, failure, startedAt, proves),
+    };
+  }
+
+  /** Counts a change of the endpoint with the first call that sees it. */
+  #noted(member: Member, counters: Counters | undefined): Member {
+    const { endpoint } = member.channel;
+    if (endpoint === this.#lastEndpoint) return member;
+    if (this.#lastEndpoint !== null && counters !== undefined) counters.failovers++;
+    this.#lastEndpoint = endpoint;
+    return member;
+  }
+
+  /** That it fails says nothing about the endpoint that the others use. */
+  #oneMember(channel: Channel, signal?: AbortSignal): Source {
+    const member = { channel, lastAnswer: 0, lastProof: 0 };
+    return {
+      acquire: (timeoutMs) => this.#reached(channel, timeoutMs, signal).then(() => member),
+      answered: () => {},
+      judge: () => {},
+    };
+  }
+
+  /** Waits for an endpoint; when none could be reached, tries them all again as often as may be. */
+  async #reach(attempt: Promise<Member>, source: Source, passes: Passes, terms: Terms): Promise<Member> {
+    const connecting = terms.deadline.within(terms.connect);
+    for (let next: Member | Promise<Member> = attempt;;) {
+      try {
+        return await next;
+      } catch (error) {
+        const refused = error instanceof EtcdFdwError && error.sqlstate === "08001";
+        if (!refused || connecting.over || !(await passes.nextPass(connecting.left())) || connecting.over) {
+          throw error;
+        }
+        next = source.acquire(connecting.left());
+      }
+    }
+  }
+
+  /** Waits until the channel is connected. Rejects with 08001. */
+  async #reached(channel: Channel, timeoutMs: number, signal?: AbortSignal): Promise<void> {
+    const failed = (reason: string) =>
+      new EtcdFdwError("08001", `could not connect to etcd at "${channel.endpoint}"`, {
+        detail: `The cause is: ${reason}.`,
+      });
+    const settled = new Promise<State>((resolve) => {
+      const follow = (state: State) => {
+        if (state === State.READY || state === State.TRANSIENT_FAILURE || state === State.SHUTDOWN) {
+          return resolve(state);
+        }
+        channel.onChange(state === State.IDLE ? channel.connect() : state, follow);
+      };
+      follow(channel.connect());
+    });
+    const late = () => failed(`no connection within ${Math.round(timeoutMs)} ms`);
+    const state = await waitFor(this.#runtime, settled, timeoutMs, late, signal);
+    if (state !== State.READY) throw failed(await channel.connectError());
   }
 
   /** Whether there is a connection. */
@@ -181,65 +285,28 @@ export class Cluster {
     return this.#connector.connected;
   }
 
-  #acquire(passes: Passes, timeoutMs: number, signal?: AbortSignal): Channel | Promise<Channel> {
-    const acquired = this.#connector.acquire(timeoutMs, signal);
-    return acquired instanceof Promise ? this.#reach(acquired, passes, timeoutMs, signal) : acquired;
-  }
-
-  /** Waits for an endpoint; when none could be reached, tries them all again as often as may be. */
-  async #reach(
-    attempt: Promise<Channel> | Channel,
-    passes: Passes,
-    timeoutMs: number,
-    signal?: AbortSignal,
-  ): Promise<Channel> {
-    const end = Date.now() + timeoutMs;
-    for (;;) {
-      try {
-        return await attempt;
-      } catch (error) {
-        const left = () => end - Date.now();
-        const refused = error instanceof EtcdFdwError && error.sqlstate === "08001";
-        if (!refused || left() <= 0 || !(await passes.nextPass(left())) || left() <= 0) throw error;
-        attempt = this.#connector.acquire(left(), signal);
-      }
-    }
-  }
-
   /** Frees all connections. Calls under way on them may still end. */
   close(): void {
     this.#connector.close();
   }
 
-  #metadata(
-    channel: Channel,
-    deadline: number,
-    late: () => EtcdFdwError,
-    signal?: AbortSignal,
-  ): Metadata | Promise<Metadata> {
-    const metadata = this.#auth.metadata(channel, deadline);
-    if (!(metadata instanceof Promise)) return metadata;
-    // The token is fetched for all; this call's end must not be the end of the fetch.
-    return waitFor(metadata, deadline - Date.now(), late, signal);
-  }
-
   /** Leaves an endpoint that the failure speaks against. */
-  #judge(channel: Channel, failure: Failure, startedAt: number): void {
+  #judge(member: Member, failure: Failure, startedAt: number, proves: boolean): void {
     if (isConnectionLoss(failure) || isMemberFailure(failure)) {
-      this.#connector.drop(channel, failure.text);
-    } else if (isTimeout(failure) && channel.lastAnswer < startedAt) {
-      // It answered nobody else either. A peer that is stopped, not dead, keeps its connections open.
-      this.#connector.drop(channel, "it does not answer");
+      return this.#connector.drop(member, failure.text);
     }
+    if (!isTimeout(failure)) return this.#connector.answered(member, false);
+    // A peer that is stopped, not dead, keeps its connections open, and one that is cut off from its cluster answers what
+    // it knows by itself: only answers of the kind that was asked for speak for it.
+    const last = proves ? member.lastProof : member.lastAnswer;
+    if (last < startedAt) this.#connector.drop(member, "it does not answer");
   }
 }
 
-/** A channel and how to use it. */
-export interface Borrowed {
-  channel: Channel;
-  options: CallOptions;
-  /** What a failure means, which counts against the endpoint too. */
-  explain: (failure: Failure) => EtcdFdwError;
+const firstWait = ({ connect, deadline }: Terms) => Math.min(connect, deadline.left());
+
+function contextOf({ endpoint }: Channel, { writes }: { writes: boolean }, deadline: Deadline): CallContext {
+  return { endpoint, writes, timeout: deadline.ms };
 }
 
 function knownMethod(method: number): MethodInfo {
@@ -248,68 +315,39 @@ function knownMethod(method: number): MethodInfo {
   return info;
 }
 
-/** Waits until the channel is connected. Rejects with 08001. */
-async function reached(channel: Channel, timeoutMs: number, signal?: AbortSignal): Promise<void> {
-  let giveUp = () => {};
-  const late = new Promise<"late">((resolve) => {
-    giveUp = () => resolve("late");
-    signal?.addEventListener("abort", giveUp, { once: true });
-  });
-  const timer = setTimeout(giveUp, timeoutMs);
-  try {
-    for (let state: State | "late" = channel.connect(); state !== State.READY;) {
-      if (state === "late" || state === State.TRANSIENT_FAILURE || state === State.SHUTDOWN) {
-        if (signal?.aborted) throw cancelled();
-        const reason = state === "late"
-          ? `no connection within ${timeoutMs} ms`
-          : await channel.connectError();
-        throw new EtcdFdwError("08001", `could not connect to etcd at "${channel.endpoint}"`, {
-          detail: `The cause is: ${reason}.`,
-        });
-      }
-      const from = state === State.IDLE ? channel.connect() : state;
-      state = await Promise.race([new Promise<State>((resolve) => channel.onChange(from, resolve)), late]);
-    }
-  } finally {
-    clearTimeout(timer);
-    signal?.removeEventListener("abort", giveUp);
-  }
-}
-
-function mayRepeat(failure: Failure, info: MethodInfo): boolean {
-  return wasNeverSent(failure) || info.readonly && (isConnectionLoss(failure) || isMemberFailure(failure));
-}
-
-function cancelled(): EtcdFdwError {
-  return new EtcdFdwError("57014", "request was cancelled");
+/** A login is late at one member while there may be time for another. */
+function mayRepeat(failure: Failure, info: { readonly: boolean }, isLogin: boolean): boolean {
+  return wasNeverSent(failure) || info.readonly && (isConnectionLoss(failure) || isMemberFailure(failure)) ||
+    isLogin && isTimeout(failure);
 }
 
 /** How often a call may be made again: each pass asks every endpoint once. */
 class Passes {
+  readonly #runtime: Runtime;
   readonly #endpoints: number;
-  readonly #timeouts: Timeouts;
-  readonly #signal: AbortSignal | undefined;
+  readonly #terms: Terms;
   #failures = 0;
   #pass = 0;
 
-  constructor(endpoints: number, timeouts: Timeouts, signal: AbortSignal | undefined) {
+  constructor(runtime: Runtime, endpoints: number, terms: Terms) {
+    this.#runtime = runtime;
     this.#endpoints = endpoints;
-    this.#timeouts = timeouts;
-    this.#signal = signal;
+    this.#terms = terms;
   }
 
   /** After a call that failed: false when there is no further one. Waits between passes only if waiting may help. */
   async next(waits: boolean): Promise<boolean> {
     if (++this.#failures % this.#endpoints !== 0) return true;
-    return await this.nextPass(waits ? this.#timeouts.request : 0);
+    return await this.nextPass(waits ? this.#terms.deadline.left() : 0);
   }
 
   /** After all endpoints have failed: false when there is no further pass. Waits, but not longer than this. */
   async nextPass(longestMs: number): Promise<boolean> {
-    if (++this.#pass > (this.#timeouts.retries ?? 0)) return false;
-    const pause = Math.min((this.#timeouts.backoff ?? 0) * this.#pass, longestMs);
-    if (pause > 0) await sleep(pause, undefined, { signal: this.#signal }).catch(() => {});
-    if (this.#signal?.aborted) throw cancelled();
+    const { retries = 0, backoff = 0, signal } = this.#terms;
+    if (++this.#pass > retries) return false;
+    const pause = Math.min(backoff * this.#pass, longestMs);
+    if (pause > 0) await sleep(this.#runtime, pause, signal);
+    if (signal?.aborted) throw cancelled();
     return true;
   }
 }

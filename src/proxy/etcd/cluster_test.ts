@@ -4,9 +4,14 @@ import { encodeReadTxn } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
 import { freePort, silentServer, TestEtcd } from "../testing_etcd.ts";
 import { compact, errorFrom, get, getPrefix, put, readRange } from "../testing_requests.ts";
-import { Cluster } from "./cluster.ts";
+import { REAL } from "../testing_runtime.ts";
+import { Deadline } from "../deadline.ts";
+import { Cluster, type Terms } from "./cluster.ts";
 
-const TIMEOUTS = { connect: 3_000, request: 5_000, retries: 1 };
+const terms = (request: number, more: Partial<Terms> = {}): Terms => ({
+  ...{ connect: 3_000, retries: 1, deadline: Deadline.after(REAL, request) },
+  ...more,
+});
 const quiet = () => {};
 
 /** Runs the test with a cluster of etcds that know nothing of each other, and frees all whatever happens. */
@@ -15,7 +20,7 @@ async function withEtcds(
   test: (cluster: Cluster, etcds: TestEtcd[]) => Promise<void>,
 ): Promise<void> {
   const etcds = await Promise.all(Array.from({ length: count }, () => TestEtcd.start()));
-  const cluster = new Cluster({ endpoints: etcds.map((etcd) => etcd.endpoint), log: quiet });
+  const cluster = new Cluster({ runtime: REAL, endpoints: etcds.map((etcd) => etcd.endpoint), log: quiet });
   try {
     await test(cluster, etcds);
   } finally {
@@ -28,35 +33,37 @@ Deno.test("Cluster: what is put can be read, side by side and beyond 4 MB", asyn
   await withEtcds(1, async (cluster) => {
     const value = "x".repeat(1_000_000);
     await Promise.all(
-      Array.from({ length: 6 }, (_, i) => cluster.call(Method.PUT, put(`/k/${i}`, value), TIMEOUTS)),
+      Array.from({ length: 6 }, (_, i) => cluster.call(Method.PUT, put(`/k/${i}`, value), terms(5_000))),
     );
-    const reply = await cluster.call(Method.RANGE, getPrefix("/k/"), TIMEOUTS);
+    const reply = await cluster.call(Method.RANGE, getPrefix("/k/"), terms(5_000));
     assert.deepEqual(readRange(reply).values, Array(6).fill(value));
   });
 });
 
 Deno.test("Cluster: etcd's refusals get their SQLSTATE and etcd's words", async () => {
   await withEtcds(1, async (cluster, [etcd]) => {
-    await cluster.call(Method.PUT, put("/a", "1"), TIMEOUTS);
-    await cluster.call(Method.PUT, put("/a", "2"), TIMEOUTS);
-    const { revision } = readRange(await cluster.call(Method.RANGE, get("/a"), TIMEOUTS));
-    await cluster.call(Method.COMPACT, compact(revision), TIMEOUTS);
-    const compacted = await errorFrom(cluster.call(Method.RANGE, get("/a", "1"), TIMEOUTS));
+    await cluster.call(Method.PUT, put("/a", "1"), terms(5_000));
+    await cluster.call(Method.PUT, put("/a", "2"), terms(5_000));
+    const { revision } = readRange(await cluster.call(Method.RANGE, get("/a"), terms(5_000)));
+    await cluster.call(Method.COMPACT, compact(revision), terms(5_000));
+    const compacted = await errorFrom(cluster.call(Method.RANGE, get("/a", "1"), terms(5_000)));
     assert.equal(compacted.sqlstate, "22023");
     assert.equal(compacted.message, "revision 1 of etcd has been compacted");
     assert.equal(compacted.hint, `The oldest revision that can be read is ${revision}.`);
     assert.match(compacted.detail, new RegExp(`^${etcd.endpoint} answered "etcdserver: mvcc: `));
     const txn = encodeReadTxn([{ key: encodeUtf8("/a"), rangeEnd: null, revision: "1" }]);
-    const inTxn = await errorFrom(cluster.call(Method.READ_TXN, txn, TIMEOUTS));
+    const inTxn = await errorFrom(cluster.call(Method.READ_TXN, txn, terms(5_000)));
     assert.deepEqual([inTxn.message, inTxn.hint], [compacted.message, compacted.hint]);
-    const future = await errorFrom(cluster.call(Method.RANGE, get("/a", "1000"), TIMEOUTS));
+    const future = await errorFrom(cluster.call(Method.RANGE, get("/a", "1000"), terms(5_000)));
     assert.equal(future.message, "required revision is in the future");
-    const large = await errorFrom(cluster.call(Method.PUT, put("/a", new Uint8Array(3_000_000)), TIMEOUTS));
+    const large = await errorFrom(
+      cluster.call(Method.PUT, put("/a", new Uint8Array(3_000_000)), terms(5_000)),
+    );
     assert.equal(large.sqlstate, "54000");
-    const empty = await errorFrom(cluster.call(Method.PUT, put("", "1"), TIMEOUTS));
+    const empty = await errorFrom(cluster.call(Method.PUT, put("", "1"), terms(5_000)));
     assert.equal(empty.sqlstate, "22023");
     assert.equal(empty.message, "etcd: key is not provided");
-    assert.equal((await errorFrom(cluster.call(99, put("", "1"), TIMEOUTS))).sqlstate, "0A000");
+    assert.equal((await errorFrom(cluster.call(99, put("", "1"), terms(5_000)))).sqlstate, "0A000");
   });
 });
 
@@ -64,7 +71,7 @@ Deno.test("Cluster: a read moves to another endpoint when its own dies", async (
   await withEtcds(2, async (cluster, etcds) => {
     await Promise.all(etcds.map((etcd, i) => etcd.ctl("put", "/who", String(i))));
     const who = async () =>
-      Number(readRange(await cluster.call(Method.RANGE, get("/who"), TIMEOUTS)).values[0]);
+      Number(readRange(await cluster.call(Method.RANGE, get("/who"), terms(5_000))).values[0]);
     const first = await who();
     // Stopped, then killed, so that the read is under way when the connection breaks.
     etcds[first].signal("SIGSTOP");
@@ -78,29 +85,29 @@ Deno.test("Cluster: a read moves to another endpoint when its own dies", async (
 Deno.test("Cluster: a write whose answer is lost has an unknown outcome and is not made again", async () => {
   await withEtcds(2, async (cluster, etcds) => {
     await Promise.all(etcds.map((etcd, i) => etcd.ctl("put", "/who", String(i))));
-    const first = Number(readRange(await cluster.call(Method.RANGE, get("/who"), TIMEOUTS)).values[0]);
+    const first = Number(readRange(await cluster.call(Method.RANGE, get("/who"), terms(5_000))).values[0]);
     etcds[first].signal("SIGSTOP");
-    const write = errorFrom(cluster.call(Method.PUT, put("/w", "1"), TIMEOUTS));
+    const write = errorFrom(cluster.call(Method.PUT, put("/w", "1"), terms(5_000)));
     await new Promise((resolve) => setTimeout(resolve, 50));
     await etcds[first].kill();
     const error = await write;
     assert.equal(error.sqlstate, "08007");
     assert.equal(error.message, `lost connection to etcd at "${etcds[first].endpoint}"`);
-    const other = readRange(await cluster.call(Method.RANGE, get("/w"), TIMEOUTS));
+    const other = readRange(await cluster.call(Method.RANGE, get("/w"), terms(5_000)));
     assert.deepEqual(other.values, []);
   });
 });
 
 Deno.test("Cluster: an etcd that stands still ends in a timeout, and the next call asks another", async () => {
   await withEtcds(2, async (cluster, etcds) => {
-    const short = { connect: 3_000, request: 300 };
     await Promise.all(etcds.map((etcd, i) => etcd.ctl("put", "/who", String(i))));
-    const who = async () => Number(readRange(await cluster.call(Method.RANGE, get("/who"), short)).values[0]);
+    const who = async () =>
+      Number(readRange(await cluster.call(Method.RANGE, get("/who"), terms(300))).values[0]);
     const first = await who();
     etcds[first].signal("SIGSTOP");
     const [read, write] = await Promise.all([
       errorFrom(who()),
-      errorFrom(cluster.call(Method.PUT, put("/w", "1"), short)),
+      errorFrom(cluster.call(Method.PUT, put("/w", "1"), terms(300))),
     ]);
     assert.equal(read.sqlstate, "08006");
     assert.equal(read.message, "etcd did not answer within 300 ms");
@@ -112,11 +119,13 @@ Deno.test("Cluster: an etcd that stands still ends in a timeout, and the next ca
 
 Deno.test("Cluster: a cancelled call ends at once and harms no other", async () => {
   await withEtcds(1, async (cluster, [etcd]) => {
-    await cluster.call(Method.RANGE, get("/a"), TIMEOUTS);
+    await cluster.call(Method.RANGE, get("/a"), terms(5_000));
     etcd.signal("SIGSTOP");
     const controller = new AbortController();
-    const cancelled = errorFrom(cluster.call(Method.RANGE, get("/a"), TIMEOUTS, controller.signal));
-    const other = cluster.call(Method.RANGE, get("/a"), TIMEOUTS);
+    const cancelled = errorFrom(
+      cluster.call(Method.RANGE, get("/a"), terms(5_000, { signal: controller.signal })),
+    );
+    const other = cluster.call(Method.RANGE, get("/a"), terms(5_000));
     await new Promise((resolve) => setTimeout(resolve, 50));
     const abortedAt = performance.now();
     controller.abort();
@@ -129,10 +138,12 @@ Deno.test("Cluster: a cancelled call ends at once and harms no other", async () 
 
 Deno.test("Cluster: a call to a silent endpoint can be cancelled while it connects", async () => {
   const silent = silentServer();
-  const cluster = new Cluster({ endpoints: [silent.endpoint], log: quiet });
+  const cluster = new Cluster({ runtime: REAL, endpoints: [silent.endpoint], log: quiet });
   const controller = new AbortController();
   setTimeout(() => controller.abort(), 50);
-  const error = await errorFrom(cluster.call(Method.RANGE, get("/a"), TIMEOUTS, controller.signal));
+  const error = await errorFrom(
+    cluster.call(Method.RANGE, get("/a"), terms(5_000, { signal: controller.signal })),
+  );
   assert.equal(error.sqlstate, "57014");
   cluster.close();
   silent.stop();
@@ -141,12 +152,12 @@ Deno.test("Cluster: a call to a silent endpoint can be cancelled while it connec
 Deno.test("Cluster: a restarted etcd serves the very next read and write", async () => {
   await withEtcds(1, async (cluster, [etcd]) => {
     for (let i = 0; i < 3; i++) {
-      await cluster.call(Method.PUT, put("/a", "1"), TIMEOUTS);
+      await cluster.call(Method.PUT, put("/a", "1"), terms(5_000));
       await etcd.kill();
-      assert.equal((await errorFrom(cluster.call(Method.RANGE, get("/a"), TIMEOUTS))).sqlstate, "08001");
+      assert.equal((await errorFrom(cluster.call(Method.RANGE, get("/a"), terms(5_000)))).sqlstate, "08001");
       await etcd.restart();
     }
-    assert.deepEqual(readRange(await cluster.call(Method.RANGE, get("/a"), TIMEOUTS)).values, ["1"]);
+    assert.deepEqual(readRange(await cluster.call(Method.RANGE, get("/a"), terms(5_000))).values, ["1"]);
   });
 });
 
@@ -155,6 +166,7 @@ Deno.test("Cluster: authentication", async (t) => {
   const lines: string[] = [];
   const open = (username?: string, password?: string) =>
     new Cluster({
+      runtime: REAL,
       endpoints: [`127.0.0.1:${freePort()}`, etcd.endpoint],
       username,
       password,
@@ -164,7 +176,7 @@ Deno.test("Cluster: authentication", async (t) => {
   const all = [good];
   try {
     await t.step("is not asked for where etcd has it switched off", async () => {
-      await good.call(Method.PUT, put("/a", "1"), TIMEOUTS);
+      await good.call(Method.PUT, put("/a", "1"), terms(5_000));
     });
     await etcd.ctl("user", "add", "root:s3cret");
     await etcd.ctl("user", "grant-role", "root", "root");
@@ -174,12 +186,12 @@ Deno.test("Cluster: authentication", async (t) => {
     await etcd.ctl("user", "grant-role", "app", "app");
     await etcd.ctl("auth", "enable");
     await t.step("switched on under a running cluster, is done with the next call", async () => {
-      await good.call(Method.PUT, put("/a", "2"), TIMEOUTS);
+      await good.call(Method.PUT, put("/a", "2"), terms(5_000));
     });
     await t.step("with the wrong password names the user, not the password", async () => {
       const cluster = open("root", "wr0ng");
       all.push(cluster);
-      const error = await errorFrom(cluster.call(Method.RANGE, get("/a"), TIMEOUTS));
+      const error = await errorFrom(cluster.call(Method.RANGE, get("/a"), terms(5_000)));
       assert.equal(error.sqlstate, "28P01");
       assert.equal(error.message, 'password authentication failed for etcd user "root"');
       assert.doesNotMatch(JSON.stringify(error) + error.stack, /wr0ng/);
@@ -187,24 +199,24 @@ Deno.test("Cluster: authentication", async (t) => {
     await t.step("without a user is asked for", async () => {
       const cluster = open();
       all.push(cluster);
-      const error = await errorFrom(cluster.call(Method.RANGE, get("/a"), TIMEOUTS));
+      const error = await errorFrom(cluster.call(Method.RANGE, get("/a"), terms(5_000)));
       assert.equal(error.sqlstate, "28000");
       assert.match(error.hint, /user mapping/);
     });
     await t.step("keeps a user within the granted range", async () => {
       const cluster = open("app", "apppw");
       all.push(cluster);
-      await cluster.call(Method.PUT, put("/app/1", "1"), TIMEOUTS);
-      const error = await errorFrom(cluster.call(Method.PUT, put("/b", "1"), TIMEOUTS));
+      await cluster.call(Method.PUT, put("/app/1", "1"), terms(5_000));
+      const error = await errorFrom(cluster.call(Method.PUT, put("/b", "1"), terms(5_000)));
       assert.equal(error.sqlstate, "42501");
     });
     await t.step("is done again when etcd has forgotten the token", async () => {
-      await good.call(Method.RANGE, get("/a"), TIMEOUTS);
+      await good.call(Method.RANGE, get("/a"), terms(5_000));
       await etcd.kill();
       await etcd.restart();
       const replies = await Promise.all([
-        good.call(Method.PUT, put("/a", "3"), TIMEOUTS),
-        good.call(Method.PUT, put("/b", "3"), TIMEOUTS),
+        good.call(Method.PUT, put("/a", "3"), terms(5_000)),
+        good.call(Method.PUT, put("/b", "3"), terms(5_000)),
       ]);
       assert.equal(replies.length, 2);
     });
@@ -216,38 +228,41 @@ Deno.test("Cluster: authentication", async (t) => {
 });
 
 Deno.test("Cluster: passes over the endpoints wait longer each time, and end", async () => {
-  const cluster = new Cluster({ endpoints: [`127.0.0.1:${freePort()}`], log: quiet });
-  const timeouts = { connect: 5_000, request: 5_000, retries: 2, backoff: 100 };
+  const cluster = new Cluster({ runtime: REAL, endpoints: [`127.0.0.1:${freePort()}`], log: quiet });
   const startedAt = performance.now();
-  const error = await errorFrom(cluster.call(Method.PUT, put("/a", "1"), timeouts));
+  const error = await errorFrom(
+    cluster.call(Method.PUT, put("/a", "1"), terms(5_000, { retries: 2, backoff: 100 })),
+  );
   const took = performance.now() - startedAt;
   assert.equal(error.sqlstate, "08001");
   assert.ok(took >= 300 && took < 1_500, `${took} ms`);
   const controller = new AbortController();
   setTimeout(() => controller.abort(), 50);
-  const patient = { ...timeouts, backoff: 4_000 };
-  const aborted = await errorFrom(cluster.call(Method.RANGE, get("/a"), patient, controller.signal));
+  const patient = { retries: 2, backoff: 4_000 };
+  const aborted = await errorFrom(
+    cluster.call(Method.RANGE, get("/a"), terms(5_000, { ...patient, signal: controller.signal })),
+  );
   assert.equal(aborted.sqlstate, "57014");
-  const hasty = { ...patient, connect: 200 };
-  assert.equal((await errorFrom(cluster.call(Method.RANGE, get("/a"), hasty))).sqlstate, "08001");
+  for (const hasty of [terms(5_000, { ...patient, connect: 200 }), terms(200, patient)]) {
+    assert.equal((await errorFrom(cluster.call(Method.RANGE, get("/a"), hasty))).sqlstate, "08001");
+  }
   assert.ok(performance.now() - startedAt < took + 1_500);
   cluster.close();
 });
 
 Deno.test("Cluster: an etcd that comes back between two passes serves a call that began without it", async () => {
   const etcd = await TestEtcd.start();
-  const cluster = new Cluster({ endpoints: [etcd.endpoint], log: quiet });
+  const cluster = new Cluster({ runtime: REAL, endpoints: [etcd.endpoint], log: quiet });
   try {
     await etcd.kill();
-    const write = cluster.call(Method.PUT, put("/a", "1"), {
-      connect: 10_000,
-      request: 5_000,
-      retries: 20,
-      backoff: 20,
-    });
+    const write = cluster.call(
+      Method.PUT,
+      put("/a", "1"),
+      terms(10_000, { connect: 10_000, retries: 20, backoff: 20 }),
+    );
     await etcd.restart();
     await write;
-    assert.deepEqual(readRange(await cluster.call(Method.RANGE, get("/a"), TIMEOUTS)).values, ["1"]);
+    assert.deepEqual(readRange(await cluster.call(Method.RANGE, get("/a"), terms(5_000))).values, ["1"]);
   } finally {
     cluster.close();
     await etcd.stop();

@@ -6,6 +6,7 @@ import { EtcdFdwError } from "../../base/errors.ts";
 import type { OpenPayload } from "../../ipc/frame.ts";
 import { fenced } from "../fence.ts";
 import type { ClusterHandle } from "../handle.ts";
+import type { Runtime, Timer } from "../runtime.ts";
 import { Stats } from "../stats.ts";
 import { Cluster, type ClusterOptions } from "./cluster.ts";
 import { Coalescer } from "./coalesce.ts";
@@ -19,20 +20,25 @@ interface Entry {
   cluster: Cluster;
   coalescer: Coalescer;
   users: number;
-  timer: ReturnType<typeof setTimeout> | undefined;
+  /** Runs while nobody uses it. */
+  timer: Timer | null;
 }
 
 export class Clusters {
   readonly #entries = new Map<string, Entry>();
-  readonly stats = new Stats();
+  readonly stats: Stats;
+  readonly #runtime: Runtime;
   readonly #log: (message: string) => void;
   readonly #graceMs: number;
   readonly #create: (options: ClusterOptions) => Cluster;
 
   constructor(
+    runtime: Runtime,
     log: (message: string) => void,
     { graceMs = GRACE_MS, create = (options: ClusterOptions) => new Cluster(options) } = {},
   ) {
+    this.#runtime = runtime;
+    this.stats = new Stats(() => runtime.wallClock());
     this.#log = log;
     this.#graceMs = graceMs;
     this.#create = create;
@@ -45,24 +51,22 @@ export class Clusters {
     const key = JSON.stringify([endpoints, username, password, tls]);
     let entry = this.#entries.get(key);
     if (entry === undefined) {
-      const cluster = this.#create({ endpoints, username, password, tls, log: this.#log });
-      const coalescer = new Coalescer((...call) => cluster.call(...call));
-      this.#entries.set(key, entry = { cluster, coalescer, users: 0, timer: undefined });
+      const runtime = this.#runtime;
+      const cluster = this.#create({ runtime, endpoints, username, password, tls, log: this.#log });
+      const coalescer = new Coalescer(runtime, (...call) => cluster.call(...call));
+      this.#entries.set(key, entry = { cluster, coalescer, users: 0, timer: null });
     }
-    clearTimeout(entry.timer);
+    entry.timer?.cancel();
     entry.users++;
     let released = false;
-    const handle = makeHandle(
-      { cluster: entry.cluster, coalescer: entry.coalescer, stats: this.stats },
-      open,
-      {
-        share: () => this.open(open),
-        close: () => {
-          if (!released) this.#release(key, entry);
-          released = true;
-        },
+    const { cluster, coalescer } = entry;
+    const handle = makeHandle({ runtime: this.#runtime, cluster, coalescer, stats: this.stats }, open, {
+      share: () => this.open(open),
+      close: () => {
+        if (!released) this.#release(key, entry);
+        released = true;
       },
-    );
+    });
     return fenced(handle, open);
   }
 
@@ -78,10 +82,10 @@ export class Clusters {
 
   #release(key: string, entry: Entry): void {
     if (--entry.users > 0) return;
-    entry.timer = setTimeout(() => {
+    entry.timer = this.#runtime.after(this.#graceMs, () => {
       this.#entries.delete(key);
       entry.cluster.close();
-    }, this.#graceMs);
+    });
   }
 }
 

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import type { OpenPayload } from "../../ipc/frame.ts";
+import { REAL } from "../testing_runtime.ts";
 import { Cluster, type ClusterOptions } from "./cluster.ts";
 import { Clusters } from "./clusters.ts";
 
@@ -32,7 +33,10 @@ function counted(graceMs: number) {
       count.closed++;
     }
   }
-  return { count, clusters: new Clusters(quiet, { graceMs, create: (options) => new Counted(options) }) };
+  return {
+    count,
+    clusters: new Clusters(REAL, quiet, { graceMs, create: (options) => new Counted(options) }),
+  };
 }
 
 Deno.test("Clusters: same endpoints and user share one, another password does not", async () => {
@@ -84,7 +88,7 @@ Deno.test("Clusters: malformed options are refused without being quoted", () => 
     { ...OPEN, tls: { verify: true, ca: 1 } },
   ];
   for (const open of bad) {
-    assert.throws(() => new Clusters(quiet).open(open as OpenPayload), {
+    assert.throws(() => new Clusters(REAL, quiet).open(open as OpenPayload), {
       sqlstate: "22023",
       message: "malformed connection options in an open frame",
     });

@@ -2,40 +2,26 @@
 // costs little more than one of them. Each still starts after it was asked for, so what it sees is not older than that.
 
 import { concatBytes } from "../../base/bytes.ts";
-import { EtcdFdwError } from "../../base/errors.ts";
 import { decodeTxn, encodeRawReads } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
 import { MAX_TXN_OPS } from "../../ipc/limits.ts";
-import type { Counters } from "../stats.ts";
-import type { Timeouts } from "./cluster.ts";
+import { cancelled } from "../deadline.ts";
+import type { Runtime, Timer } from "../runtime.ts";
+import type { Terms } from "./cluster.ts";
 
 /** Makes a call of the cluster. */
-export type Call = (
-  method: number,
-  payload: Uint8Array,
-  timeouts: Timeouts,
-  signal?: AbortSignal,
-  counters?: Counters,
-) => Promise<Uint8Array>;
+export type Call = (method: number, payload: Uint8Array, terms: Terms) => Promise<Uint8Array>;
 
 /** Reads that go out by themselves; only more than these at a time are held back for the next Txn. */
 const SINGLE_READS = 2;
+/** How long a read is held back behind those under way at most, in milliseconds: they may be stalled. */
+const HOLD_MS = 20;
 
 interface Waiting {
   payload: Uint8Array;
-  /** performance.now() */
-  askedAt: number;
-  timeouts: Timeouts;
-  signal?: AbortSignal;
-  counters?: Counters;
+  terms: Terms;
   resolve: (reply: Uint8Array) => void;
   reject: (error: unknown) => void;
-}
-
-/** The time to wait counts from the asking: the backend gives up on a proxy that takes longer. */
-function remaining({ timeouts, askedAt }: Waiting): Timeouts {
-  const waited = Math.round(performance.now() - askedAt);
-  return { ...timeouts, request: Math.max(timeouts.request - waited, 1) };
 }
 
 const KEY = 1 << 3 | 2;
@@ -54,42 +40,29 @@ function isSingleKey(payload: Uint8Array): boolean {
 }
 
 export class Coalescer {
+  readonly #runtime: Runtime;
   readonly #call: Call;
   #underWay = 0;
-  #waiting: Waiting[] = [];
+  readonly #waiting = new Set<Waiting>();
+  /** Ends the holding back; set while somebody waits. */
+  #timer: Timer | null = null;
 
-  constructor(call: Call) {
+  constructor(runtime: Runtime, call: Call) {
+    this.#runtime = runtime;
     this.#call = call;
   }
 
   /** As Cluster.call. */
-  call(
-    method: number,
-    payload: Uint8Array,
-    timeouts: Timeouts,
-    signal?: AbortSignal,
-    counters?: Counters,
-  ): Promise<Uint8Array> {
-    if (method !== Method.RANGE || !isSingleKey(payload)) {
-      return this.#call(method, payload, timeouts, signal, counters);
-    }
-    if (this.#underWay < SINGLE_READS) {
-      return this.#tracked(this.#call(method, payload, timeouts, signal, counters));
-    }
+  call(method: number, payload: Uint8Array, terms: Terms): Promise<Uint8Array> {
+    if (method !== Method.RANGE || !isSingleKey(payload)) return this.#call(method, payload, terms);
+    if (this.#underWay < SINGLE_READS) return this.#tracked(this.#call(method, payload, terms));
     return new Promise((resolve, reject) => {
-      const one: Waiting = {
-        payload,
-        askedAt: performance.now(),
-        timeouts,
-        signal,
-        counters,
-        resolve,
-        reject,
-      };
-      this.#waiting.push(one);
-      signal?.addEventListener("abort", () => {
-        this.#waiting = this.#waiting.filter((other) => other !== one);
-        reject(new EtcdFdwError("57014", "request was cancelled"));
+      const one: Waiting = { payload, terms, resolve, reject };
+      this.#waiting.add(one);
+      this.#timer ??= this.#runtime.after(HOLD_MS, () => this.#sendWaiting());
+      terms.signal?.addEventListener("abort", () => {
+        this.#waiting.delete(one);
+        reject(cancelled());
       });
     });
   }
@@ -98,33 +71,46 @@ export class Coalescer {
     this.#underWay++;
     const over = () => {
       this.#underWay--;
-      if (this.#waiting.length > 0) this.#send(this.#waiting.splice(0, MAX_TXN_OPS));
+      this.#sendWaiting();
     };
     call.then(over, over);
     return call;
   }
 
-  #single(one: Waiting): void {
-    const { payload, signal, counters, resolve, reject } = one;
-    const call = this.#call(Method.RANGE, payload, remaining(one), signal, counters);
-    this.#tracked(call).then(resolve, reject);
+  #sendWaiting(): void {
+    this.#timer?.cancel();
+    this.#timer = null;
+    if (this.#waiting.size === 0) return;
+    const batch: Waiting[] = [];
+    for (const one of this.#waiting) {
+      if (batch.length === MAX_TXN_OPS) break;
+      batch.push(one);
+      this.#waiting.delete(one);
+    }
+    if (this.#waiting.size > 0) this.#timer = this.#runtime.after(HOLD_MS, () => this.#sendWaiting());
+    this.#send(batch);
+  }
+
+  #single({ payload, terms, resolve, reject }: Waiting): void {
+    this.#tracked(this.#call(Method.RANGE, payload, terms)).then(resolve, reject);
   }
 
   #send(batch: Waiting[]): void {
     if (batch.length === 1) return this.#single(batch[0]);
     const request = encodeRawReads(batch.map(({ payload }) => payload));
-    // The most patient one's: each ends by its own signal.
-    const timeouts = batch.map(remaining).reduce((most, one) => one.request > most.request ? one : most);
-    this.#tracked(this.#call(Method.READ_TXN, request, timeouts)).then((reply) => {
+    // The least patient one's deadline: when that is over, the others are asked for by themselves.
+    const deadline = batch.map(({ terms }) => terms.deadline).reduce((first, one) => first.earlier(one));
+    const terms = { ...batch[0].terms, deadline, signal: undefined, counters: undefined };
+    this.#tracked(this.#call(Method.READ_TXN, request, terms)).then((reply) => {
       const { header, responses } = decodeTxn(reply);
-      batch.forEach(({ resolve, counters }, i) => {
+      batch.forEach(({ resolve, terms: { counters } }, i) => {
         if (counters !== undefined) counters.coalesced++;
         // The responses in a Txn have headers of their own, which lack the member; the Txn's goes behind and wins.
         resolve(withHeader(responses[i]!, header));
       });
-    }, () => {
+    }).catch(() => {
       // What is wrong with one of them must not be the others' error.
-      for (const one of batch) if (!one.signal?.aborted) this.#single(one);
+      for (const one of batch) if (!one.terms.signal?.aborted) this.#single(one);
     });
   }
 }

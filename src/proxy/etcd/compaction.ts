@@ -3,7 +3,7 @@
 
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import { EtcdFdwError } from "../../base/errors.ts";
-import type { CallOptions, Channel, Failure } from "./channel.ts";
+import type { CallOptions, Channel, Failure } from "./transport.ts";
 
 const WATCH = "/etcdserverpb.Watch/Watch";
 /** Milliseconds that a better hint may cost. */
@@ -67,7 +67,7 @@ export async function compactedError(
   const revision = range === null ? "0" : varint(range, 4);
   // The user may read this key, and perhaps no other.
   const request = watchRequest(range && part(range, 1) || Uint8Array.of(0));
-  const deadline = Math.min(options.deadline, Date.now() + PATIENCE_MS);
+  const deadline = options.deadline.within(PATIENCE_MS);
   const told = await channel.converse(
     WATCH,
     [request],

@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { encodeUtf8 } from "../../base/bytes.ts";
 import { encodeRangeRequest } from "../../etcd/messages.ts";
 import { silentServer } from "../testing_etcd.ts";
-import { Channel, Metadata } from "./channel.ts";
+import { Deadline } from "../deadline.ts";
+import { REAL } from "../testing_runtime.ts";
 import { compactedError, isCompacted } from "./compaction.ts";
 
 const FAILURE = { code: 11, text: "etcdserver: mvcc: required revision has been compacted" };
@@ -10,13 +11,13 @@ const FAILURE = { code: 11, text: "etcdserver: mvcc: required revision has been 
 Deno.test("compactedError: an etcd that does not tell costs no more than a second and says what can be done", async () => {
   assert.ok(isCompacted(FAILURE) && !isCompacted({ code: 11, text: "etcdserver: no leader" }));
   const server = silentServer();
-  const channel = new Channel(server.endpoint);
+  const channel = REAL.etcd.dial(server.endpoint);
   try {
     const payload = encodeRangeRequest({ key: encodeUtf8("/a"), rangeEnd: null, revision: "7" });
     const startedAt = performance.now();
     const error = await compactedError(channel, payload, false, FAILURE, {
-      metadata: new Metadata(),
-      deadline: Date.now() + 60_000,
+      login: { token: null },
+      deadline: Deadline.after(REAL, 60_000),
     });
     assert.ok(performance.now() - startedAt < 3_000);
     assert.equal(error.sqlstate, "22023");

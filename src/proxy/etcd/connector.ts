@@ -2,44 +2,46 @@
 //
 // All endpoints are tried at once; the first that is ready becomes the active one and stays it until it fails.
 // Nothing is tried while nobody asks, and there is no backoff between two askers: an etcd that has come back is
-// found by the very next request. Losers of the race are closed at once: a spare connection would have to be
-// watched, and connecting anew takes a millisecond.
+// found by the very next request. An endpoint that has failed (breaker.ts) is the second choice for a while, never no
+// choice. Losers of the race are closed at once: a spare connection would have to be watched, and connecting anew takes
+// a millisecond.
 
 import { EtcdFdwError } from "../../base/errors.ts";
 import type { TlsPayload } from "../../ipc/frame.ts";
-import { Channel, State } from "./channel.ts";
+import { waitFor } from "../deadline.ts";
+import type { Runtime, Timer } from "../runtime.ts";
+import { type Breaker, CLOSED, isAvoided, step } from "./breaker.ts";
+import { type Channel, State } from "./transport.ts";
 
 /** How long an endpoint that failed a moment ago waits for another one to become ready first, in milliseconds. */
 const SECOND_CHOICE_MS = 200;
 
 /** One race of all endpoints. */
 class Race {
-  readonly startedAt = performance.now();
+  readonly startedAt: number;
   /** Rejects with EtcdFdwError 08001. */
   readonly winner: Promise<Channel>;
+  readonly #runtime: Runtime;
   readonly #channels: Channel[];
   readonly #reasons = new Map<Channel, string>();
-  readonly #avoid: string | null;
-  readonly #timers: ReturnType<typeof setTimeout>[] = [];
+  readonly #avoided: ReadonlySet<string>;
+  readonly #timers: Timer[] = [];
   #over = false;
   #resolve!: (channel: Channel) => void;
   #reject!: (error: EtcdFdwError) => void;
 
-  constructor(
-    endpoints: readonly string[],
-    tls: TlsPayload | undefined,
-    avoid: string | null,
-    timeoutMs: number,
-  ) {
-    this.#avoid = avoid;
+  constructor(runtime: Runtime, channels: Channel[], avoided: ReadonlySet<string>, timeoutMs: number) {
+    this.#runtime = runtime;
+    this.startedAt = runtime.now();
+    this.#avoided = avoided;
     this.winner = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
     // Whoever waits sees it; that nobody may be waiting any more is no fault.
     this.winner.catch(() => {});
-    this.#channels = endpoints.map((endpoint) => new Channel(endpoint, tls));
-    this.#timers.push(setTimeout(() => this.#lose(timeoutMs), timeoutMs));
+    this.#channels = channels;
+    this.#timers.push(runtime.after(timeoutMs, () => this.#lose(timeoutMs)));
     for (const channel of this.#channels) this.#follow(channel, channel.connect());
   }
 
@@ -47,9 +49,9 @@ class Race {
     if (this.#over) return;
     if (state === State.IDLE) state = channel.connect();
     if (state === State.READY) {
-      if (channel.endpoint !== this.#avoid) return this.#win(channel);
-      this.#timers.push(setTimeout(() => this.#win(channel), SECOND_CHOICE_MS));
-      if (this.#othersFailed(channel)) return this.#win(channel);
+      if (!this.#avoided.has(channel.endpoint)) return this.#win(channel);
+      this.#timers.push(this.#runtime.after(SECOND_CHOICE_MS, () => this.#win(channel)));
+      if (this.#othersFailed()) return this.#win(channel);
     } else if (state === State.TRANSIENT_FAILURE) {
       this.#noteFailure(channel);
     }
@@ -61,12 +63,15 @@ class Race {
     if (this.#over) return;
     this.#reasons.set(channel, reason);
     if (this.#reasons.size === this.#channels.length) return this.#lose(0);
-    const last = this.#channels.find((other) => !this.#reasons.has(other))!;
-    if (this.#othersFailed(last) && last.connect() === State.READY) this.#win(last);
+    const ready = this.#channels.find((other) =>
+      !this.#reasons.has(other) && other.connect() === State.READY
+    );
+    if (ready !== undefined && this.#othersFailed()) this.#win(ready);
   }
 
-  #othersFailed(channel: Channel): boolean {
-    return this.#channels.every((other) => other === channel || this.#reasons.has(other));
+  /** Whether nobody is left to wait for but second choices. */
+  #othersFailed(): boolean {
+    return this.#channels.every((other) => this.#avoided.has(other.endpoint) || this.#reasons.has(other));
   }
 
   #win(channel: Channel): void {
@@ -86,13 +91,18 @@ class Race {
 
   /** Ends the race without a winner. */
   abandon(): void {
-    this.#lose(Math.round(performance.now() - this.startedAt));
+    this.#lose(Math.round(this.#runtime.now() - this.startedAt));
   }
 
   #end(winner: Channel | null): void {
     this.#over = true;
-    for (const timer of this.#timers) clearTimeout(timer);
+    for (const timer of this.#timers) timer.cancel();
     for (const channel of this.#channels) if (channel !== winner) channel.close();
+  }
+
+  /** The endpoints that have said why not. */
+  get failed(): string[] {
+    return [...this.#reasons.keys()].map(({ endpoint }) => endpoint);
   }
 
   /** What to say to one who has waited so long in vain. */
@@ -108,51 +118,79 @@ class Race {
   }
 }
 
+/** The endpoint in use, and what its answers have shown; times as Runtime.now() tells them. */
+export interface Member {
+  readonly channel: Channel;
+  /** Of the last answer of any kind: tells a silent peer from a slow request. */
+  lastAnswer: number;
+  /** Of the last one for which it had to ask its cluster: a member that is cut off answers what it knows by itself. */
+  lastProof: number;
+}
+
 export class Connector {
+  readonly #runtime: Runtime;
   readonly #endpoints: readonly string[];
   readonly #log: (message: string) => void;
   readonly #tls: TlsPayload | undefined;
-  #active: Channel | null = null;
+  readonly #breakers = new Map<string, Breaker>();
+  #active: Member | null = null;
   #race: Race | null = null;
-  #avoid: string | null = null;
   /** The endpoint whose loss was logged; null when no news is due. */
   #lost: string | null = null;
   #closed = false;
 
-  constructor(endpoints: readonly string[], log: (message: string) => void, tls?: TlsPayload) {
+  constructor(
+    runtime: Runtime,
+    endpoints: readonly string[],
+    log: (message: string) => void,
+    tls?: TlsPayload,
+  ) {
+    this.#runtime = runtime;
     this.#endpoints = endpoints;
     this.#log = log;
     this.#tls = tls;
   }
 
   /**
-   * The channel to use, at once when there is one. Rejects with EtcdFdwError 08001 when no endpoint could be
+   * The member to use, at once when there is one. Rejects with EtcdFdwError 08001 when no endpoint could be
    * reached: at once when all refuse, after `timeoutMs` when one is silent.
    */
-  acquire(timeoutMs: number, signal?: AbortSignal): Channel | Promise<Channel> {
+  acquire(timeoutMs: number, signal?: AbortSignal): Member | Promise<Member> {
     return this.#active ?? this.#connect(timeoutMs, signal);
   }
 
-  async #connect(timeoutMs: number, signal?: AbortSignal): Promise<Channel> {
-    const askedAt = performance.now();
+  async #connect(timeoutMs: number, signal?: AbortSignal): Promise<Member> {
+    const askedAt = this.#runtime.now();
     while (true) {
       if (this.#active) return this.#active;
-      const left = timeoutMs - (performance.now() - askedAt);
+      const left = timeoutMs - (this.#runtime.now() - askedAt);
       const race = this.#race ??= this.#startRace(Math.max(Math.round(left), 1));
       try {
-        return await waitFor(race.winner, left, () => race.error(timeoutMs), signal);
+        const channel = await waitFor(this.#runtime, race.winner, left, () => race.error(timeoutMs), signal);
+        const active = this.#active as Member | null;
+        if (active?.channel === channel) return active;
       } catch (error) {
         // A race that began before this request was made proves nothing about now: etcd may have come back.
-        const stale = race.startedAt < askedAt && performance.now() - askedAt < timeoutMs;
+        const stale = race.startedAt < askedAt && this.#runtime.now() - askedAt < timeoutMs;
         if (!stale || signal?.aborted || this.#closed) throw error;
       }
     }
   }
 
   #startRace(timeoutMs: number): Race {
-    const race = new Race(this.#endpoints, this.#tls, this.#avoid, timeoutMs);
+    const now = this.#runtime.now();
+    for (const endpoint of this.#endpoints) this.#note(endpoint, "tried");
+    const avoided = this.#endpoints.filter((endpoint) => isAvoided(this.#breakerOf(endpoint), now));
+    const channels = this.#endpoints.map((endpoint) => this.#runtime.etcd.dial(endpoint, this.#tls));
+    const race = new Race(
+      this.#runtime,
+      channels,
+      new Set(avoided.length === this.#endpoints.length ? [] : avoided),
+      timeoutMs,
+    );
     const over = () => {
       if (this.#race === race) this.#race = null;
+      for (const endpoint of race.failed) this.#note(endpoint, "failed");
     };
     // Registered before anybody waits, so that a waiter finds the state as the race left it.
     race.winner.then((channel) => {
@@ -163,23 +201,41 @@ export class Connector {
     return race;
   }
 
+  #breakerOf(endpoint: string): Breaker {
+    return this.#breakers.get(endpoint) ?? CLOSED;
+  }
+
+  #note(endpoint: string, event: Parameters<typeof step>[1]): void {
+    this.#breakers.set(endpoint, step(this.#breakerOf(endpoint), event, this.#runtime.now()));
+  }
+
   #activate(channel: Channel): void {
-    this.#active = channel;
-    this.#avoid = null;
+    const member = { channel, lastAnswer: 0, lastProof: 0 };
+    this.#active = member;
     if (this.#lost !== null) this.#log(`connected to etcd at "${channel.endpoint}"`);
     this.#lost = null;
-    channel.onChange(State.READY, () => this.drop(channel));
+    channel.onChange(State.READY, () => this.drop(member));
+  }
+
+  /** Notes an answer; `proves` where the member had to ask its cluster for it. */
+  answered(member: Member, proves: boolean): void {
+    member.lastAnswer = this.#runtime.now();
+    if (!proves) return;
+    member.lastProof = member.lastAnswer;
+    const { endpoint } = member.channel;
+    if (this.#breakerOf(endpoint).state !== "CLOSED") this.#note(endpoint, "proved");
   }
 
   /**
-   * Leaves a channel that has failed; calls under way on it may still end. With a reason, the loss is logged and
-   * another endpoint preferred next.
+   * Leaves a member that has failed; calls under way on it may still end. With a reason, the loss is logged and
+   * other endpoints come first for a while.
    */
-  drop(channel: Channel, reason?: string): void {
-    if (this.#active !== channel) return;
+  drop(member: Member, reason?: string): void {
+    if (this.#active !== member) return;
     this.#active = null;
+    const { channel } = member;
     if (reason !== undefined) {
-      this.#avoid = channel.endpoint;
+      this.#note(channel.endpoint, "failed");
       this.#lost = channel.endpoint;
       this.#log(`leaving etcd at "${channel.endpoint}": ${reason}`);
     }
@@ -193,28 +249,7 @@ export class Connector {
   close(): void {
     this.#closed = true;
     this.#race?.abandon();
-    this.#active?.close();
+    this.#active?.channel.close();
     this.#active = null;
   }
-}
-
-/** Waits for a promise, but no longer than `timeoutMs` or until the signal is aborted. */
-export function waitFor<T>(
-  promise: Promise<T>,
-  timeoutMs: number,
-  late: () => EtcdFdwError,
-  signal?: AbortSignal,
-): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const aborted = () => settle(() => reject(new EtcdFdwError("57014", "request was cancelled")));
-    const timer = setTimeout(() => settle(() => reject(late())), Math.max(timeoutMs, 0));
-    const settle = (act: () => void) => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", aborted);
-      act();
-    };
-    if (signal?.aborted) return aborted();
-    signal?.addEventListener("abort", aborted);
-    promise.then((value) => settle(() => resolve(value)), (error) => settle(() => reject(error)));
-  });
 }

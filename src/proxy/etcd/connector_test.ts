@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { freePort, silentServer, TestEtcd } from "../testing_etcd.ts";
 import { errorFrom } from "../testing_requests.ts";
+import { REAL } from "../testing_runtime.ts";
 import { Connector } from "./connector.ts";
 
 const quiet = () => {};
@@ -9,7 +10,7 @@ const acquire = async (connector: Connector, ms: number, signal?: AbortSignal) =
 
 Deno.test("Connector: refused everywhere fails at once and says why for each endpoint", async () => {
   const endpoints = [`127.0.0.1:${freePort()}`, `[::1]:${freePort()}`];
-  const connector = new Connector(endpoints, quiet);
+  const connector = new Connector(REAL, endpoints, quiet);
   const startedAt = performance.now();
   const error = await errorFrom(acquire(connector, 10_000));
   assert.ok(performance.now() - startedAt < 2_000);
@@ -21,7 +22,7 @@ Deno.test("Connector: refused everywhere fails at once and says why for each end
 
 Deno.test("Connector: a silent endpoint fails at the timeout, and only then", async () => {
   const silent = silentServer();
-  const connector = new Connector([silent.endpoint, `127.0.0.1:${freePort()}`], quiet);
+  const connector = new Connector(REAL, [silent.endpoint, `127.0.0.1:${freePort()}`], quiet);
   const startedAt = performance.now();
   const error = await errorFrom(acquire(connector, 400));
   const took = performance.now() - startedAt;
@@ -34,7 +35,7 @@ Deno.test("Connector: a silent endpoint fails at the timeout, and only then", as
 
 Deno.test("Connector: an aborted signal ends the wait", async () => {
   const silent = silentServer();
-  const connector = new Connector([silent.endpoint], quiet);
+  const connector = new Connector(REAL, [silent.endpoint], quiet);
   const controller = new AbortController();
   const startedAt = performance.now();
   setTimeout(() => controller.abort(), 50);
@@ -48,10 +49,10 @@ Deno.test("Connector: an aborted signal ends the wait", async () => {
 Deno.test("Connector: the endpoint that answers wins, and all get the same channel", async () => {
   const etcd = await TestEtcd.start();
   const silent = silentServer();
-  const connector = new Connector([silent.endpoint, `127.0.0.1:${freePort()}`, etcd.endpoint], quiet);
+  const connector = new Connector(REAL, [silent.endpoint, `127.0.0.1:${freePort()}`, etcd.endpoint], quiet);
   try {
     const channels = await Promise.all([acquire(connector, 5_000), acquire(connector, 5_000)]);
-    assert.equal(channels[0].endpoint, etcd.endpoint);
+    assert.equal(channels[0].channel.endpoint, etcd.endpoint);
     assert.equal(channels[0], channels[1]);
     // No promise when there is nothing to wait for.
     assert.equal(connector.acquire(1), channels[0]);
@@ -64,7 +65,7 @@ Deno.test("Connector: the endpoint that answers wins, and all get the same chann
 
 Deno.test("Connector: the first request after etcd is back succeeds, however many failed before", async () => {
   const etcd = await TestEtcd.start();
-  const connector = new Connector([etcd.endpoint], quiet);
+  const connector = new Connector(REAL, [etcd.endpoint], quiet);
   try {
     await acquire(connector, 5_000);
     await etcd.kill();
@@ -74,7 +75,7 @@ Deno.test("Connector: the first request after etcd is back succeeds, however man
       assert.equal((await errorFrom(acquire(connector, 5_000))).sqlstate, "08001");
     }
     await etcd.restart();
-    assert.equal((await acquire(connector, 5_000)).endpoint, etcd.endpoint);
+    assert.equal((await acquire(connector, 5_000)).channel.endpoint, etcd.endpoint);
   } finally {
     connector.close();
     await etcd.stop();
@@ -84,19 +85,19 @@ Deno.test("Connector: the first request after etcd is back succeeds, however man
 Deno.test("Connector: an endpoint left for a reason is the second choice, not no choice", async () => {
   const [one, two] = await Promise.all([TestEtcd.start(), TestEtcd.start()]);
   const lines: string[] = [];
-  const connector = new Connector([one.endpoint, two.endpoint], (line) => lines.push(line));
+  const connector = new Connector(REAL, [one.endpoint, two.endpoint], (line) => lines.push(line));
   try {
     const first = await acquire(connector, 5_000);
     connector.drop(first, "no leader");
     const second = await acquire(connector, 5_000);
-    assert.notEqual(second.endpoint, first.endpoint);
+    assert.notEqual(second.channel.endpoint, first.channel.endpoint);
     assert.deepEqual(lines, [
-      `leaving etcd at "${first.endpoint}": no leader`,
-      `connected to etcd at "${second.endpoint}"`,
+      `leaving etcd at "${first.channel.endpoint}": no leader`,
+      `connected to etcd at "${second.channel.endpoint}"`,
     ]);
-    await (first.endpoint === one.endpoint ? one : two).kill();
+    await (first.channel.endpoint === one.endpoint ? one : two).kill();
     connector.drop(second, "no leader");
-    assert.equal((await acquire(connector, 5_000)).endpoint, second.endpoint);
+    assert.equal((await acquire(connector, 5_000)).channel.endpoint, second.channel.endpoint);
   } finally {
     connector.close();
     await Promise.all([one.stop(), two.stop()]);

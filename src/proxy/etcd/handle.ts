@@ -3,20 +3,18 @@
 import type { OpenPayload } from "../../ipc/frame.ts";
 import { Method } from "../../ipc/frame.ts";
 import { eachField } from "../../etcd/ranges.ts";
-import { encodeRangeRequest } from "../../etcd/messages.ts";
-import { RangeReply, WatchCreate } from "../../etcd/api.ts";
+import { Deadline } from "../deadline.ts";
 import { type CallOptions, type ClusterHandle, LateError } from "../handle.ts";
+import type { Runtime } from "../runtime.ts";
 import type { Counters, Stats } from "../stats.ts";
 import { certificatesOf } from "./certificates.ts";
-import type { Cluster, Timeouts } from "./cluster.ts";
+import type { Cluster, Terms } from "./cluster.ts";
 import type { Coalescer } from "./coalesce.ts";
 import { newLeader, pastEvents, takeSnapshot } from "./streams.ts";
 
-/** The longest time that a timer takes, in milliseconds: 24 days. */
-const FOREVER_MS = 0x7fffffff;
-
 /** The cluster and what all its handles share. */
 export interface Shared {
+  runtime: Runtime;
   cluster: Cluster;
   coalescer: Coalescer;
   stats: Stats;
@@ -52,12 +50,13 @@ function rowsIn(method: number, reply: Uint8Array): number {
 
 /** Notes how a call went. */
 async function counted(
+  runtime: Runtime,
   counters: Counters,
   method: number,
   sent: number,
   call: Promise<Uint8Array>,
 ): Promise<Uint8Array> {
-  const begun = performance.now();
+  const begun = runtime.now();
   counters.calls++;
   counters.bytes_sent += sent;
   try {
@@ -69,39 +68,26 @@ async function counted(
     counters.errors++;
     throw error;
   } finally {
-    const took = performance.now() - begun;
+    const took = runtime.now() - begun;
     counters.latency_sum += took;
     if (took > counters.latency_max) counters.latency_max = took;
   }
 }
 
-/** Waiting for other clients is no work of etcd's. */
-function timesOf(timeouts: Timeouts, patience: number | undefined): Timeouts {
-  if (patience === undefined) return timeouts;
-  return { ...timeouts, request: Math.min(patience, FOREVER_MS), waits: true };
-}
-
 /** A handle on the cluster for what `open` says; `share` and `close` are the owner's. */
 export function makeHandle(
-  { cluster, coalescer, stats }: Shared,
+  { runtime, cluster, coalescer, stats }: Shared,
   open: OpenPayload,
   { share, close }: Pick<ClusterHandle, "share" | "close">,
 ): ClusterHandle {
-  const timeouts: Timeouts = {
-    connect: open.connectTimeout,
-    request: open.requestTimeout,
-    retries: open.maxRetries,
-    backoff: open.retryBackoff,
-  };
   const label = { database: open.database, server: open.server, role: open.role };
   const counters = stats.of(label);
-  const call = (method: number, payload: Uint8Array, { signal, endpoint, patience }: CallOptions = {}) => {
-    const times = timesOf(timeouts, patience);
-    const answer = endpoint === undefined
-      ? coalescer.call(method, payload, times, signal, counters)
-      : cluster.callEndpoint(endpoint, method, payload, times, signal);
-    return patience === undefined ? counted(counters, method, payload.length, answer) : answer;
-  };
+  const requestTimeout = open.requestTimeout;
+  const termsOf = ({ deadline, signal, waits }: CallOptions): Terms => ({
+    deadline: deadline ?? Deadline.after(runtime, requestTimeout),
+    ...{ connect: open.connectTimeout, retries: open.maxRetries, backoff: open.retryBackoff },
+    ...{ waits, signal, counters },
+  });
   return {
     staging: {
       maxTxnOps: open.maxTxnOps,
@@ -110,32 +96,37 @@ export function makeHandle(
     },
     endpoints: open.endpoints,
     label,
-    call,
-    async events(request, signal) {
-      const { key } = WatchCreate.decode(request);
-      const latest = await call(Method.RANGE, encodeRangeRequest({ key, rangeEnd: null, countOnly: true }), {
-        signal,
-      });
-      const now = RangeReply.decode(latest).header!.revision;
-      const { channel, options, explain } = await cluster.borrow(timeouts, signal);
-      return await counted(counters, 0, request.length, pastEvents(channel, request, now, options, explain));
+    requestTimeout,
+    call(method, payload, options = {}) {
+      const { endpoint, waits } = options;
+      const terms = termsOf(options);
+      const answer = endpoint === undefined
+        ? coalescer.call(method, payload, terms)
+        : cluster.callEndpoint(endpoint, method, payload, terms);
+      // Waiting for other clients is no work of etcd's.
+      return waits ? answer : counted(runtime, counters, method, payload.length, answer);
     },
-    async observe(election, revision, patience, signal) {
-      const times = timesOf(timeouts, patience);
+    events(request, options = {}) {
+      const answer = cluster.stream(
+        (channel, using) => pastEvents(runtime, channel, request, using),
+        termsOf(options),
+      );
+      return counted(runtime, counters, 0, request.length, answer);
+    },
+    async observe(election, revision, options = {}) {
       try {
-        const { channel, options, explain } = await cluster.borrow(times, signal);
-        return await newLeader(channel, election, revision, options, explain);
+        return await cluster.stream(
+          (channel, using) => newLeader(channel, election, revision, using),
+          termsOf(options),
+        );
       } catch (error) {
         if (error instanceof LateError) return null;
         throw error;
       }
     },
-    async snapshot(signal) {
-      const { channel, options, explain } = await cluster.borrow(timesOf(timeouts, Infinity), signal);
-      // The signal is one request's, the snapshot lasts for many.
-      return takeSnapshot(channel, { ...options, signal: undefined }, explain);
-    },
-    certificates: () => certificatesOf(open.endpoints, open.tls, open.connectTimeout),
+    snapshot: (options = {}) =>
+      cluster.stream((channel, using) => takeSnapshot(runtime, channel, using), termsOf(options)),
+    certificates: () => certificatesOf(runtime.etcd, open.endpoints, open.tls, open.connectTimeout),
     noteTransaction: () => {
       counters.transactions++;
     },

@@ -5,7 +5,7 @@
 
 import { EtcdFdwError, GrpcStatus, sqlstateOfStatus } from "../../base/errors.ts";
 import { LateError } from "../handle.ts";
-import type { Failure } from "./channel.ts";
+import type { Failure } from "./transport.ts";
 
 const ETCD_PREFIX = "etcdserver: ";
 
@@ -15,11 +15,13 @@ const CONNECTION_CODES: ReadonlySet<number> = new Set([
   GrpcStatus.CANCELLED,
 ]);
 
-/** The library's texts for a call that never reached the wire, or that HTTP/2 says was not processed. */
+/** Texts for a call that never reached the wire, or that was refused before it was looked at. */
 const NEVER_SENT = [
   "No connection established",
   "Channel closed before call started",
   "Stream refused by server",
+  // etcd's own, which it says before it looks at the request.
+  "etcdserver: no leader",
 ];
 
 function fromEtcd(failure: Failure): boolean {
@@ -86,8 +88,8 @@ const KNOWN_TEXTS: { pattern: RegExp; sqlstate?: string; message?: string; hint?
 export interface CallContext {
   endpoint: string;
   writes: boolean;
-  /** Milliseconds. */
-  requestTimeout: number;
+  /** Milliseconds that there were. */
+  timeout: number;
 }
 
 /** The error for a call that ended so. */
@@ -104,7 +106,7 @@ export function timeoutError(context: CallContext): EtcdFdwError {
   const { sqlstate, hint } = sqlstateOfStatus(GrpcStatus.DEADLINE_EXCEEDED);
   return new LateError(
     context.writes ? "08007" : sqlstate,
-    `etcd did not answer within ${context.requestTimeout} ms`,
+    `etcd did not answer within ${Math.round(context.timeout)} ms`,
     { detail: `${context.writes ? UNKNOWN_OUTCOME + " " : ""}The endpoint is ${context.endpoint}.`, hint },
   );
 }
@@ -122,7 +124,7 @@ function answerError(failure: Failure, { endpoint, writes }: CallContext): EtcdF
   const known = KNOWN_TEXTS.find(({ pattern }) => pattern.test(failure.text));
   const byCode = sqlstateOfStatus(failure.code);
   // etcd gave up waiting for its own consensus; the proposal may still be agreed on.
-  const unknown = writes &&
+  const unknown = writes && !wasNeverSent(failure) &&
     (failure.code === GrpcStatus.UNAVAILABLE || failure.code === GrpcStatus.DEADLINE_EXCEEDED);
   return new EtcdFdwError(
     unknown ? "08007" : known?.sqlstate ?? byCode.sqlstate,

@@ -9,7 +9,7 @@ import {
   wasNeverSent,
 } from "./status.ts";
 
-const READ = { endpoint: "h:1", writes: false, requestTimeout: 700 };
+const READ = { endpoint: "h:1", writes: false, timeout: 700 };
 const WRITE = { ...READ, writes: true };
 
 Deno.test("status: the same code means one thing from etcd and another from the library", () => {
@@ -25,6 +25,7 @@ Deno.test("status: only what HTTP/2 vouches for counts as never sent", () => {
   const code = GrpcStatus.UNAVAILABLE;
   assert.ok(wasNeverSent({ code, text: "No connection established. Last error: x" }));
   assert.ok(wasNeverSent({ code, text: "Stream refused by server" }));
+  assert.ok(wasNeverSent({ code, text: "etcdserver: no leader" }));
   assert.ok(!wasNeverSent({ code, text: "Connection dropped" }));
   assert.ok(!wasNeverSent({ code, text: "etcdserver: leader changed" }));
 });
@@ -41,8 +42,9 @@ Deno.test("status: a write has an unknown outcome when etcd was silent or gave u
     assert.match(errorOf({ code, text }, WRITE).detail, /^Whether the write took effect is not known\. /);
     assert.equal(errorOf({ code, text }, READ).sqlstate, "08006", text);
   }
-  const refused = { code: GrpcStatus.UNAVAILABLE, text: "No connection established. Last error: x" };
-  assert.equal(errorOf(refused, WRITE).sqlstate, "08006");
+  for (const text of ["No connection established. Last error: x", "etcdserver: no leader"]) {
+    assert.equal(errorOf({ code: GrpcStatus.UNAVAILABLE, text }, WRITE).sqlstate, "08006", text);
+  }
 });
 
 Deno.test("status: texts that say more than their code get their own SQLSTATE", () => {

@@ -1,126 +1,101 @@
 // What etcd tells on streams: past events, the leader of an election, a snapshot.
 
 import { concatBytes } from "../../base/bytes.ts";
-import { type EtcdFdwError, GrpcStatus } from "../../base/errors.ts";
+import { EtcdFdwError, GrpcStatus } from "../../base/errors.ts";
 import {
   LeaderReply,
   LeaderRequest,
+  RangeReply,
   SnapshotReply,
   WatchCreate,
   WatchReply,
-  WatchRequest,
 } from "../../etcd/api.ts";
-import type { Decoded } from "../../etcd/schema.ts";
+import { encodeRangeRequest } from "../../etcd/messages.ts";
+import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
+import { Deadline } from "../deadline.ts";
 import type { PartedAnswer } from "../handle.ts";
-import type { CallOptions, Channel, Failure } from "./channel.ts";
+import type { Runtime, Timer } from "../runtime.ts";
+import { History, TICK_MS } from "./history.ts";
+import { errorOf } from "./status.ts";
+import type { CallOptions, Channel, Failure, Outcome } from "./transport.ts";
 
+const RANGE = "/etcdserverpb.KV/Range";
 const WATCH = "/etcdserverpb.Watch/Watch";
 const OBSERVE = "/v3electionpb.Election/Observe";
 const SNAPSHOT = "/etcdserverpb.Maintenance/Snapshot";
 
-type WatchReplyMessage = Decoded<typeof WatchReply.fields>;
+const DENIED: Failure = { code: GrpcStatus.PERMISSION_DENIED, text: "etcdserver: permission denied" };
 
-/** Turns how a stream ended into an error. */
-type ErrorOf = (failure: Failure) => EtcdFdwError;
-
-/** Revisions after which etcd cuts a watch's way through the past into further replies (mvcc's watchBatchMaxRevs). */
-const BATCH_REVISIONS = 1000;
-const HISTORY = "1";
-const FIRST_MARK = 1;
-/** How long nothing comes when a watch without a mark has arrived, in milliseconds: etcd's rounds take place every 100. */
-const QUIET_MS = 1_000;
+/** A compaction may come while the oldest revision is looked for; so often it is looked for again. */
+const ATTEMPTS = 10;
 
 /**
- * The events of a range up to a revision. A watch of the past does not say when it has arrived in the present, so others,
- * on the whole key space from the last revision on, mark it. etcd serves those that are behind in rounds, in no order within
- * a round: when the second mark comes, which is asked for when the first has come, the first one's round is over. Long
- * histories are served in parts, one each round: then it takes a round without a part that was cut off. An etcd user who may
- * not watch everything has to wait until nothing more comes instead.
- *
- * `request` is a WatchCreateRequest; start_revision 0 stands for the oldest revision that is kept, which the reply's
- * compact_revision then tells.
+ * All events of a range up to now. `request` is a WatchCreateRequest; start_revision 0 stands for the oldest revision that
+ * is kept, which the reply's compact_revision then tells.
  */
 export async function pastEvents(
+  runtime: Runtime,
   channel: Channel,
   request: Uint8Array,
-  now: string,
   options: CallOptions,
-  errorOf: ErrorOf,
-): Promise<Uint8Array> {
+): Promise<Outcome> {
   const wanted = WatchCreate.decode(request);
-  const open = wanted.start_revision === "0";
-  let start = open ? "1" : wanted.start_revision;
+  const { key, range_end } = wanted;
+  // At this member, which then has everything up to there, and with the token that the watch needs.
+  const rangeEnd = range_end.length > 0 ? range_end : null;
+  const latest = await channel.call(RANGE, encodeRangeRequest({ key, rangeEnd, countOnly: true }), options);
+  if (latest.failure !== undefined) return latest;
+  const now = RangeReply.decode(latest.reply).header!.revision;
+  const isOpen = wanted.start_revision === "0";
+  let start = isOpen ? 1n : BigInt(wanted.start_revision);
   for (let attempt = 0;; attempt++) {
-    const reply = await collect(channel, wanted, start, now, options, errorOf);
-    if (reply.compact_revision === "0" || !open || attempt > 10) {
-      return WatchReply.encode({
-        header: { revision: now },
-        compact_revision: reply.compact_revision !== "0"
-          ? reply.compact_revision
-          : open && start !== "1"
-          ? String(BigInt(start) - 1n)
-          : "0",
-        canceled: reply.compact_revision !== "0",
-        events: reply.events.map(({ type, kv }) => ({ type, kv: kv! })),
-      });
+    const history = new History(wanted, start, BigInt(now));
+    const failure = await follow(runtime, channel, history, options);
+    if (failure !== null) return { failure };
+    if (history.state === "REFUSED") return { failure: DENIED };
+    if (history.state === "TOO_LARGE") throw tooManyEvents();
+    if (history.state === "COMPACTED" && isOpen && attempt < ATTEMPTS) {
+      start = BigInt(history.compacted) + 1n;
+      continue;
     }
-    start = String(BigInt(reply.compact_revision) + 1n);
+    const oldest = isOpen && start > 1n ? String(start - 1n) : "0";
+    return {
+      reply: WatchReply.encode({
+        header: { revision: now },
+        compact_revision: history.state === "COMPACTED" ? history.compacted : oldest,
+        canceled: history.state === "COMPACTED",
+        events: history.events.map(({ type, kv }) => ({ type, kv: kv! })),
+      }),
+    };
   }
 }
 
-async function collect(
+/** Lets the history read until its state is final; how the stream failed if it did. */
+async function follow(
+  runtime: Runtime,
   channel: Channel,
-  wanted: Decoded<typeof WatchCreate.fields>,
-  start: string,
-  now: string,
+  history: History,
   options: CallOptions,
-  errorOf: ErrorOf,
-  marked = true,
-): Promise<{ compact_revision: string; events: WatchReplyMessage["events"] }> {
-  const events: WatchReplyMessage["events"] = [];
-  if (BigInt(start) > BigInt(now)) return { compact_revision: "0", events };
-  const everything = { key: Uint8Array.of(0), range_end: Uint8Array.of(0) };
-  let marks = 0;
-  const mark = () =>
-    WatchRequest.encode({
-      create_request: { ...everything, start_revision: now, watch_id: String(FIRST_MARK + ++marks) },
-    });
-  const { key, range_end } = wanted;
-  const range = range_end.length > 0 ? { range_end } : {};
-  const history = WatchRequest.encode({
-    create_request: { key, ...range, start_revision: start, watch_id: HISTORY },
+): Promise<Failure | null> {
+  if (history.state !== "READING") return null;
+  let timer: Timer | null = null;
+  const { failure } = await channel.converse(WATCH, history.begin(), options, (reply, say) => {
+    const tick = () => {
+      for (const message of history.tick()) say(message);
+      timer = runtime.after(TICK_MS, tick);
+    };
+    timer ??= runtime.after(TICK_MS, tick);
+    for (const message of history.hear(reply)) say(message);
+    return history.state !== "READING";
   });
-  let compacted = "0";
-  /** The last mark by which the history may have been in the middle. */
-  let behind = 0;
-  let seen = 0n;
-  let refused = false;
-  const requests = marked ? [history, mark()] : [history];
-  const limited = marked ? options : { ...options, deadline: Date.now() + QUIET_MS };
-  const { failure } = await channel.converse(WATCH, requests, limited, (bytes) => {
-    const reply = WatchReply.decode(bytes);
-    if (reply.compact_revision !== "0") compacted = reply.compact_revision;
-    if (reply.canceled && reply.compact_revision === "0") refused = true;
-    if (reply.canceled) return true;
-    if (reply.watch_id === HISTORY) {
-      const revisions = new Set(reply.events.map(({ kv }) => kv!.mod_revision));
-      // The next part comes in the next round, whose mark is the one under way or the one behind that.
-      if (revisions.size >= BATCH_REVISIONS) behind = marks + 1;
-      for (const event of reply.events) {
-        if (BigInt(event.kv!.mod_revision) > BigInt(now)) continue;
-        seen = BigInt(event.kv!.mod_revision);
-        events.push(event);
-      }
-      return seen >= BigInt(now);
-    }
-    if (reply.watch_id !== String(FIRST_MARK + marks) || reply.events.length === 0) return false;
-    return marks > Math.max(behind, 1) || mark();
+  (timer as Timer | null)?.cancel();
+  return failure ?? null;
+}
+
+function tooManyEvents(): EtcdFdwError {
+  return new EtcdFdwError("54000", `etcd's events are larger than ${MAX_FRAME_BYTES} bytes`, {
+    hint: "Ask for fewer keys, or for those after a later revision.",
   });
-  const quiet = !marked && failure?.code === GrpcStatus.DEADLINE_EXCEEDED;
-  if (failure !== undefined && !quiet) throw errorOf(failure);
-  if (!refused) return { compact_revision: compacted, events };
-  if (marked) return await collect(channel, wanted, start, now, options, errorOf, false);
-  throw errorOf({ code: GrpcStatus.PERMISSION_DENIED, text: "etcdserver: permission denied" });
 }
 
 /** The first leader whose key is newer than the revision, as a LeaderResponse; null when the deadline comes first. */
@@ -129,38 +104,60 @@ export async function newLeader(
   election: Uint8Array,
   revision: bigint,
   options: CallOptions,
-  errorOf: ErrorOf,
-): Promise<Uint8Array | null> {
+): Promise<Outcome<Uint8Array | null>> {
   const request = LeaderRequest.encode({ name: election });
-  const { reply, failure } = await channel.converse(OBSERVE, [request], options, (bytes) => {
+  const outcome = await channel.converse(OBSERVE, [request], options, (bytes) => {
     const { kv } = LeaderReply.decode(bytes);
     return kv !== null && BigInt(kv.mod_revision) > revision;
   });
-  if (reply !== undefined) return reply;
-  if (Date.now() >= options.deadline) return null;
-  throw errorOf(failure);
+  return outcome.failure !== undefined && options.deadline.over ? { reply: null } : outcome;
 }
 
 /** Bytes of a snapshot that are handed on at a time; etcd sends 32 kB. */
 const PART_BYTES = 1024 * 1024;
 
-/** A snapshot under way. Nothing is read ahead of what is asked for. */
-export function takeSnapshot(channel: Channel, options: CallOptions, errorOf: ErrorOf): PartedAnswer {
-  const stream = channel.receive(SNAPSHOT, new Uint8Array(0), options);
+/**
+ * A snapshot under way. Nothing is read ahead of what is asked for, but its beginning, for which the options' deadline and
+ * signal hold; the snapshot lasts for many requests.
+ */
+export async function takeSnapshot(
+  runtime: Runtime,
+  channel: Channel,
+  { deadline, signal, login }: CallOptions,
+): Promise<Outcome<PartedAnswer>> {
+  const stream = channel.receive(SNAPSHOT, new Uint8Array(0), {
+    login,
+    deadline: Deadline.after(runtime, Infinity),
+  });
+  const cancel = () => stream.cancel();
+  const timer = runtime.after(deadline.left(), cancel);
+  signal?.addEventListener("abort", cancel);
+  const first = await stream.next();
+  timer.cancel();
+  signal?.removeEventListener("abort", cancel);
+  if (first.failure !== undefined) {
+    return deadline.over ? { failure: { code: GrpcStatus.DEADLINE_EXCEEDED, text: "late" } } : first;
+  }
+  let begun: Outcome<Uint8Array | null> | null = first;
   return {
-    async next() {
-      const parts: Uint8Array[] = [];
-      let bytes = 0;
-      while (bytes < PART_BYTES) {
-        const { reply, failure } = await stream.next();
-        if (failure !== undefined) throw errorOf(failure);
-        if (reply === null) break;
-        const { blob } = SnapshotReply.decode(reply);
-        parts.push(blob);
-        bytes += blob.length;
-      }
-      return parts.length === 0 ? null : concatBytes(...parts);
+    reply: {
+      async next() {
+        const parts: Uint8Array[] = [];
+        let bytes = 0;
+        while (bytes < PART_BYTES) {
+          const { reply, failure }: Outcome<Uint8Array | null> = begun ?? await stream.next();
+          begun = null;
+          if (failure !== undefined) {
+            throw errorOf(failure, { endpoint: channel.endpoint, writes: false, timeout: deadline.ms });
+          }
+          if (reply === null) break;
+          const { blob } = SnapshotReply.decode(reply!);
+          parts.push(blob);
+          bytes += blob.length;
+        }
+        return parts.length === 0 ? null : concatBytes(...parts);
+      },
+      close: cancel,
     },
-    close: () => stream.cancel(),
   };
 }

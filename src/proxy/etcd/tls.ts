@@ -16,6 +16,8 @@ export function hostOf(endpoint: string): string {
   return endpoint.slice(0, endpoint.lastIndexOf(":")).replace(/^\[|\]$/g, "");
 }
 
+export const portOf = (endpoint: string) => Number(endpoint.slice(endpoint.lastIndexOf(":") + 1));
+
 /** The name to ask for in TLS. */
 export const sniOf = (name: string) => isIP(name) === 0 ? name : "etcd.invalid";
 

@@ -4,17 +4,19 @@ import { Method, type TlsPayload } from "../../ipc/frame.ts";
 import { TestAuthority } from "../testing_certificates.ts";
 import { TestEtcd } from "../testing_etcd.ts";
 import { get, put, readRange } from "../testing_requests.ts";
+import { Deadline } from "../deadline.ts";
+import { REAL } from "../testing_runtime.ts";
 import { Cluster } from "./cluster.ts";
 import { checkTls } from "./tls.ts";
 
-const TIMEOUTS = { connect: 3_000, request: 5_000 };
+const terms = () => ({ connect: 3_000, deadline: Deadline.after(REAL, 5_000) });
 const text = (path: string) => Deno.readTextFileSync(path);
 
 /** What a read through this endpoint with these options ends in: the value, or the error's detail. */
 async function read(endpoint: string, tls?: TlsPayload, user: { username?: string; password?: string } = {}) {
-  const cluster = new Cluster({ endpoints: [endpoint], ...user, tls, log: () => {} });
+  const cluster = new Cluster({ runtime: REAL, endpoints: [endpoint], ...user, tls, log: () => {} });
   try {
-    return readRange(await cluster.call(Method.RANGE, get("/a"), TIMEOUTS)).values[0];
+    return readRange(await cluster.call(Method.RANGE, get("/a"), terms())).values[0];
   } catch (error) {
     return (error as { detail: string }).detail;
   } finally {
@@ -36,8 +38,8 @@ Deno.test("TLS: what is checked of either side, and how it is told", async (t) =
     TestEtcd.start(named),
   ]);
   try {
-    const plain = new Cluster({ endpoints: [etcd.endpoint], log: () => {} });
-    await plain.call(Method.PUT, put("/a", "1"), TIMEOUTS);
+    const plain = new Cluster({ runtime: REAL, endpoints: [etcd.endpoint], log: () => {} });
+    await plain.call(Method.PUT, put("/a", "1"), terms());
     plain.close();
     await t.step("by name and by address", async () => {
       assert.equal(await read(etcd.secure.name, own), "1");

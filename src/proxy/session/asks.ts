@@ -6,9 +6,11 @@
 import { decodeUtf8, encodeUtf8, fromHex, toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { Ask } from "../../ipc/frame.ts";
-import type { ClusterHandle, PartedAnswer } from "../handle.ts";
-import { Holdings } from "./holdings.ts";
+import { type Deadline, waitFor } from "../deadline.ts";
+import { type ClusterHandle, LateError, type PartedAnswer } from "../handle.ts";
+import type { Runtime, Timer } from "../runtime.ts";
 import type { StatRow, Stats } from "../stats.ts";
+import { Holdings } from "./holdings.ts";
 
 /** About the process, for monitoring. */
 export interface ProxyInfo {
@@ -19,7 +21,10 @@ export interface ProxyInfo {
   about(): Record<string, string | number>;
 }
 
-/** Shapes of the requests; core writes them. Times to live in seconds, patience in milliseconds, null for ever. */
+/**
+ * Shapes of the requests; core writes them. Times to live in seconds. Patience is how long to wait for other clients, in
+ * milliseconds, null for ever: a part of the request's time, since what comes before and behind the waiting takes some too.
+ */
 interface Requests {
   name: string;
   value: string;
@@ -36,23 +41,26 @@ interface Requests {
  */
 const SNAPSHOT_IDLE_MS = 60_000;
 
+/** The request's signal and deadline. */
+interface By {
+  signal: AbortSignal;
+  deadline: Deadline;
+}
+
 export class Asks {
+  readonly #runtime: Runtime;
   readonly #info: ProxyInfo;
   readonly #holdings = new Map<string, Holdings>();
   #snapshot: PartedAnswer | null = null;
-  #idle: ReturnType<typeof setTimeout> | undefined;
+  #idle: Timer | null = null;
 
-  constructor(info: ProxyInfo) {
+  constructor(runtime: Runtime, info: ProxyInfo) {
+    this.#runtime = runtime;
     this.#info = info;
   }
 
   /** Answers; `handle` is null on the channel that belongs to no server. Rejects with EtcdFdwError. */
-  async answer(
-    code: number,
-    payload: Uint8Array,
-    handle: ClusterHandle | null,
-    signal: AbortSignal,
-  ): Promise<Uint8Array> {
+  async answer(code: number, payload: Uint8Array, handle: ClusterHandle | null, by: By): Promise<Uint8Array> {
     switch (code) {
       case Ask.STAT:
         return json(this.#info.stats.rows().map(rounded));
@@ -63,11 +71,11 @@ export class Asks {
         return json(this.#info.about());
     }
     if (handle === null) throw new EtcdFdwError("08P01", `ask ${code} needs a server`);
-    if (code === Ask.EVENTS) return await handle.events(payload, signal);
-    return await this.#ask(code, JSON.parse(decodeUtf8(payload)), handle, signal);
+    if (code === Ask.EVENTS) return await handle.events(payload, by);
+    return await this.#ask(code, parsed(payload), handle, by);
   }
 
-  async #ask(code: number, ask: Requests, handle: ClusterHandle, signal: AbortSignal): Promise<Uint8Array> {
+  async #ask(code: number, ask: Requests, handle: ClusterHandle, by: By): Promise<Uint8Array> {
     const patience = ask.patience ?? Infinity;
     const held = () => this.#of(handle);
     switch (code) {
@@ -76,31 +84,32 @@ export class Asks {
       case Ask.CERTIFICATES:
         return json(await handle.certificates());
       case Ask.OBSERVE: {
-        const reply = await handle.observe(fromHex(ask.name), BigInt(ask.revision), patience, signal);
+        const options = { signal: by.signal, deadline: by.deadline.within(patience) };
+        const reply = await handle.observe(fromHex(ask.name), BigInt(ask.revision), options);
         return reply ?? new Uint8Array(0);
       }
       case Ask.SNAPSHOT:
-        return await this.#nextOfSnapshot(ask, handle, signal);
+        return await this.#nextOfSnapshot(ask, handle, by);
       case Ask.LEASE_KEEP:
         return json(
           ask.lease === "0"
-            ? String(await held().keepNew(ask.ttl, signal))
-            : await held().keep(BigInt(ask.lease), signal),
+            ? String(await held().keepNew(ask.ttl, by))
+            : await held().keep(BigInt(ask.lease), by),
         );
       case Ask.LEASE_RELEASE:
         return json(held().release(BigInt(ask.lease)));
       case Ask.LOCK: {
-        const key = await held().lock(ask.name, ask.ttl, patience, signal);
+        const key = await held().lock(ask.name, ask.ttl, patience, by);
         return json(key && toHex(key));
       }
       case Ask.UNLOCK:
-        return json(await held().unlock(ask.name));
+        return json(await held().unlock(ask.name, by));
       case Ask.CAMPAIGN:
-        return json(await held().campaign(ask.name, fromHex(ask.value), ask.ttl, patience, signal));
+        return json(await held().campaign(ask.name, fromHex(ask.value), ask.ttl, patience, by));
       case Ask.PROCLAIM:
-        return json(await held().proclaim(ask.name, fromHex(ask.value), signal));
+        return json(await held().proclaim(ask.name, fromHex(ask.value), by));
       case Ask.RESIGN:
-        return json(await held().resign(ask.name, signal));
+        return json(await held().resign(ask.name, by));
       case Ask.HELD:
         return json(held().held());
       default:
@@ -117,33 +126,38 @@ export class Asks {
       void holdings.end();
       holdings = undefined;
     }
-    if (holdings === undefined) this.#holdings.set(key, holdings = new Holdings(handle.share()));
+    if (holdings === undefined) {
+      this.#holdings.set(key, holdings = new Holdings(this.#runtime, handle.share()));
+    }
     return holdings;
   }
 
   /** One snapshot of a session at a time: who begins another has given up the one before. */
-  async #nextOfSnapshot(ask: Requests, handle: ClusterHandle, signal: AbortSignal): Promise<Uint8Array> {
+  async #nextOfSnapshot(ask: Requests, handle: ClusterHandle, { signal, deadline }: By): Promise<Uint8Array> {
     if (ask.first) {
       this.#endSnapshot();
-      this.#snapshot = await handle.snapshot(signal);
+      const begun = await handle.snapshot({ signal, deadline });
+      // Another one may have been begun meanwhile.
+      this.#endSnapshot();
+      this.#snapshot = begun;
     }
-    clearTimeout(this.#idle);
-    if (this.#snapshot === null) throw new EtcdFdwError("08P01", "no snapshot is under way");
-    const stop = () => this.#endSnapshot();
-    if (signal.aborted) stop();
-    signal.addEventListener("abort", stop);
+    this.#idle?.cancel();
+    const snapshot = this.#snapshot;
+    if (snapshot === null) throw new EtcdFdwError("08P01", "no snapshot is under way");
+    const late = () => new LateError("08006", `etcd sent no more of its snapshot within ${deadline.ms} ms`);
     try {
-      const part = await this.#snapshot?.next() ?? null;
+      const part = await waitFor(this.#runtime, snapshot.next(), deadline.left(), late, signal);
       if (part === null) this.#endSnapshot();
-      else this.#idle = setTimeout(stop, SNAPSHOT_IDLE_MS);
+      else this.#idle = this.#runtime.after(SNAPSHOT_IDLE_MS, () => this.#endSnapshot());
       return part ?? new Uint8Array(0);
-    } finally {
-      signal.removeEventListener("abort", stop);
+    } catch (error) {
+      if (this.#snapshot === snapshot) this.#endSnapshot();
+      throw error;
     }
   }
 
   #endSnapshot(): void {
-    clearTimeout(this.#idle);
+    this.#idle?.cancel();
     this.#snapshot?.close();
     this.#snapshot = null;
   }
@@ -154,6 +168,16 @@ export class Asks {
     for (const holdings of this.#holdings.values()) void holdings.end();
     this.#holdings.clear();
   }
+}
+
+function parsed(payload: Uint8Array): Requests {
+  try {
+    const ask = JSON.parse(decodeUtf8(payload));
+    if (typeof ask === "object" && ask !== null) return ask;
+  } catch {
+    // Told below.
+  }
+  throw new EtcdFdwError("08P01", "malformed request to the etcd proxy");
 }
 
 const json = (value: unknown) => encodeUtf8(JSON.stringify(value));

@@ -21,7 +21,9 @@ import { decodeTxn, encodeTxn } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
 import { prefixRange } from "../../etcd/keyrange.ts";
 import type { Decoded } from "../../etcd/schema.ts";
-import { type ClusterHandle, LateError } from "../handle.ts";
+import { cancelled, Deadline } from "../deadline.ts";
+import { type CallOptions, type ClusterHandle, LateError } from "../handle.ts";
+import type { Runtime } from "../runtime.ts";
 import { KeptLease } from "./leases.ts";
 
 interface Lock {
@@ -47,14 +49,19 @@ export interface Held {
   lost: boolean;
 }
 
+/** How a request of the session is made. */
+export type By = Pick<CallOptions, "signal" | "deadline">;
+
 export class Holdings {
+  readonly #runtime: Runtime;
   readonly #handle: ClusterHandle;
   readonly #leases = new Map<bigint, KeptLease>();
   readonly #locks = new Map<string, Lock>();
   readonly #leaderships = new Map<string, Leadership>();
 
   /** Owns the handle. */
-  constructor(handle: ClusterHandle) {
+  constructor(runtime: Runtime, handle: ClusterHandle) {
+    this.#runtime = runtime;
     this.#handle = handle;
   }
 
@@ -62,56 +69,70 @@ export class Holdings {
     return this.#leases.size + this.#locks.size + this.#leaderships.size === 0;
   }
 
-  async #grant(ttl: number, signal?: AbortSignal): Promise<KeptLease> {
+  /** One call within the time of a request that may wait for other clients for much longer. */
+  #call(method: number, payload: Uint8Array, { signal, deadline }: By): Promise<Uint8Array> {
+    return this.#handle.call(method, payload, {
+      signal,
+      deadline: deadline?.within(this.#handle.requestTimeout),
+    });
+  }
+
+  async #grant(ttl: number, by: By): Promise<KeptLease> {
     const payload = LeaseGrantRequest.encode({ TTL: String(ttl) });
-    const reply = LeaseReply.decode(await this.#handle.call(Method.LEASE_GRANT, payload, { signal }));
+    const sentAt = this.#runtime.now();
+    const reply = LeaseReply.decode(await this.#call(Method.LEASE_GRANT, payload, by));
     // etcd gives no less than a minimum of its own.
-    const lease = new KeptLease(this.#handle, BigInt(reply.ID), Number(reply.TTL));
-    if (signal?.aborted) void lease.revoke();
-    throwIfCancelled(signal);
+    const lease = new KeptLease(this.#runtime, this.#handle, BigInt(reply.ID), Number(reply.TTL), sentAt);
+    if (by.signal?.aborted) void lease.revoke();
+    throwIfCancelled(by);
     return lease;
   }
 
   /** Grants a lease and keeps it alive. */
-  async keepNew(ttl: number, signal?: AbortSignal): Promise<bigint> {
-    const lease = await this.#grant(ttl, signal);
+  async keepNew(ttl: number, by: By): Promise<bigint> {
+    const lease = await this.#grant(ttl, by);
     this.#leases.set(lease.id, lease);
     return lease.id;
   }
 
   /** Keeps a lease alive that is there; its granted time to live. Rejects with 42704 when it is not. */
-  async keep(id: bigint, signal?: AbortSignal): Promise<number> {
+  async keep(id: bigint, by: By): Promise<number> {
     const kept = this.#leases.get(id);
-    if (kept !== undefined && !kept.lost) return kept.ttl;
+    if (kept?.state === "HELD") return kept.ttl;
     const request = LeaseRequest.encode({ ID: String(id) });
-    const reply = LeaseReply.decode(await this.#handle.call(Method.LEASE_KEEPALIVE, request, { signal }));
+    const sentAt = this.#runtime.now();
+    const reply = LeaseReply.decode(await this.#call(Method.LEASE_KEEPALIVE, request, by));
     if (reply.TTL === "0") throw noLease(id);
-    throwIfCancelled(signal);
-    const lease = new KeptLease(this.#handle, id, Number(reply.TTL));
+    throwIfCancelled(by);
+    const lease = new KeptLease(this.#runtime, this.#handle, id, Number(reply.TTL), sentAt);
     this.#leases.set(id, lease);
     return lease.ttl;
   }
 
   /** Whether the lease was kept alive here. */
   release(id: bigint): boolean {
-    this.#leases.get(id)?.stop();
+    this.#leases.get(id)?.release();
     return this.#leases.delete(id);
   }
 
   /** Takes the lock; null when another client has it for as long as `patience`, in milliseconds. */
-  async lock(name: string, ttl: number, patience: number, signal?: AbortSignal): Promise<Uint8Array | null> {
+  async lock(name: string, ttl: number, patience: number, by: By): Promise<Uint8Array | null> {
     const held = this.#locks.get(name);
-    if (held !== undefined && !held.lease.lost) {
+    if (held?.lease.state === "HELD") {
       held.count++;
       return held.key;
     }
-    const lease = await this.#grant(ttl, signal);
+    // etcd may have it still, and in front of the queue.
+    void held?.lease.revoke();
+    const lease = await this.#grant(ttl, by);
     try {
       const key = patience === 0
-        ? await this.#tryLock(fromHex(name), lease, signal)
-        : await this.#waitForLock(fromHex(name), lease, patience, signal);
-      throwIfCancelled(signal);
+        ? await this.#tryLock(fromHex(name), lease, by)
+        : await this.#waitForLock(fromHex(name), lease, patience, by);
+      throwIfCancelled(by);
       if (key === null) await lease.revoke();
+      // What etcd granted in the last moment of the lease is nothing to rely on.
+      else if (lease.lost) throw leaseLost();
       else this.#locks.set(name, { lease, key, count: 1 });
       return key;
     } catch (error) {
@@ -125,18 +146,23 @@ export class Holdings {
     name: Uint8Array,
     lease: KeptLease,
     patience: number,
-    signal?: AbortSignal,
+    by: By,
   ): Promise<Uint8Array | null> {
     const request = LockRequest.encode({ name, lease: String(lease.id) });
     try {
-      return LockReply.decode(await this.#handle.call(Method.LOCK, request, { signal, patience })).key;
+      return LockReply.decode(await this.#handle.call(Method.LOCK, request, this.#waiting(patience, by))).key;
     } catch (error) {
       if (error instanceof LateError && patience < Infinity) return null;
       throw error;
     }
   }
 
-  async #tryLock(name: Uint8Array, lease: KeptLease, signal?: AbortSignal): Promise<Uint8Array | null> {
+  #waiting(patience: number, { signal, deadline }: By): CallOptions {
+    const until = Deadline.after(this.#runtime, patience);
+    return { signal, deadline: deadline?.earlier(until) ?? until, waits: true };
+  }
+
+  async #tryLock(name: Uint8Array, lease: KeptLease, by: By): Promise<Uint8Array | null> {
     const queue = prefixRange(concatBytes(name, encodeUtf8("/")));
     const key = concatBytes(queue.start, encodeUtf8(lease.id.toString(16)));
     const request = encodeTxn({
@@ -144,34 +170,28 @@ export class Holdings {
       success: [{ put: { key, value: new Uint8Array(0), lease: lease.id } }],
       failure: [],
     });
-    const { succeeded } = decodeTxn(await this.#handle.call(Method.TXN, request, { signal }));
+    const { succeeded } = decodeTxn(await this.#call(Method.TXN, request, by));
     return succeeded ? key : null;
   }
 
   /** Gives the lock back. False when it is not held, or was lost meanwhile. */
-  async unlock(name: string): Promise<boolean> {
+  async unlock(name: string, { deadline }: By): Promise<boolean> {
     const held = this.#locks.get(name);
     if (held === undefined) return false;
     if (--held.count > 0 && !held.lease.lost) return true;
     this.#locks.delete(name);
-    await held.lease.revoke();
-    return !held.lease.lost;
+    return await held.lease.revoke(deadline);
   }
 
   /** Becomes the leader, with this value; false when another one is for as long as `patience`. */
-  async campaign(
-    name: string,
-    value: Uint8Array,
-    ttl: number,
-    patience: number,
-    signal?: AbortSignal,
-  ): Promise<boolean> {
-    if (await this.proclaim(name, value, signal)) return true;
-    const lease = await this.#grant(ttl, signal);
+  async campaign(name: string, value: Uint8Array, ttl: number, patience: number, by: By): Promise<boolean> {
+    if (await this.proclaim(name, value, by)) return true;
+    const lease = await this.#grant(ttl, by);
     const request = CampaignRequest.encode({ name: fromHex(name), lease: String(lease.id), value });
     try {
-      const reply = await this.#handle.call(Method.CAMPAIGN, request, { signal, patience });
-      throwIfCancelled(signal);
+      const reply = await this.#handle.call(Method.CAMPAIGN, request, this.#waiting(patience, by));
+      throwIfCancelled(by);
+      if (lease.lost) throw leaseLost();
       this.#leaderships.set(name, { lease, leader: CampaignReply.decode(reply).leader! });
       return true;
     } catch (error) {
@@ -182,27 +202,27 @@ export class Holdings {
   }
 
   /** Gives a leadership that is held another value. False when it is not held. */
-  async proclaim(name: string, value: Uint8Array, signal?: AbortSignal): Promise<boolean> {
+  async proclaim(name: string, value: Uint8Array, by: By): Promise<boolean> {
     const held = this.#leaderships.get(name);
     if (held === undefined) return false;
     if (held.lease.lost) {
+      void held.lease.revoke();
       this.#leaderships.delete(name);
       return false;
     }
     const leader = leaderOf(held);
-    await this.#handle.call(Method.PROCLAIM, ProclaimRequest.encode({ leader, value }), { signal });
+    await this.#call(Method.PROCLAIM, ProclaimRequest.encode({ leader, value }), by);
     return true;
   }
 
   /** Gives a leadership up. False when it is not held, or was lost meanwhile. */
-  async resign(name: string, signal?: AbortSignal): Promise<boolean> {
+  async resign(name: string, by: By): Promise<boolean> {
     const held = this.#leaderships.get(name);
     if (held === undefined) return false;
     this.#leaderships.delete(name);
     const request = ProclaimRequest.encode({ leader: leaderOf(held) });
-    await this.#handle.call(Method.RESIGN, request, { signal }).catch(() => {});
-    await held.lease.revoke();
-    return !held.lease.lost;
+    await this.#call(Method.RESIGN, request, by).catch(() => {});
+    return await held.lease.revoke(by.deadline);
   }
 
   /** All of it. */
@@ -224,7 +244,7 @@ export class Holdings {
 
   /** The session is over. */
   async end(): Promise<void> {
-    for (const lease of this.#leases.values()) lease.stop();
+    for (const lease of this.#leases.values()) lease.release();
     const ending = [...this.#locks.values(), ...this.#leaderships.values()].map(({ lease }) =>
       lease.revoke()
     );
@@ -236,8 +256,14 @@ export class Holdings {
 const leaderOf = ({ leader: { name, key, rev, lease } }: Leadership) => ({ name, key, rev, lease });
 
 /** An answer may come in the moment of the cancel: what SQL is not told of must not be held, or the session is over. */
-function throwIfCancelled(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new EtcdFdwError("57014", "request was cancelled");
+function throwIfCancelled({ signal }: By): void {
+  if (signal?.aborted) throw cancelled();
+}
+
+function leaseLost(): EtcdFdwError {
+  return new EtcdFdwError("08006", "the lease ran out before etcd could be heard", {
+    hint: "Check that etcd has a leader, or give a longer ttl.",
+  });
 }
 
 function noLease(id: bigint): EtcdFdwError {

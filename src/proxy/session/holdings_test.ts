@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { encodeUtf8, toHex } from "../../base/bytes.ts";
 import { CampaignReply, LeaseReply, LeaseRequest, LockReply } from "../../etcd/api.ts";
 import { Method } from "../../ipc/frame.ts";
-import type { ClusterHandle } from "../handle.ts";
+import { type ClusterHandle, LateError } from "../handle.ts";
+import { VirtualRuntime } from "../testing_runtime.ts";
 import { Holdings } from "./holdings.ts";
 
 const NAME = toHex(encodeUtf8("job"));
@@ -17,44 +18,91 @@ function setup(cancelAt: number) {
     [Method.LOCK]: LockReply.encode({ key: encodeUtf8("job/7") }),
     [Method.CAMPAIGN]: CampaignReply.encode({ leader: { key: encodeUtf8("job/7") } }),
     [Method.LEASE_REVOKE]: new Uint8Array(0),
+    // A TxnResponse that has succeeded.
+    [Method.TXN]: Uint8Array.of(2 << 3, 1),
+    [Method.PROCLAIM]: new Uint8Array(0),
   };
-  const call = (method: number, payload: Uint8Array) => {
+  const cut = { now: false };
+  /** Answers to `method` wait for go(); while it stalls, so do renewals. */
+  const slow = { method: -1, stalls: false, go: () => {} };
+  const call = (method: number, payload: Uint8Array): Promise<Uint8Array> => {
+    const late = () => Promise.reject(new LateError("08006", "etcd did not answer"));
+    if (cut.now || slow.stalls && method === Method.LEASE_KEEPALIVE) return late();
     if (method === Method.LEASE_REVOKE) revoked.push(LeaseRequest.decode(payload).ID);
     if (method === cancelAt) controller.abort();
+    if (method === slow.method) return new Promise((resolve) => slow.go = () => resolve(answers[method]));
     return Promise.resolve(answers[method]);
   };
-  const holdings = new Holdings({ call, close: () => {} } as Partial<ClusterHandle> as ClusterHandle);
-  return { holdings, signal: controller.signal, revoked };
+  const runtime = new VirtualRuntime();
+  const handle = { call, close: () => {}, requestTimeout: 1000 } as Partial<ClusterHandle> as ClusterHandle;
+  const by = { signal: controller.signal };
+  return { holdings: new Holdings(runtime, handle), by, revoked, runtime, cut, slow };
 }
 
 Deno.test("Holdings: what is granted in the moment of the cancel is given back, and not held", async () => {
-  const cases: [number, (holdings: Holdings, signal: AbortSignal) => Promise<unknown>, string[]][] = [
-    [Method.LEASE_GRANT, (holdings, signal) => holdings.keepNew(60, signal), ["7"]],
-    [Method.LEASE_GRANT, (holdings, signal) => holdings.lock(NAME, 60, Infinity, signal), ["7"]],
-    [Method.LOCK, (holdings, signal) => holdings.lock(NAME, 60, Infinity, signal), ["7"]],
-    [Method.CAMPAIGN, (holdings, signal) => holdings.campaign(NAME, encodeUtf8("v"), 60, Infinity, signal), [
+  const cases: [number, (holdings: Holdings, by: { signal: AbortSignal }) => Promise<unknown>, string[]][] = [
+    [Method.LEASE_GRANT, (holdings, by) => holdings.keepNew(60, by), ["7"]],
+    [Method.LEASE_GRANT, (holdings, by) => holdings.lock(NAME, 60, Infinity, by), ["7"]],
+    [Method.LOCK, (holdings, by) => holdings.lock(NAME, 60, Infinity, by), ["7"]],
+    [Method.CAMPAIGN, (holdings, by) => holdings.campaign(NAME, encodeUtf8("v"), 60, Infinity, by), [
       "7",
     ]],
     // It is another one's lease: it is left alone.
-    [Method.LEASE_KEEPALIVE, (holdings, signal) => holdings.keep(7n, signal), []],
+    [Method.LEASE_KEEPALIVE, (holdings, by) => holdings.keep(7n, by), []],
   ];
   for (const [at, act, expected] of cases) {
-    const { holdings, signal, revoked } = setup(at);
-    await assert.rejects(act(holdings, signal), { sqlstate: "57014" });
+    const { holdings, by, revoked } = setup(at);
+    await assert.rejects(act(holdings, by), { sqlstate: "57014" });
     assert.deepEqual(revoked, expected, String(at));
     assert.ok(holdings.empty);
   }
 });
 
 Deno.test("Holdings: a lock is given back as often as it was taken, and at the end with all else", async () => {
-  const { holdings, revoked } = setup(-1);
-  assert.ok(await holdings.lock(NAME, 60, Infinity));
-  assert.ok(await holdings.lock(NAME, 60, 0));
-  assert.equal(await holdings.unlock(NAME), true);
+  const { holdings, by, revoked } = setup(-1);
+  assert.ok(await holdings.lock(NAME, 60, Infinity, by));
+  assert.ok(await holdings.lock(NAME, 60, 0, by));
+  assert.equal(await holdings.unlock(NAME, by), true);
   assert.deepEqual(revoked, []);
-  assert.equal(await holdings.campaign(NAME, encodeUtf8("v"), 60, Infinity), true);
-  await holdings.keep(7n);
+  assert.equal(await holdings.campaign(NAME, encodeUtf8("v"), 60, Infinity, by), true);
+  await holdings.keep(7n, by);
   assert.deepEqual(holdings.held().map(({ kind }) => kind), ["lease", "lock", "election"]);
   await holdings.end();
   assert.deepEqual(revoked, ["7", "7"], "the lock's and the leadership's, not the kept one");
+});
+
+Deno.test("Holdings: a lock whose lease has run out is lost at that moment, whether or not etcd can be asked", async () => {
+  const { holdings, by, revoked, runtime, cut } = setup(-1);
+  await holdings.lock(NAME, 60, Infinity, by);
+  await holdings.campaign(NAME, encodeUtf8("v"), 60, Infinity, by);
+  await runtime.pass(50_000);
+  cut.now = true;
+  const lost = () => holdings.held().map(({ kind, lost }) => [kind, lost]);
+  // The last renewal was sent after 40 s.
+  await runtime.pass(49_999);
+  assert.deepEqual(lost(), [["lock", false], ["election", false]]);
+  assert.ok(await holdings.lock(NAME, 60, 0, by), "it is held still");
+  await runtime.pass(1);
+  assert.deepEqual(lost(), [["lock", true], ["election", true]]);
+  await assert.rejects(holdings.lock(NAME, 60, 0, by), { sqlstate: "08006" });
+  assert.equal(await holdings.proclaim(NAME, encodeUtf8("v"), by), false);
+  cut.now = false;
+  assert.ok(await holdings.lock(NAME, 60, 0, by));
+  assert.deepEqual(lost(), [["lock", false]]);
+  assert.deepEqual(revoked, ["7"], "the lost one's, which may stand in front");
+  cut.now = true;
+  await runtime.pass(60_000);
+  assert.equal(await holdings.unlock(NAME, by), false);
+});
+
+Deno.test("Holdings: what etcd grants when the lease has run out already is not held", async () => {
+  const { holdings, by, runtime, slow } = setup(-1);
+  slow.method = Method.LOCK;
+  const lock = holdings.lock(NAME, 60, Infinity, by);
+  const refused = assert.rejects(lock, { sqlstate: "08006", message: /lease ran out/ });
+  slow.stalls = true;
+  await runtime.pass(61_000);
+  slow.go();
+  await refused;
+  assert.deepEqual(holdings.held(), []);
 });

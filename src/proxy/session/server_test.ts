@@ -1,13 +1,17 @@
 import assert from "node:assert/strict";
 import { listen } from "./server.ts";
+import { Budget } from "../memory.ts";
 import { NO_INFO, TestClient } from "../testing_client.ts";
+import { REAL } from "../testing_runtime.ts";
 
 const OPTIONS = {
   open: () => {
     throw new Error("unexpected");
   },
+  runtime: REAL,
   log: () => {},
   info: NO_INFO(),
+  budget: new Budget(1_000_000),
 };
 
 async function inDirectory(test: (directory: string) => Promise<void>): Promise<void> {

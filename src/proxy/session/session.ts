@@ -1,37 +1,46 @@
-// One backend's connection: frames in, calls out, answers back.
+// One backend's connection: frames in, calls out, answers back. UP -> ENDING -> DOWN; ENDING is the time that a backend
+// which broke the protocol has to read what it is told about that.
 //
 // Calls run side by side and are answered in the order in which they end. What a slow backend can make the proxy
-// hold is bounded: while its replies are not taken, no further call is started, and while too much waits to be
-// started, nothing more is read. CANCEL and CLOSE are obeyed even then, up to that point. A call under way counts
-// with the size that the session's latest replies had: how large its own will be, nobody knows before it is here.
+// hold is bounded: while its replies are not taken, no further call is started, and what it sends beyond its budget is
+// refused, request by request. It is always read, so that CANCEL, CLOSE and PING are obeyed whatever waits. A call under way
+// counts with the size that the session's latest replies had: how large its own will be, nobody knows before it is here.
 //
 // After CANCEL nothing is sent for the request any more. A lost connection cancels everything.
 
-import type { Socket } from "node:net";
 import { decodeUtf8 } from "../../base/bytes.ts";
 import { encodeError, EtcdFdwError } from "../../base/errors.ts";
 import {
-  Ask,
-  type Frame,
   FrameDecoder,
+  type FrameHeader,
   FrameType,
   HEADER_BYTES,
   type OpenPayload,
-  ReadFlag,
+  type ReceivedFrame,
   writeHeader,
 } from "../../ipc/frame.ts";
-import { decodeLevel, encodeStageReply, StageCode } from "../../ipc/stage.ts";
-import { Asks, type ProxyInfo } from "./asks.ts";
-import type { ClusterHandle } from "../handle.ts";
-import { type Call, Transaction } from "../txn/transaction.ts";
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
+import { decodeLevel, StageCode } from "../../ipc/stage.ts";
+import { Deadline } from "../deadline.ts";
+import { type ClusterHandle, LateError } from "../handle.ts";
+import { Budget } from "../memory.ts";
+import type { Connection, ConnectionEvents, Runtime } from "../runtime.ts";
+import { Asks, type ProxyInfo } from "./asks.ts";
+import { SessionChannel } from "./channel.ts";
+import { Request } from "./request.ts";
+import { work } from "./work.ts";
 
 export interface SessionOptions {
+  runtime: Runtime;
   /** May throw; then the requests of the channel fail with what it has thrown. */
   open: (payload: OpenPayload) => ClusterHandle;
   log: (message: string) => void;
   info: ProxyInfo;
+  /** Of the whole proxy. */
+  budget: Budget;
 }
+
+export type SessionState = "UP" | "ENDING" | "DOWN";
 
 /** Calls of one session that run at a time. */
 const MAX_RUNNING = 128;
@@ -41,78 +50,93 @@ const MAX_UNSENT_BYTES = 32 * 1024 * 1024;
 const FIRST_REPLY_BYTES = 1024 * 1024;
 /** How much of the largest reply's size is still expected after a small one. */
 const EXPECTATION_KEPT = 0.9;
-/** Bytes of requests that wait to be started, above which nothing is read. */
-const MAX_WAITING_BYTES = 64 * 1024 * 1024;
+/** Bytes of requests that wait to be started and of replies that were not taken: room for one frame of any size either way. */
+const SESSION_BYTES = 2 * MAX_FRAME_BYTES;
+/** Requests that wait to be started. */
+const MAX_QUEUED = 10_000;
 /** Up to this size a copy is cheaper than a second buffer in the write. */
 const COPY_BYTES = 16 * 1024;
 /** How long the backend has to take the error that ends its session, in milliseconds. */
 const FAREWELL_MS = 1_000;
 
-interface Channel {
-  handle?: ClusterHandle;
-  /** Why there is none. */
-  error?: EtcdFdwError;
-  /** Requests that are not answered yet. */
-  requests: number;
-  closed: boolean;
-  /** What the backend's transaction has written, or has to hold for what it has read. */
-  transaction?: Transaction;
-}
-
-interface Request {
-  frame: Frame;
-  channel: Channel;
-  controller: AbortController;
-}
-
-export class Session {
-  readonly #socket: Socket;
+export class Session implements ConnectionEvents {
+  readonly #connection: Connection;
   readonly #options: SessionOptions;
-  readonly #decoder = new FrameDecoder();
+  readonly #runtime: Runtime;
+  readonly #budget: Budget;
+  readonly #decoder: FrameDecoder;
   readonly #asks: Asks;
-  readonly #channels = new Map<number, Channel>();
-  /** By id, in the order of arrival. */
+  readonly #channels = new Map<number, SessionChannel>();
+  /** For what is asked of the proxy alone. */
+  readonly #serverless = new SessionChannel(null);
+  /** By id, in the order of arrival: QUEUED and RUNNING. */
   readonly #requests = new Map<number, Request>();
-  readonly #waiting = new Set<Request>();
-  #waitingBytes = 0;
+  readonly #queue = new Set<Request>();
+  /** Also of those that were cancelled since. */
   #running = 0;
+  #unsent = 0;
   #expectedBytes = FIRST_REPLY_BYTES;
-  #over = false;
+  #state: SessionState = "UP";
 
-  constructor(socket: Socket, options: SessionOptions) {
-    this.#socket = socket;
+  constructor(connection: Connection, options: SessionOptions) {
+    this.#connection = connection;
     this.#options = options;
-    this.#asks = new Asks(options.info);
+    this.#runtime = options.runtime;
+    this.#budget = new Budget(SESSION_BYTES, options.budget, "a session's requests and replies");
+    this.#decoder = new FrameDecoder((_, length) => this.#budget.take(length));
+    this.#asks = new Asks(options.runtime, options.info);
     options.info.sessions++;
-    socket.on("data", (chunk) => this.#receive(chunk));
-    socket.on("drain", () => this.#startWaiting());
-    // "close" follows; a backend that is gone is nothing to report.
-    socket.on("error", () => {});
-    socket.on("close", () => this.#end());
   }
 
-  #receive(chunk: Uint8Array): void {
-    if (this.#over) return;
+  data(chunk: Uint8Array): void {
+    if (this.#state !== "UP") return;
     try {
-      for (const frame of this.#decoder.push(chunk)) this.#handle(frame);
+      for (const frame of this.#decoder.push(chunk)) {
+        this.#handle(frame);
+        // An offender's further frames are not looked at.
+        if (this.#state !== "UP") return;
+      }
     } catch (thrown) {
       this.#fail(EtcdFdwError.from(thrown));
     }
-    if (this.#waitingBytes > MAX_WAITING_BYTES) this.#socket.pause();
   }
 
-  #handle(frame: Frame): void {
+  drained(): void {
+    this.#startQueued();
+  }
+
+  closed(): void {
+    this.#end();
+    this.#state = "DOWN";
+    // Also for a frame that came in part, and for replies that nobody took.
+    this.#budget.give(this.#budget.used);
+  }
+
+  #give(bytes: number): void {
+    if (this.#state !== "DOWN") this.#budget.give(bytes);
+  }
+
+  /** The frame's bytes are in the budget until its request is over, or here. */
+  #handle(frame: ReceivedFrame): void {
+    const isRequest = frame.type === FrameType.UNARY || frame.type === FrameType.STAGE && frame.id !== 0;
+    if (isRequest) return this.#accept(frame);
+    try {
+      this.#obey(frame);
+    } finally {
+      this.#give(frame.payload.length);
+    }
+  }
+
+  #obey(frame: ReceivedFrame): void {
     switch (frame.type) {
       case FrameType.OPEN:
         return this.#openChannel(frame);
-      case FrameType.UNARY:
-        return this.#accept(frame);
       case FrameType.STAGE:
-        return frame.id === 0 ? this.#stage(frame) : this.#accept(frame);
+        return this.#stage(frame);
+      case FrameType.PING:
+        return this.#send({ type: FrameType.PONG, code: 0, channel: 0, id: frame.id }, new Uint8Array(0));
       case FrameType.CANCEL:
         return this.#cancel(frame.id);
-      case FrameType.PING:
-        return this.#send(FrameType.PONG, 0, frame.id, new Uint8Array(0));
       case FrameType.CLOSE:
         return this.#closeChannel(frame.channel);
       default:
@@ -120,133 +144,73 @@ export class Session {
     }
   }
 
-  #openChannel({ channel, payload }: Frame): void {
+  #openChannel({ channel, payload, refusal }: ReceivedFrame): void {
     if (this.#channels.has(channel)) {
       throw new EtcdFdwError("08P01", `channel ${channel} is open already`);
     }
-    const opened: Channel = { requests: 0, closed: false };
     try {
-      opened.handle = this.#options.open(parseOpen(payload));
+      if (refusal !== undefined) throw refusal;
+      this.#channels.set(channel, new SessionChannel(this.#options.open(parseOpen(payload))));
     } catch (thrown) {
-      opened.error = EtcdFdwError.from(thrown);
+      this.#channels.set(channel, new SessionChannel(null, EtcdFdwError.from(thrown)));
     }
-    this.#channels.set(channel, opened);
   }
 
-  #accept(frame: Frame): void {
+  #accept(frame: ReceivedFrame): void {
     if (frame.id === 0 || this.#requests.has(frame.id)) {
       throw new EtcdFdwError("08P01", `request id ${frame.id} is not free`);
     }
     const channel = this.#channels.get(frame.channel) ??
-      (frame.channel === 0 ? SERVERLESS : notOpen(frame.channel));
-    const request = { frame, channel, controller: new AbortController() };
+      (frame.channel === 0 ? this.#serverless : notOpen(frame.channel));
+    const deadline = Deadline.after(this.#runtime, frame.deadline === 0 ? Infinity : frame.deadline!);
+    const request = new Request(frame, channel, deadline);
     this.#requests.set(frame.id, request);
-    channel.requests++;
-    if (this.#waiting.size === 0 && this.#mayStart()) this.#start(request);
-    else {
-      this.#waiting.add(request);
-      this.#waitingBytes += frame.payload.length;
-    }
+    channel.begin();
+    if (frame.refusal !== undefined) return this.#answerError(request, frame.refusal);
+    if (this.#queue.size === 0 && this.#mayStart()) return this.#start(request);
+    if (this.#queue.size >= MAX_QUEUED) return this.#answerError(request, tooManyRequests());
+    this.#queue.add(request);
+    request.timer = this.#runtime.after(
+      deadline.left(),
+      () => this.#answerError(request, lateInQueue(deadline)),
+    );
   }
 
   #mayStart(): boolean {
-    // One call at a time goes on whatever its size; "drain" comes where this says no.
-    if (this.#running === 0) return !this.#socket.writableNeedDrain;
+    // One call at a time goes on whatever its size; drained() comes where this says no.
+    if (this.#running === 0) return !this.#connection.congested;
     const toCome = (this.#running + 1) * this.#expectedBytes;
-    return this.#running < MAX_RUNNING && this.#socket.writableLength + toCome <= MAX_UNSENT_BYTES;
+    return this.#running < MAX_RUNNING && this.#unsent + toCome <= MAX_UNSENT_BYTES;
   }
 
-  #startWaiting(): void {
-    for (const request of this.#waiting) {
+  #startQueued(): void {
+    for (const request of this.#queue) {
       if (!this.#mayStart()) break;
-      this.#stopWaiting(request);
+      this.#queue.delete(request);
       this.#start(request);
     }
   }
 
-  #stopWaiting(request: Request): void {
-    if (!this.#waiting.delete(request)) return;
-    this.#waitingBytes -= request.frame.payload.length;
-    if (this.#waitingBytes <= MAX_WAITING_BYTES && this.#socket.isPaused()) this.#socket.resume();
-  }
-
   #start(request: Request): void {
+    request.take("start");
     this.#running++;
-    const reply = this.#run(request);
-    reply.then(
-      (reply) => this.#finish(request, FrameType.REPLY, reply),
-      (thrown) => this.#finish(request, FrameType.ERROR, encodeError(this.#reportable(thrown))),
+    const progress = () => {
+      if (request.state !== "RUNNING") return;
+      const { channel, id } = request.frame;
+      this.#send({ type: FrameType.PROGRESS, code: 0, channel, id }, new Uint8Array(0));
+    };
+    work(request, this.#asks, { runtime: this.#runtime, progress }).then(
+      (reply) => this.#ran(reply.length, () => this.#answer(request, reply)),
+      (thrown) => this.#ran(0, () => this.#answerError(request, this.#reportable(thrown))),
     );
   }
 
-  #run({ frame, channel, controller }: Request): Promise<Uint8Array> {
-    const { handle } = channel;
-    const { signal } = controller;
-    const flags = frame.flags ?? 0;
-    if (handle === undefined && channel !== SERVERLESS) return Promise.reject(channel.error);
-    if (frame.type === FrameType.UNARY && frame.code >= Ask.ENDPOINTS) {
-      return this.#asks.answer(frame.code, frame.payload, handle ?? null, signal);
-    }
-    if (handle === undefined) return Promise.reject(notOpen(0).error);
-    if (flags & ReadFlag.ENDPOINT) return callEndpoint(handle, frame, signal);
-    const staged = frame.type === FrameType.STAGE || (flags & ReadFlag.STAGED) !== 0;
-    if (!staged) return handle.call(frame.code, frame.payload, { signal });
-    const call: Call = (method, payload) => handle.call(method, payload, { signal });
-    const transaction = channel.transaction ??= new Transaction(handle.staging);
-    return frame.type === FrameType.STAGE
-      ? this.#answerStage(frame, channel, transaction, call)
-      : this.#readStaged(frame, transaction, call);
-  }
-
-  async #readStaged(frame: Frame, transaction: Transaction, call: Call): Promise<Uint8Array> {
-    const { payload } = frame;
-    if (payload.length < 4) throw new EtcdFdwError("08P01", "malformed read frame");
-    const command = new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0);
-    const recorded = (frame.flags! & ReadFlag.RECORDED) !== 0;
-    return await transaction.read(frame.code, payload.subarray(4), command, recorded, call);
-  }
-
-  async #answerStage(
-    frame: Frame,
-    channel: Channel,
-    transaction: Transaction,
-    call: Call,
-  ): Promise<Uint8Array> {
-    switch (frame.code) {
-      case StageCode.WRITE:
-        return encodeStageReply(await transaction.write(frame.payload, call));
-      case StageCode.DELETE_RANGE:
-        return encodeStageReply(await transaction.deleteRange(frame.payload, call));
-      case StageCode.GRANT:
-        return encodeStageReply(await transaction.grant(frame.payload, call));
-      case StageCode.COMMIT: {
-        const reply = await transaction.commit(call);
-        channel.handle!.noteTransaction();
-        // The backend ends a transaction whose commit has failed.
-        if (channel.transaction === transaction) channel.transaction = undefined;
-        return encodeStageReply(reply);
-      }
-      default:
-        throw new EtcdFdwError("08P01", `unexpected stage code ${frame.code}`);
-    }
-  }
-
-  /** What nobody waits for is done at once, so that whatever comes next finds it done. */
-  #stage({ code, channel: number, payload }: Frame): void {
-    const channel = this.#channels.get(number);
-    if (channel?.handle === undefined) return;
-    if (code === StageCode.END) return this.#endTransaction(channel);
-    const transaction = channel.transaction ??= new Transaction(channel.handle.staging);
-    if (code === StageCode.WRITE) transaction.stage(payload);
-    else if (code === StageCode.ROLLBACK) transaction.rollback(decodeLevel(payload));
-    else if (code === StageCode.RELEASE) transaction.release(decodeLevel(payload));
-    else throw new EtcdFdwError("08P01", `unexpected stage code ${code}`);
-  }
-
-  #endTransaction(channel: Channel): void {
-    const { handle, transaction } = channel;
-    channel.transaction = undefined;
-    transaction?.end((method, payload) => handle!.call(method, payload));
+  /** A call has ended, whether or not anybody wants its answer still. */
+  #ran(bytes: number, answer: () => void): void {
+    this.#running--;
+    this.#expectedBytes = Math.max(bytes, this.#expectedBytes * EXPECTATION_KEPT);
+    answer();
+    if (this.#state === "UP") this.#startQueued();
   }
 
   /** A fault of this program is the administrator's business too. */
@@ -256,103 +220,102 @@ export class Session {
     return error;
   }
 
-  #finish(request: Request, type: number, payload: Uint8Array): void {
-    this.#running--;
-    this.#expectedBytes = Math.max(payload.length, this.#expectedBytes * EXPECTATION_KEPT);
-    const { id, channel } = request.frame;
-    // A cancelled request is not known any more; its id may be in use again.
-    if (this.#requests.get(id) === request) {
-      this.#forget(request);
-      if (payload.length > MAX_FRAME_BYTES) {
-        type = FrameType.ERROR;
-        payload = encodeError(replyTooLarge(payload.length));
-      }
-      this.#send(type, channel, id, payload);
+  #answer(request: Request, reply: Uint8Array): void {
+    if (reply.length > MAX_FRAME_BYTES) return this.#answerError(request, replyTooLarge(reply.length));
+    if (request.state !== "RUNNING") return;
+    try {
+      this.#budget.take(reply.length);
+    } catch (thrown) {
+      return this.#answerError(request, EtcdFdwError.from(thrown));
     }
-    if (!this.#over) this.#startWaiting();
+    if (!this.#over(request, "answer")) return;
+    const { channel, id } = request.frame;
+    this.#send({ type: FrameType.REPLY, code: 0, channel, id }, reply, () => this.#give(reply.length));
   }
 
-  #send(type: number, channel: number, id: number, payload: Uint8Array): void {
-    const header = { type, code: 0, channel, id };
-    if (payload.length <= COPY_BYTES) {
-      const frame = new Uint8Array(HEADER_BYTES + payload.length);
-      writeHeader(frame, header, payload.length);
-      frame.set(payload, HEADER_BYTES);
-      this.#socket.write(frame);
-      return;
-    }
-    const head = new Uint8Array(HEADER_BYTES);
+  /** Errors are small: they are sent whatever the budget says. */
+  #answerError(request: Request, error: EtcdFdwError): void {
+    if (!this.#over(request, error instanceof LateError ? "late" : "answer")) return;
+    const { channel, id } = request.frame;
+    this.#send({ type: FrameType.ERROR, code: 0, channel, id }, encodeError(error));
+  }
+
+  /** The end of a request; false when it was over before. Its id is free again. */
+  #over(request: Request, event: "answer" | "late" | "cancel" | "lose"): boolean {
+    if (!request.take(event)) return false;
+    const { frame, channel } = request;
+    this.#requests.delete(frame.id);
+    this.#queue.delete(request);
+    this.#give(frame.payload.length);
+    channel.over();
+    return true;
+  }
+
+  #send(header: FrameHeader, payload: Uint8Array, taken = () => {}): void {
+    const size = HEADER_BYTES + payload.length;
+    const isSmall = payload.length <= COPY_BYTES;
+    const head = new Uint8Array(isSmall ? size : HEADER_BYTES);
     writeHeader(head, header, payload.length);
-    this.#socket.cork();
-    this.#socket.write(head);
-    this.#socket.write(payload);
-    this.#socket.uncork();
+    if (isSmall) head.set(payload, HEADER_BYTES);
+    this.#unsent += size;
+    this.#connection.write(isSmall ? [head] : [head, payload], () => {
+      this.#unsent -= size;
+      taken();
+    });
   }
 
   #cancel(id: number): void {
     const request = this.#requests.get(id);
-    if (request === undefined) return;
-    this.#forget(request);
-    this.#stopWaiting(request);
-    request.controller.abort();
+    if (request !== undefined) this.#over(request, "cancel");
   }
 
-  #forget({ frame, channel }: Request): void {
-    this.#requests.delete(frame.id);
-    channel.requests--;
-    if (channel.closed && channel.requests === 0) channel.handle?.close();
-  }
-
-  /** Its requests are still answered: a cursor may read on while the server's options change. */
-  #closeChannel(number: number): void {
+  /** What nobody waits for is done at once, so that whatever comes next finds it done. */
+  #stage({ code, channel: number, payload, refusal }: ReceivedFrame): void {
     const channel = this.#channels.get(number);
-    if (channel === undefined) return;
+    if (channel === undefined || channel.handle === null) return;
+    if (code === StageCode.END) return channel.endTransaction();
+    try {
+      if (refusal !== undefined) throw refusal;
+      const transaction = channel.transaction();
+      if (code === StageCode.WRITE) transaction.stage(payload);
+      else if (code === StageCode.ROLLBACK) transaction.rollback(decodeLevel(payload));
+      else if (code === StageCode.RELEASE) transaction.release(decodeLevel(payload));
+      else throw new EtcdFdwError("08P01", `unexpected stage code ${code}`);
+    } catch (thrown) {
+      channel.refuse(EtcdFdwError.from(thrown));
+    }
+  }
+
+  #closeChannel(number: number): void {
+    this.#channels.get(number)?.close();
     this.#channels.delete(number);
-    this.#endTransaction(channel);
-    channel.closed = true;
-    if (channel.requests === 0) channel.handle?.close();
   }
 
   /** Ends the session with an error that belongs to no request. */
   #fail(error: EtcdFdwError): void {
     this.#options.log(`closing a backend's connection: ${error.message}`);
     this.#end();
-    this.#send(FrameType.ERROR, 0, 0, encodeError(error));
-    this.#socket.end();
-    setTimeout(() => this.#socket.destroy(), FAREWELL_MS);
+    this.#send({ type: FrameType.ERROR, code: 0, channel: 0, id: 0 }, encodeError(error));
+    this.#connection.end();
+    this.#runtime.after(FAREWELL_MS, () => this.#connection.destroy());
   }
 
   #end(): void {
-    if (this.#over) return;
-    this.#over = true;
+    if (this.#state !== "UP") return;
+    this.#state = "ENDING";
     this.#options.info.sessions--;
-    for (const id of [...this.#requests.keys()]) this.#cancel(id);
-    for (const channel of [...this.#channels.keys()]) this.#closeChannel(channel);
+    for (const request of [...this.#requests.values()]) this.#over(request, "lose");
+    for (const number of [...this.#channels.keys()]) this.#closeChannel(number);
     this.#asks.end();
   }
 }
 
-/** For what is asked of the proxy alone. */
-const SERVERLESS: Channel = { requests: 0, closed: false };
-
-/** The payload begins with the endpoint's name. */
-async function callEndpoint(handle: ClusterHandle, frame: Frame, signal: AbortSignal): Promise<Uint8Array> {
-  const { code, payload } = frame;
-  const length = payload.length < 2 ? Infinity : payload[0] << 8 | payload[1];
-  if (payload.length < 2 + length) throw new EtcdFdwError("08P01", "malformed frame for an endpoint");
-  const endpoint = decodeUtf8(payload.subarray(2, 2 + length));
-  if (!handle.endpoints.includes(endpoint)) {
-    throw new EtcdFdwError("22023", `"${endpoint}" is no endpoint of the server`, {
-      hint: `Its endpoints are: ${handle.endpoints.join(", ")}.`,
-    });
-  }
-  return await handle.call(code, payload.subarray(2 + length), { signal, endpoint });
-}
-
 /** What stands for a channel that was never opened. */
-function notOpen(number: number): Channel {
-  const error = new EtcdFdwError("08003", `channel ${number} of the etcd proxy is not open`);
-  return { error, requests: 0, closed: true };
+function notOpen(number: number): SessionChannel {
+  return new SessionChannel(
+    null,
+    new EtcdFdwError("08003", `channel ${number} of the etcd proxy is not open`),
+  );
 }
 
 function parseOpen(payload: Uint8Array): OpenPayload {
@@ -365,12 +328,20 @@ function parseOpen(payload: Uint8Array): OpenPayload {
   throw new EtcdFdwError("08P01", "malformed open frame");
 }
 
+function lateInQueue({ ms }: Deadline): LateError {
+  return new LateError("08006", `the etcd proxy did not begin with the request within ${ms} ms`, {
+    hint: "The session has many requests under way, or does not read their answers.",
+  });
+}
+
+function tooManyRequests(): EtcdFdwError {
+  return new EtcdFdwError("53200", `more than ${MAX_QUEUED} requests of a session wait for the etcd proxy`);
+}
+
 function replyTooLarge(length: number): EtcdFdwError {
   return new EtcdFdwError(
     "54000",
     `etcd's answer of ${length} bytes is larger than ${MAX_FRAME_BYTES} bytes`,
-    {
-      hint: "Read fewer keys at a time.",
-    },
+    { hint: "Read fewer keys at a time." },
   );
 }

@@ -1,10 +1,23 @@
 import assert from "node:assert/strict";
 import { decodeUtf8, encodeUtf8 } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
-import { encodeFrame, type Frame, FrameType, type OpenPayload } from "../../ipc/frame.ts";
+import {
+  Ask,
+  encodeFrame,
+  type Frame,
+  FrameType,
+  HEADER_BYTES,
+  type OpenPayload,
+  ReadFlag,
+  writeHeader,
+} from "../../ipc/frame.ts";
+import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
+import { encodeStageWrite, StageCode, StageKind } from "../../ipc/stage.ts";
 import { listen } from "./server.ts";
-import type { CallOptions, ClusterHandle } from "../handle.ts";
+import { type CallOptions, type ClusterHandle, LateError } from "../handle.ts";
+import { Budget } from "../memory.ts";
 import { NO_INFO, TestClient } from "../testing_client.ts";
+import { REAL } from "../testing_runtime.ts";
 
 const OPEN: OpenPayload = {
   endpoints: ["h:1"],
@@ -32,21 +45,30 @@ class FakeCluster implements ClusterHandle {
   readonly endpoints = ["h:1"];
   readonly label = { database: "d", server: "s", role: "r" };
   transactions = 0;
+  readonly requestTimeout = 1000;
+  /** Milliseconds that were left for each call when it was made. */
+  readonly left: number[] = [];
 
   events = () => Promise.reject(new Error("not asked for"));
   observe = () => Promise.reject(new Error("not asked for"));
   snapshot = () => Promise.reject(new Error("not asked for"));
   certificates = () => Promise.resolve([]);
-  share = () => this;
+  share = (): ClusterHandle => this;
   noteTransaction = () => void this.transactions++;
 
-  call(_method: number, payload: Uint8Array, { signal }: CallOptions = {}): Promise<Uint8Array> {
+  call(_method: number, payload: Uint8Array, { signal, deadline }: CallOptions = {}): Promise<Uint8Array> {
     this.started++;
+    this.left.push(deadline!.left());
     const [verb] = decodeUtf8(payload.subarray(0, 100)).split(" ");
     if (verb === "page") return Promise.resolve(this.page);
     if (verb === "fail") return Promise.reject(new EtcdFdwError("42501", "no", { hint: "Ask." }));
     if (verb === "bug") return Promise.reject(new TypeError("oops"));
     if (verb === "later") return new Promise((resolve) => setTimeout(() => resolve(payload), 50));
+    if (verb === "late") {
+      return new Promise((_, reject) =>
+        setTimeout(() => reject(new LateError("08006", "etcd did not answer")), deadline!.left())
+      );
+    }
     if (verb !== "wait") return Promise.resolve(payload);
     return new Promise((_, reject) => {
       signal!.addEventListener("abort", () => {
@@ -65,10 +87,14 @@ interface Setup {
   cluster: FakeCluster;
   client: TestClient;
   log: string[];
+  budget: Budget;
 }
 
 /** Runs the test with a session on a real socket whose channel 1 is open. */
-async function withSession(test: (setup: Setup) => Promise<void>): Promise<void> {
+async function withSession(
+  test: (setup: Setup) => Promise<void>,
+  budget = new Budget(2 ** 30),
+): Promise<void> {
   const directory = await Deno.makeTempDir();
   const cluster = new FakeCluster();
   const log: string[] = [];
@@ -76,14 +102,17 @@ async function withSession(test: (setup: Setup) => Promise<void>): Promise<void>
     if (payload.username === "bad") throw new EtcdFdwError("22023", "bad options");
     return cluster;
   };
-  const server = await listen(`${directory}/s`, { open, log: (line) => log.push(line), info: NO_INFO() });
+  const server = await listen(`${directory}/s`, {
+    ...{ runtime: REAL, open, log: (line: string) => log.push(line), info: NO_INFO(), budget },
+  });
   const client = await TestClient.connect(`${directory}/s`);
   try {
     client.open(OPEN);
-    await test({ cluster, client, log });
+    await test({ cluster, client, log, budget });
   } finally {
     await client.close();
-    await new Promise((resolve) => server.close(resolve));
+    await new Promise<void>((resolve) => server.close(resolve));
+    assert.equal(budget.used, 0, "all memory was given back");
     await Deno.remove(directory, { recursive: true });
   }
 }
@@ -174,6 +203,7 @@ Deno.test("Session: a violation of the protocol is an error of its own, then the
     ["frame of protocol version 0, expected 2", new Uint8Array(20)],
     ["unexpected frame type 16", encodeFrame(full({ type: FrameType.REPLY }))],
     ["request id 0 is not free", encodeFrame(full({ type: FrameType.UNARY }))],
+    ["request id 1 is not free", encodeFrame(full({ type: FrameType.UNARY, channel: 1, id: 1 }))],
     ["channel 1 is open already", encodeFrame(full({ type: FrameType.OPEN, channel: 1 }))],
   ];
   for (const [message, bytes] of violations) {
@@ -238,5 +268,108 @@ Deno.test("Session: many requests side by side are bounded, and none is lost", a
     await client.answer(301);
     assert.equal(cluster.aborted, 32);
     assert.equal(client.frames.length, 1);
+  });
+});
+
+Deno.test("Session: PING is answered past all that waits", async () => {
+  await withSession(async ({ client, cluster }) => {
+    for (let id = 1; id <= 300; id++) client.send(unary(id, "wait"));
+    client.send({ type: FrameType.PING, channel: 0, id: 4711 });
+    const pong = await client.answer(4711);
+    assert.deepEqual([pong.type, pong.payload.length], [FrameType.PONG, 0]);
+    assert.equal(client.frames.length, 1);
+    assert.equal(cluster.aborted, 0);
+  });
+});
+
+Deno.test("Session: a request's deadline goes with its call, and its end is that request's alone", async () => {
+  await withSession(async ({ client, cluster }) => {
+    client.send(unary(1, "late", { deadline: 100 }));
+    client.send(unary(2, "later"));
+    assert.ok(cluster.left.length === 0 || cluster.left[0] <= 100);
+    assert.equal((await client.error(1)).sqlstate, "08006");
+    assert.equal((await client.answer(2)).type, FrameType.REPLY);
+    assert.ok(cluster.left[0] > 50 && cluster.left[0] <= 100, `${cluster.left[0]} ms`);
+    assert.equal(cluster.left[1], Infinity);
+  });
+});
+
+Deno.test("Session: who waits to be started waits no longer than its deadline", async () => {
+  await withSession(async ({ client, cluster }) => {
+    for (let id = 1; id <= 32; id++) client.send(unary(id, "wait"));
+    client.send(unary(33, "echo", { deadline: 50 }));
+    const error = await client.error(33);
+    assert.deepEqual([error.sqlstate, cluster.started], ["08006", 32]);
+    assert.match(error.message, /within 50 ms/);
+    client.send({ type: FrameType.CANCEL, id: 1 });
+    client.send(unary(33, "echo"));
+    assert.equal((await client.answer(33)).id, 33);
+  });
+});
+
+Deno.test("Session: a request that cannot be taken is refused by itself", async () => {
+  await withSession(async ({ client, cluster, log }) => {
+    client.send(unary(1, "wait"));
+    const header = new Uint8Array(HEADER_BYTES);
+    writeHeader(header, { type: FrameType.UNARY, code: 1, channel: 1, id: 2 }, MAX_FRAME_BYTES + 4);
+    client.socket.write(header);
+    assert.equal((await client.error(2)).sqlstate, "54000");
+    for (let i = 0; i < 4; i++) client.socket.write(new Uint8Array(MAX_FRAME_BYTES / 4));
+    client.socket.write(new Uint8Array(4));
+    // For what there is no memory, and what is malformed.
+    client.send(unary(3, "", { payload: new Uint8Array(11_000_000) }));
+    assert.equal((await client.error(3)).sqlstate, "53200");
+    client.send(unary(4, "", { flags: ReadFlag.ENDPOINT }));
+    client.send(unary(5, "", { flags: ReadFlag.STAGED }));
+    client.send(unary(6, "{", { code: Ask.HELD }));
+    client.send({ type: FrameType.STAGE, code: 99, id: 7 });
+    for (const id of [4, 5, 6, 7]) assert.equal((await client.error(id)).sqlstate, "08P01", String(id));
+    client.send(unary(8, "echo"));
+    assert.equal(decodeUtf8((await client.answer(8)).payload), "echo");
+    assert.deepEqual([cluster.aborted, client.closed, log], [0, false, []]);
+  }, new Budget(10_000_000));
+});
+
+Deno.test("Session: a reply for which there is no memory is refused by itself", async () => {
+  await withSession(async ({ client, cluster }) => {
+    cluster.page = new Uint8Array(2_000_000);
+    client.send(unary(1, "page"));
+    assert.equal((await client.error(1)).sqlstate, "53200");
+    cluster.page = new Uint8Array(1000);
+    client.send(unary(2, "page"));
+    assert.equal((await client.answer(2)).payload.length, 1000);
+  }, new Budget(1_000_000));
+});
+
+Deno.test("Session: rows that could not be staged fail what comes next in the transaction, until it ends", async () => {
+  await withSession(async ({ client }) => {
+    client.send({ type: FrameType.STAGE, code: StageCode.WRITE, payload: new Uint8Array(2_000_000) });
+    client.send({ type: FrameType.STAGE, code: StageCode.COMMIT, id: 1 });
+    assert.equal((await client.error(1)).sqlstate, "53200");
+    client.send({ type: FrameType.STAGE, code: StageCode.END });
+    client.send({ type: FrameType.STAGE, code: StageCode.COMMIT, id: 2 });
+    assert.equal((await client.answer(2)).type, FrameType.REPLY);
+  }, new Budget(1_000_000));
+});
+
+Deno.test("Session: each Txn of a commit has the request's full time, and tells that there is progress", async () => {
+  await withSession(async ({ client, cluster }) => {
+    // A TxnResponse that has succeeded, with a header.
+    cluster.page = Uint8Array.of(1 << 3 | 2, 2, 3 << 3, 9, 2 << 3, 1);
+    cluster.call = function (_method, _payload, { deadline } = {}) {
+      this.left.push(deadline!.left());
+      return new Promise((resolve) => setTimeout(() => resolve(this.page), 60));
+    };
+    const entries = Array.from({ length: 128 * 17 }, (_, i) => ({
+      ...{ kind: StageKind.UPSERT, seenMod: 0n, seenCreate: 0n, seenVersion: 0n, lease: 0n },
+      ...{ key: encodeUtf8(`/k/${i}`), value: new Uint8Array(0) },
+    }));
+    const payload = encodeStageWrite({ level: 1, command: 0, flags: 0 }, entries);
+    client.send({ type: FrameType.STAGE, code: StageCode.WRITE, payload });
+    client.send({ type: FrameType.STAGE, code: StageCode.COMMIT, id: 1, deadline: 100 });
+    await client.until(() => client.frames.some(({ type }) => type === FrameType.REPLY));
+    const types = client.frames.map(({ type, id }) => [type, id]);
+    assert.deepEqual(types, [...Array(17).fill([FrameType.PROGRESS, 1]), [FrameType.REPLY, 1]]);
+    assert.ok(cluster.left.every((left) => left > 90 && left <= 100), String(cluster.left));
   });
 });

@@ -6,20 +6,22 @@ import { decodeRangeResponse, type RangeResponse } from "../../etcd/ranges.ts";
 import { decodeTxn, rangesOf } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
 import { encodeStageWrite, type StageEntry, StageFlag, StageKind } from "../../ipc/stage.ts";
+import { Deadline } from "../deadline.ts";
 import { Cluster } from "../etcd/cluster.ts";
 import { TestEtcd } from "../testing_etcd.ts";
 import { errorFrom, put } from "../testing_requests.ts";
+import { REAL } from "../testing_runtime.ts";
 import { type Call, Transaction } from "./transaction.ts";
 
-const TIMEOUTS = { connect: 3_000, request: 5_000, retries: 1 };
+const terms = () => ({ connect: 3_000, retries: 1, deadline: Deadline.after(REAL, 5_000) });
 const OPTIONS = { maxTxnOps: 128, requireAtomic: false, maxStagedBytes: 64 * 1024 * 1024 };
 const LATER = 1_000_000;
 
 async function withEtcd(test: (call: Call, etcd: TestEtcd) => Promise<void>): Promise<void> {
   const etcd = await TestEtcd.start();
-  const cluster = new Cluster({ endpoints: [etcd.endpoint], log: () => {} });
+  const cluster = new Cluster({ runtime: REAL, endpoints: [etcd.endpoint], log: () => {} });
   try {
-    await test((method, payload) => cluster.call(method, payload, TIMEOUTS), etcd);
+    await test((method, payload) => cluster.call(method, payload, terms()), etcd);
   } finally {
     cluster.close();
     await etcd.stop();
