@@ -111,7 +111,8 @@ etcd_server_by_name(const char *name)
  * The servers that the present user may use, as a list of OIDs: those of roles
  * that he can rely on.  Others count when there are none of these, but not for
  * what is done on behalf of another role: anybody who may create a server
- * could else take the place of the one that is meant.
+ * could else take the place of the one that is meant.  Without USAGE on any,
+ * those come back on which there is none, for the error to name one.
  */
 static List *
 usable_servers(void)
@@ -121,22 +122,26 @@ usable_servers(void)
 	HeapTuple	tuple;
 	List	   *trusted = NIL;
 	List	   *others = NIL;
+	List	   *forbidden = NIL;
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_foreign_server server = (Form_pg_foreign_server) GETSTRUCT(tuple);
 
-		if (!is_etcd_server(server->srvfdw) ||
-			compat_server_aclcheck(server->oid, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
+		if (!is_etcd_server(server->srvfdw))
 			continue;
-		if (is_trusted(server->srvowner))
+		if (compat_server_aclcheck(server->oid, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
+			forbidden = lappend_oid(forbidden, server->oid);
+		else if (is_trusted(server->srvowner))
 			trusted = lappend_oid(trusted, server->oid);
 		else
 			others = lappend_oid(others, server->oid);
 	}
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
-	return trusted != NIL || acts_for_another() ? trusted : others;
+	if (trusted != NIL || acts_for_another())
+		return trusted;
+	return others != NIL ? others : forbidden;
 }
 
 /*
