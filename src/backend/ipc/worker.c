@@ -28,6 +28,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
+#include "utils/guc.h"
 #include "utils/timestamp.h"
 
 /* A proxy that lived for less than this is started again after a pause. */
@@ -43,6 +44,7 @@
 PGDLLEXPORT void etcd_fdw_worker_main(Datum arg);
 
 static char *deno_path = NULL;
+static int	proxy_memory = 1024;
 
 void
 etcd_worker_init(void)
@@ -52,6 +54,12 @@ etcd_worker_init(void)
 							   "Empty: the one that was installed with etcd_fdw, else deno on the server's PATH.",
 							   &deno_path, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   NULL, NULL, NULL);
+	DefineCustomIntVariable("etcd_fdw.proxy_memory",
+							"What the etcd proxy may hold for all sessions together: writes that are not committed, requests and replies.",
+							"A proxy takes it when it starts.",
+							&proxy_memory, 1024, 64, 1024 * 1024,
+							PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
 }
 
 void
@@ -182,6 +190,7 @@ start_proxy(int *pipe_fd)
 	char		bundle[MAXPGPATH];
 	char		path_env[MAXPGPATH * 2];
 	char		deno_dir[MAXPGPATH * 2];
+	char		memory[32];
 	int			fds[2];
 	pid_t		pid;
 	const char *path = getenv("PATH");
@@ -189,7 +198,7 @@ start_proxy(int *pipe_fd)
 		deno, "run", "--no-prompt", "--no-config", "--no-remote", "--no-npm", "--quiet",
 		"--allow-net", "--ignore-env",
 		"--allow-read=" ETCD_SOCKET_FILES, "--allow-write=" ETCD_SOCKET_FILES,
-		bundle, ETCD_SOCKET_PATH, NULL
+		bundle, ETCD_SOCKET_PATH, memory, NULL
 	};
 	char	   *envp[] = {
 		path_env, deno_dir, "DENO_NO_UPDATE_CHECK=1", "NO_COLOR=1",
@@ -197,6 +206,7 @@ start_proxy(int *pipe_fd)
 	};
 
 	find_programs(deno, bundle);
+	snprintf(memory, sizeof(memory), "%d", proxy_memory);
 	snprintf(path_env, sizeof(path_env), "PATH=%s", path ? path : "/usr/local/bin:/usr/bin:/bin");
 	snprintf(deno_dir, sizeof(deno_dir), "DENO_DIR=%s/%s/deno", DataDir, ETCD_RUN_DIR);
 	if (pipe(fds) != 0)
