@@ -14,7 +14,7 @@ import { type Breaker, CLOSED, isAvoided, step } from "./breaker.ts";
 import { type Channel, State } from "./transport.ts";
 
 /** How long an endpoint that failed a moment ago waits for another one to become ready first, in milliseconds. */
-const SECOND_CHOICE_MS = 200;
+const SECOND_CHOICE_MS = 1_000;
 
 /** One race of all endpoints. */
 class Race {
@@ -231,11 +231,14 @@ export class Connector {
    * other endpoints come first for a while.
    */
   drop(member: Member, reason?: string): void {
+    const { channel } = member;
+    const isNews = this.#breakerOf(channel.endpoint).state === "CLOSED";
+    // Calls on a channel that was left before may still show that its endpoint fails.
+    if (reason !== undefined) this.#note(channel.endpoint, "failed");
     if (this.#active !== member) return;
     this.#active = null;
-    const { channel } = member;
-    if (reason !== undefined) {
-      this.#note(channel.endpoint, "failed");
+    // Where all members fail in turn, the first time is news.
+    if (reason !== undefined && isNews) {
       this.#lost = channel.endpoint;
       this.#log(`leaving etcd at "${channel.endpoint}": ${reason}`);
     }
