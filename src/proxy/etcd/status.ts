@@ -55,7 +55,8 @@ export function isLeaderless(failure: Failure): boolean {
 
 /** A new token may help. Neither of these has been applied. */
 export function isStaleToken(failure: Failure): boolean {
-  return failure.code === GrpcStatus.UNAUTHENTICATED ||
+  // The maintenance service says it without a status of its own.
+  return failure.code === GrpcStatus.UNAUTHENTICATED || /^auth: invalid auth token/.test(failure.text) ||
     failure.code === GrpcStatus.INVALID_ARGUMENT &&
       /auth store is old|user name is empty/.test(failure.text);
 }
