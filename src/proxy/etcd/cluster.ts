@@ -11,7 +11,7 @@ import { type Runtime, sleep } from "../runtime.ts";
 import type { Counters } from "../stats.ts";
 import { Authenticator } from "./auth.ts";
 import { compactedError, isCompacted } from "./compaction.ts";
-import { Connector, type Member } from "./connector.ts";
+import { Connector, type Member, newMember } from "./connector.ts";
 import { type MethodInfo, methodInfo, provesQuorum } from "./methods.ts";
 import {
   type CallContext,
@@ -163,7 +163,7 @@ export class Cluster {
       const { channel } = member;
       if (deadline.over) throw timeoutError(contextOf(channel, LOGIN_INFO, deadline));
       const startedAt = this.#runtime.now();
-      const { options, failure, reply } = await this.#attempt(channel, work, terms, leaderless);
+      const { options, failure, reply } = await this.#attempt(member, work, terms, leaderless);
       if (failure === undefined) {
         source.answered(member, work.proves);
         return reply!;
@@ -195,7 +195,7 @@ export class Cluster {
 
   /** Does the work once there is a token; without options, it is the login that has failed. */
   async #attempt<T>(
-    channel: Channel,
+    { channel, left }: Member,
     work: Work<T>,
     terms: Terms,
     leaderless: true | undefined,
@@ -206,7 +206,11 @@ export class Cluster {
       if (failure !== undefined) return { failure, options: null };
       login = reply!;
     }
-    const options = { login, deadline: terms.deadline, signal: terms.signal, leaderless };
+    const { deadline, waits } = terms;
+    const signal = waits
+      ? AbortSignal.any([left.signal, ...(terms.signal ? [terms.signal] : [])])
+      : terms.signal;
+    const options = { login, deadline, signal, leaderless };
     return { ...await work.attempt(channel, options), options };
   }
 
@@ -249,7 +253,7 @@ export class Cluster {
 
   /** That it fails says nothing about the endpoint that the others use. */
   #oneMember(channel: Channel, signal?: AbortSignal): Source {
-    const member = { channel, lastAnswer: 0, lastProof: 0 };
+    const member = newMember(channel);
     return {
       acquire: (timeoutMs) => this.#reached(channel, timeoutMs, signal).then(() => member),
       answered: () => {},

@@ -125,6 +125,12 @@ export interface Member {
   lastAnswer: number;
   /** Of the last one for which it had to ask its cluster: a member that is cut off answers what it knows by itself. */
   lastProof: number;
+  /** Aborted when it is left because it failed: what waits there for other clients would wait for ever. */
+  readonly left: AbortController;
+}
+
+export function newMember(channel: Channel): Member {
+  return { channel, lastAnswer: 0, lastProof: 0, left: new AbortController() };
 }
 
 export class Connector {
@@ -210,7 +216,7 @@ export class Connector {
   }
 
   #activate(channel: Channel): void {
-    const member = { channel, lastAnswer: 0, lastProof: 0 };
+    const member = newMember(channel);
     this.#active = member;
     if (this.#lost !== null) this.#log(`connected to etcd at "${channel.endpoint}"`);
     this.#lost = null;
@@ -243,6 +249,7 @@ export class Connector {
       this.#log(`leaving etcd at "${channel.endpoint}": ${reason}`);
     }
     channel.close();
+    if (reason !== undefined) member.left.abort();
   }
 
   get connected(): boolean {

@@ -2,7 +2,8 @@
 // answers what it knows by itself.
 
 import assert from "node:assert/strict";
-import { encodeUtf8 } from "../../base/bytes.ts";
+import { decodeUtf8, encodeUtf8 } from "../../base/bytes.ts";
+import { LeaseGrantRequest, LeaseReply, LeaseRequest, LockReply, LockRequest } from "../../etcd/api.ts";
 import { encodeRangeRequest } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
 import { Deadline } from "../deadline.ts";
@@ -106,6 +107,36 @@ Deno.test("a member that is cut off from its cluster", async (t) => {
         assert.ok((await status).length > 0);
       },
     );
+    await mend();
+
+    await t.step("is left by who waits for a lock there, which keeps the place in the queue", async () => {
+      const owner = opened();
+      const grant = async (cluster: Cluster) =>
+        LeaseReply.decode(
+          await cluster.call(Method.LEASE_GRANT, LeaseGrantRequest.encode({ TTL: "60" }), terms(5_000)),
+        ).ID;
+      const lock = async (cluster: Cluster, lease: string, ms: number) =>
+        LockReply.decode(
+          await cluster.call(Method.LOCK, LockRequest.encode({ name: encodeUtf8("job"), lease }), {
+            ...terms(ms),
+            waits: true,
+          }),
+        );
+      const held = await grant(owner);
+      await lock(owner, held, 5_000);
+      const cluster = opened();
+      const lease = await grant(cluster);
+      const waiting = lock(cluster, lease, 60_000);
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      members.cut(endpoints.indexOf(await active(cluster)));
+      await new Promise((resolve) => setTimeout(resolve, 3_000));
+      // What renews the lease finds out.
+      await cluster.call(Method.LEASE_KEEPALIVE, LeaseRequest.encode({ ID: lease }), terms(10_000));
+      await owner.call(Method.LEASE_REVOKE, LeaseRequest.encode({ ID: held }), terms(20_000));
+      const begun = performance.now();
+      assert.equal(decodeUtf8((await waiting).key), `job/${BigInt(lease).toString(16)}`);
+      assert.ok(performance.now() - begun < 3_000, `${performance.now() - begun} ms`);
+    });
     await mend();
 
     await t.step("without any leader, what a member knows by itself is read all the same", async () => {
