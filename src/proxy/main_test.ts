@@ -36,9 +36,9 @@ interface Proxy {
   log: Promise<string>;
 }
 
-async function startProxy(directory: string, script: string): Promise<Proxy> {
+async function startProxy(directory: string, script: string, ...more: string[]): Promise<Proxy> {
   const process = new Deno.Command(Deno.execPath(), {
-    args: [...denoFlags(SOCKET), script, SOCKET],
+    args: [...denoFlags(SOCKET), script, SOCKET, ...more],
     cwd: directory,
     env: { DENO_DIR: "pg_stat_tmp/etcd_fdw/deno", DENO_NO_UPDATE_CHECK: "1" },
     stdin: "piped",
@@ -114,6 +114,26 @@ Deno.test("proxy", async (t) => {
         assert.ok((await Deno.lstat(`${directory}/${SOCKET}`)).isSocket);
       });
     }
+
+    await t.step("takes a bound for its memory, which must be one", async () => {
+      for (const wrong of ["0", "-1", "1.5", "x", ""]) {
+        const { code } = await new Deno.Command(Deno.execPath(), {
+          args: [...denoFlags(SOCKET), script, SOCKET, wrong],
+          cwd: directory,
+          stdin: "null",
+          stderr: "null",
+        }).output();
+        assert.equal(code, 2, wrong);
+      }
+      const proxy = await startProxy(directory, script, "1");
+      const client = await TestClient.connect(`${directory}/${SOCKET}`);
+      client.send({ type: FrameType.UNARY, code: Method.PUT, id: 1, payload: new Uint8Array(2_000_000) });
+      assert.equal((await client.error(1)).sqlstate, "53200");
+      await client.close();
+      await proxy.process.stdin.close();
+      assert.equal(await exitCode(proxy), 0);
+      await proxy.log;
+    });
 
     await t.step("says why it cannot listen", async () => {
       const { code, stderr } = await new Deno.Command(Deno.execPath(), {

@@ -222,13 +222,14 @@ class GrpcChannel implements Channel {
           });
         },
       });
+    // etcd3 closes what it was given when a call fails; this channel has other users.
+    const lent: grpc.Channel = Object.create(this.#client.getChannel(), { close: { value: () => {} } });
     const options: grpc.ClientOptions = {
-      channelOverride: this.#client.getChannel(),
+      channelOverride: lent,
       interceptors: [listening],
     };
     const client = new Etcd3({ hosts: this.endpoint, grpcOptions: options as grpc.ChannelOptions });
     try {
-      // The client must not be closed: that would close the channel, which is not its own.
       const { token } = await client.auth.authenticate({ name: username, password }, timesOf(deadline));
       return { reply: token };
     } catch {

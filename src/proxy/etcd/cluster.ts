@@ -11,12 +11,13 @@ import { type Runtime, sleep } from "../runtime.ts";
 import type { Counters } from "../stats.ts";
 import { Authenticator } from "./auth.ts";
 import { compactedError, isCompacted } from "./compaction.ts";
-import { Connector, type Member } from "./connector.ts";
+import { Connector, type Member, newMember } from "./connector.ts";
 import { type MethodInfo, methodInfo, provesQuorum } from "./methods.ts";
 import {
   type CallContext,
   errorOf,
   isConnectionLoss,
+  isLeaderless,
   isMemberFailure,
   isStaleToken,
   isTimeout,
@@ -61,6 +62,8 @@ interface Work<T> {
   info: Pick<MethodInfo, "readonly" | "writes">;
   /** Whether success shows that the member is in touch with its cluster. */
   proves: boolean;
+  /** What a member knows by itself is good enough, where none has a leader. */
+  mayBeStale?: boolean;
   /** Never rejects with what etcd says, which is a value. */
   attempt(channel: Channel, options: CallOptions): Promise<Outcome<T>>;
   /** A better error for a failure; absent or null: as status.ts has it. */
@@ -101,9 +104,11 @@ export class Cluster {
    */
   async call(method: number, payload: Uint8Array, terms: Terms): Promise<Uint8Array> {
     const info = knownMethod(method);
+    const proves = provesQuorum(method, payload);
     return await this.#run(this.#anyMember(terms), {
       info,
-      proves: provesQuorum(method, payload),
+      proves,
+      mayBeStale: info.readonly && !proves,
       attempt: (channel, options) =>
         info.stream
           ? channel.converse(info.path, [payload], options, () => true)
@@ -153,27 +158,15 @@ export class Cluster {
     // Awaiting what is there already would cost every call a turn of the event loop.
     let member = acquired instanceof Promise ? await this.#reach(acquired, source, passes, terms) : acquired;
     let renewed = false;
+    let leaderless: true | undefined;
     for (;;) {
       const { channel } = member;
       if (deadline.over) throw timeoutError(contextOf(channel, LOGIN_INFO, deadline));
       const startedAt = this.#runtime.now();
-      let login = this.#auth.current;
-      let info: Work<T>["info"] = work.info;
-      let outcome: Outcome<T>;
-      let options: CallOptions | null = null;
-      const loggedIn = login === null ? await this.#login(channel, terms) : null;
-      if (loggedIn?.failure !== undefined) {
-        info = LOGIN_INFO;
-        outcome = loggedIn;
-      } else {
-        login ??= loggedIn!.reply;
-        options = { login, deadline, signal };
-        outcome = await work.attempt(channel, options);
-      }
-      const { failure } = outcome;
+      const { options, failure, reply } = await this.#attempt(member, work, terms, leaderless);
       if (failure === undefined) {
         source.answered(member, work.proves);
-        return outcome.reply!;
+        return reply!;
       }
       if (signal?.aborted) throw cancelled();
       if (options !== null && isStaleToken(failure) && !renewed && this.#auth.refuse(options.login)) {
@@ -184,21 +177,45 @@ export class Cluster {
       if (isLogin || !terms.waits || !isTimeout(failure)) {
         source.judge(member, failure, startedAt, work.proves || isLogin);
       }
-      const better = options === null ? null : work.explain?.(channel, failure, options) ?? null;
+      const better = isLogin ? null : work.explain?.(channel, failure, options) ?? null;
       if (better !== null) throw await better;
-      if (
-        !mayRepeat(failure, info, isLogin) || deadline.over || !(await passes.next(isMemberFailure(failure)))
-      ) {
-        const isLate = isTimeout(failure) && deadline.over;
-        throw isLogin && !isLate
-          ? this.#auth.error(failure, channel.endpoint)
-          : errorOf(failure, contextOf(channel, info, deadline));
-      }
+      if (work.mayBeStale && !isLogin && isLeaderless(failure) && !leaderless) {
+        // When all have said so, the next one may answer what it knows.
+        leaderless = passes.more() ? undefined : true;
+      } else if (
+        !mayRepeat(failure, work.info, isLogin) || deadline.over ||
+        !(await passes.next(isMemberFailure(failure)))
+      ) throw this.#error(failure, contextOf(channel, work.info, deadline), isLogin && !deadline.over);
       if (deadline.over) throw timeoutError(contextOf(channel, LOGIN_INFO, deadline));
       const next = source.acquire(firstWait(terms));
       member = next instanceof Promise ? await this.#reach(next, source, passes, terms) : next;
       if (terms.counters !== undefined) terms.counters.retries++;
     }
+  }
+
+  /** Does the work once there is a token; without options, it is the login that has failed. */
+  async #attempt<T>(
+    { channel, left }: Member,
+    work: Work<T>,
+    terms: Terms,
+    leaderless: true | undefined,
+  ): Promise<Outcome<T> & { options: CallOptions | null }> {
+    let login = this.#auth.current;
+    if (login === null) {
+      const { reply, failure } = await this.#login(channel, terms);
+      if (failure !== undefined) return { failure, options: null };
+      login = reply!;
+    }
+    const { deadline, waits } = terms;
+    const signal = waits
+      ? AbortSignal.any([left.signal, ...(terms.signal ? [terms.signal] : [])])
+      : terms.signal;
+    const options = { login, deadline, signal, leaderless };
+    return { ...await work.attempt(channel, options), options };
+  }
+
+  #error(failure: Failure, context: CallContext, isLogin: boolean): EtcdFdwError {
+    return isLogin ? this.#auth.error(failure, context.endpoint) : errorOf(failure, context);
   }
 
   /** Waits for a token. That it is late is this request's failure, whatever becomes of the login. */
@@ -236,7 +253,7 @@ export class Cluster {
 
   /** That it fails says nothing about the endpoint that the others use. */
   #oneMember(channel: Channel, signal?: AbortSignal): Source {
-    const member = { channel, lastAnswer: 0, lastProof: 0 };
+    const member = newMember(channel);
     return {
       acquire: (timeoutMs) => this.#reached(channel, timeoutMs, signal).then(() => member),
       answered: () => {},
@@ -335,9 +352,14 @@ class Passes {
     this.#terms = terms;
   }
 
-  /** After a call that failed: false when there is no further one. Waits between passes only if waiting may help. */
+  /** After a call that failed: whether this pass has a further endpoint. */
+  more(): boolean {
+    return ++this.#failures % this.#endpoints !== 0;
+  }
+
+  /** The same: false when there is no further call. Waits between passes only if waiting may help. */
   async next(waits: boolean): Promise<boolean> {
-    if (++this.#failures % this.#endpoints !== 0) return true;
+    if (this.more()) return true;
     return await this.nextPass(waits ? this.#terms.deadline.left() : 0);
   }
 

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { encodeUtf8 } from "../../base/bytes.ts";
+import { WatchCreate } from "../../etcd/api.ts";
 import { encodeReadTxn } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
 import { freePort, silentServer, TestEtcd } from "../testing_etcd.ts";
@@ -7,6 +8,7 @@ import { compact, errorFrom, get, getPrefix, put, readRange } from "../testing_r
 import { REAL } from "../testing_runtime.ts";
 import { Deadline } from "../deadline.ts";
 import { Cluster, type Terms } from "./cluster.ts";
+import { pastEvents } from "./streams.ts";
 
 const terms = (request: number, more: Partial<Terms> = {}): Terms => ({
   ...{ connect: 3_000, retries: 1, deadline: Deadline.after(REAL, request) },
@@ -219,6 +221,20 @@ Deno.test("Cluster: authentication", async (t) => {
         good.call(Method.PUT, put("/b", "3"), terms(5_000)),
       ]);
       assert.equal(replies.length, 2);
+    });
+    await t.step("is done again for calls of one endpoint, and for streams", async () => {
+      const hash = () => good.callEndpoint(etcd.endpoint, Method.HASH_KV, new Uint8Array(0), terms(5_000));
+      const defragment = () =>
+        good.callEndpoint(etcd.endpoint, Method.DEFRAGMENT, new Uint8Array(0), terms(5_000));
+      const request = WatchCreate.encode({ key: encodeUtf8("/a"), start_revision: "1" });
+      const events = () =>
+        good.stream((channel, options) => pastEvents(REAL, channel, request, options), terms(5_000));
+      for (const ask of [hash, defragment, events]) {
+        await ask();
+        await etcd.kill();
+        await etcd.restart();
+        await ask();
+      }
     });
     assert.doesNotMatch(lines.join("\n"), /s3cret|wr0ng|apppw/);
   } finally {

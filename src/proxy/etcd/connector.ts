@@ -14,7 +14,7 @@ import { type Breaker, CLOSED, isAvoided, step } from "./breaker.ts";
 import { type Channel, State } from "./transport.ts";
 
 /** How long an endpoint that failed a moment ago waits for another one to become ready first, in milliseconds. */
-const SECOND_CHOICE_MS = 200;
+const SECOND_CHOICE_MS = 1_000;
 
 /** One race of all endpoints. */
 class Race {
@@ -125,6 +125,12 @@ export interface Member {
   lastAnswer: number;
   /** Of the last one for which it had to ask its cluster: a member that is cut off answers what it knows by itself. */
   lastProof: number;
+  /** Aborted when it is left because it failed: what waits there for other clients would wait for ever. */
+  readonly left: AbortController;
+}
+
+export function newMember(channel: Channel): Member {
+  return { channel, lastAnswer: 0, lastProof: 0, left: new AbortController() };
 }
 
 export class Connector {
@@ -210,7 +216,7 @@ export class Connector {
   }
 
   #activate(channel: Channel): void {
-    const member = { channel, lastAnswer: 0, lastProof: 0 };
+    const member = newMember(channel);
     this.#active = member;
     if (this.#lost !== null) this.#log(`connected to etcd at "${channel.endpoint}"`);
     this.#lost = null;
@@ -231,15 +237,19 @@ export class Connector {
    * other endpoints come first for a while.
    */
   drop(member: Member, reason?: string): void {
+    const { channel } = member;
+    const isNews = this.#breakerOf(channel.endpoint).state === "CLOSED";
+    // Calls on a channel that was left before may still show that its endpoint fails.
+    if (reason !== undefined) this.#note(channel.endpoint, "failed");
     if (this.#active !== member) return;
     this.#active = null;
-    const { channel } = member;
-    if (reason !== undefined) {
-      this.#note(channel.endpoint, "failed");
+    // Where all members fail in turn, the first time is news.
+    if (reason !== undefined && isNews) {
       this.#lost = channel.endpoint;
       this.#log(`leaving etcd at "${channel.endpoint}": ${reason}`);
     }
     channel.close();
+    if (reason !== undefined) member.left.abort();
   }
 
   get connected(): boolean {

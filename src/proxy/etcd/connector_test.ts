@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { freePort, silentServer, TestEtcd } from "../testing_etcd.ts";
 import { errorFrom } from "../testing_requests.ts";
-import { REAL } from "../testing_runtime.ts";
-import { Connector } from "./connector.ts";
+import { REAL, VirtualRuntime } from "../testing_runtime.ts";
+import { Connector, type Member } from "./connector.ts";
+import { type Channel, State } from "./transport.ts";
 
 const quiet = () => {};
 const acquire = async (connector: Connector, ms: number, signal?: AbortSignal) =>
@@ -101,5 +102,81 @@ Deno.test("Connector: an endpoint left for a reason is the second choice, not no
   } finally {
     connector.close();
     await Promise.all([one.stop(), two.stop()]);
+  }
+});
+
+/** Endpoints that become ready after so many milliseconds, null for refused at once; the channels of the last race. */
+function worldOf(delays: Record<string, number | null>) {
+  const runtime = new VirtualRuntime({
+    dial(endpoint) {
+      const delay = delays[endpoint];
+      const begun = runtime.now();
+      const now = (): State =>
+        delay === null
+          ? State.TRANSIENT_FAILURE
+          : runtime.now() - begun >= delay
+          ? State.READY
+          : State.CONNECTING;
+      return {
+        endpoint,
+        connect: now,
+        connectError: () => Promise.resolve("refused"),
+        onChange: (from, changed) => {
+          if (from === State.CONNECTING) {
+            runtime.after(delay! - (runtime.now() - begun), () => changed(now()));
+          }
+        },
+        close: () => {},
+      } as Partial<Channel> as Channel;
+    },
+  });
+  const connector = new Connector(runtime, Object.keys(delays), quiet);
+  /** Who wins, and after how many milliseconds. */
+  const win = async (): Promise<[string, number]> => {
+    const begun = runtime.now();
+    let won: Member | null = null;
+    void Promise.resolve(connector.acquire(10_000)).then((member) => won = member);
+    for (let ms = 0; won === null && ms < 10_000; ms += 10) await runtime.pass(10);
+    return [won!.channel.endpoint, runtime.now() - begun];
+  };
+  /** The active one fails. */
+  const fail = async () => connector.drop(await connector.acquire(1), "it fails");
+  return { runtime, connector, win, fail, delays };
+}
+
+Deno.test("Connector: an endpoint that failed is no first choice until its breaker's time is over", async () => {
+  const { runtime, win, fail } = worldOf({ near: 10, far: 500 });
+  assert.deepEqual(await win(), ["near", 10]);
+  await fail();
+  assert.deepEqual(await win(), ["far", 500], "though the other one is ready sooner");
+  await runtime.pass(2_000);
+  await fail();
+  assert.equal((await win())[0], "near", "its time is over");
+  await fail();
+  assert.equal((await win())[0], "near", "both have failed: all are tried");
+});
+
+Deno.test("Connector: a second choice is no worse than none", async () => {
+  const world = worldOf({ near: 10, far: 60_000 });
+  assert.deepEqual(await world.win(), ["near", 10]);
+  await world.fail();
+  assert.deepEqual(await world.win(), ["near", 1_010]);
+  const other = worldOf({ near: 10, far: null });
+  await other.win();
+  await other.fail();
+  assert.deepEqual(await other.win(), ["near", 10], "nobody is left to wait for");
+});
+
+Deno.test("Connector: an answer for which the member asked its cluster closes its breaker, another one does not", async () => {
+  for (const proves of [true, false]) {
+    const { connector, win, fail, delays } = worldOf({ near: 10, far: 60_000 });
+    await win();
+    await fail();
+    await win();
+    connector.answered(await connector.acquire(1), proves);
+    delays.far = 500;
+    // Lost without a reason that speaks against it.
+    connector.drop(await connector.acquire(1));
+    assert.equal((await win())[0], proves ? "near" : "far");
   }
 });

@@ -64,10 +64,10 @@ const METHODS: Record<number, MethodInfo> = {
   [Method.ROLE_DELETE]: write("/etcdserverpb.Auth/RoleDelete"),
   [Method.ROLE_GRANT]: write("/etcdserverpb.Auth/RoleGrantPermission"),
   [Method.ROLE_REVOKE]: write("/etcdserverpb.Auth/RoleRevokePermission"),
-  // A lock or a candidacy whose answer is lost ends with its lease.
-  [Method.LOCK]: once("/v3lockpb.Lock/Lock"),
+  // A lock and a candidacy stand under their lease's number: who asks again has the same place in the queue.
+  [Method.LOCK]: read("/v3lockpb.Lock/Lock"),
   [Method.UNLOCK]: once("/v3lockpb.Lock/Unlock"),
-  [Method.CAMPAIGN]: once("/v3electionpb.Election/Campaign"),
+  [Method.CAMPAIGN]: read("/v3electionpb.Election/Campaign"),
   [Method.PROCLAIM]: write("/v3electionpb.Election/Proclaim"),
   [Method.LEADER]: read("/v3electionpb.Election/Leader"),
   [Method.RESIGN]: once("/v3electionpb.Election/Resign"),

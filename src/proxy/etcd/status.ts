@@ -15,13 +15,11 @@ const CONNECTION_CODES: ReadonlySet<number> = new Set([
   GrpcStatus.CANCELLED,
 ]);
 
-/** Texts for a call that never reached the wire, or that was refused before it was looked at. */
+/** The library's texts for a call that never reached the wire, or that HTTP/2 says was not processed. */
 const NEVER_SENT = [
   "No connection established",
   "Channel closed before call started",
   "Stream refused by server",
-  // etcd's own, which it says before it looks at the request.
-  "etcdserver: no leader",
 ];
 
 function fromEtcd(failure: Failure): boolean {
@@ -35,7 +33,8 @@ export function isConnectionLoss(failure: Failure): boolean {
 
 /** etcd has certainly not seen the request. */
 export function wasNeverSent(failure: Failure): boolean {
-  return failure.code === GrpcStatus.UNAVAILABLE && NEVER_SENT.some((text) => failure.text.startsWith(text));
+  return isLeaderless(failure) ||
+    failure.code === GrpcStatus.UNAVAILABLE && NEVER_SENT.some((text) => failure.text.startsWith(text));
 }
 
 /** This program's own deadline ran out; etcd said nothing, or that it has seen the same deadline pass. */
@@ -49,9 +48,15 @@ export function isMemberFailure(failure: Failure): boolean {
   return failure.code === GrpcStatus.UNAVAILABLE && fromEtcd(failure);
 }
 
+/** The member has no leader, and has said so before it looked at the request. */
+export function isLeaderless(failure: Failure): boolean {
+  return failure.code === GrpcStatus.UNAVAILABLE && failure.text === "etcdserver: no leader";
+}
+
 /** A new token may help. Neither of these has been applied. */
 export function isStaleToken(failure: Failure): boolean {
-  return failure.code === GrpcStatus.UNAUTHENTICATED ||
+  // The maintenance service says it without a status of its own.
+  return failure.code === GrpcStatus.UNAUTHENTICATED || /^auth: invalid auth token/.test(failure.text) ||
     failure.code === GrpcStatus.INVALID_ARGUMENT &&
       /auth store is old|user name is empty/.test(failure.text);
 }

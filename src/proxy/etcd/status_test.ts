@@ -69,6 +69,7 @@ Deno.test("status: texts that say more than their code get their own SQLSTATE", 
 
 Deno.test("isStaleToken: what a new token can cure", () => {
   assert.ok(isStaleToken({ code: GrpcStatus.UNAUTHENTICATED, text: "etcdserver: invalid auth token" }));
+  assert.ok(isStaleToken({ code: GrpcStatus.UNKNOWN, text: "auth: invalid auth token" }));
   const old = "etcdserver: revision of auth store is old";
   assert.ok(isStaleToken({ code: GrpcStatus.INVALID_ARGUMENT, text: old }));
   assert.ok(!isStaleToken({ code: GrpcStatus.PERMISSION_DENIED, text: "etcdserver: permission denied" }));

@@ -46,12 +46,12 @@ async function answerStage(request: Request, handle: ClusterHandle, { runtime, p
   const { frame, channel, signal, deadline } = request;
   const transaction = channel.transaction();
   const call: Call = (method, payload) => handle.call(method, payload, { signal, deadline });
-  // A commit may be many Txns. Each has the request's full time, and each answer shows that there is progress.
+  // A commit may be many Txns. Each answer shows that there is progress, and the next one has the request's full time.
+  let answered = false;
   const callAnew: Call = async (method, payload) => {
-    const reply = await handle.call(method, payload, {
-      signal,
-      deadline: Deadline.after(runtime, deadline.ms),
-    });
+    const until = answered ? Deadline.after(runtime, deadline.ms) : deadline;
+    const reply = await handle.call(method, payload, { signal, deadline: until });
+    answered = true;
     progress();
     return reply;
   };

@@ -1,0 +1,183 @@
+// A member that is cut off from its cluster, with three real members and authentication: it still takes connections, and
+// answers what it knows by itself.
+
+import assert from "node:assert/strict";
+import { decodeUtf8, encodeUtf8 } from "../../base/bytes.ts";
+import { LeaseGrantRequest, LeaseReply, LeaseRequest, LockReply, LockRequest } from "../../etcd/api.ts";
+import { encodeRangeRequest } from "../../etcd/messages.ts";
+import { Method } from "../../ipc/frame.ts";
+import { Deadline } from "../deadline.ts";
+import { relay, TestMembers } from "../testing_members.ts";
+import { errorFrom, get, put, readRange } from "../testing_requests.ts";
+import { REAL } from "../testing_runtime.ts";
+import { Cluster } from "./cluster.ts";
+
+const terms = (ms: number, retries = 2) => ({ connect: 3_000, retries, deadline: Deadline.after(REAL, ms) });
+const USER = { username: "root", password: "s3cret" };
+
+/** The endpoint that calls go to now. */
+const active = (cluster: Cluster) =>
+  cluster.stream((channel) => Promise.resolve({ reply: channel.endpoint }), terms(5_000));
+
+Deno.test("a member that is cut off from its cluster", async (t) => {
+  const members = await TestMembers.start();
+  const { endpoints } = members;
+  const lines: string[] = [];
+  const open = (at = endpoints) =>
+    new Cluster({ runtime: REAL, endpoints: at, ...USER, log: (line) => lines.push(line) });
+  const all: Cluster[] = [];
+  const opened = (at?: string[]) => {
+    const cluster = open(at);
+    all.push(cluster);
+    return cluster;
+  };
+  const serializable = encodeRangeRequest({ key: encodeUtf8("/a"), rangeEnd: null, serializable: true });
+  const read = async (cluster: Cluster, ms: number) =>
+    readRange(await cluster.call(Method.RANGE, get("/a"), terms(ms))).values;
+  /** A cluster whose active member is then cut off, and that member's number. */
+  const cutOff = async () => {
+    const cluster = opened();
+    await cluster.call(Method.PUT, put("/a", "1"), terms(10_000));
+    const endpoint = await active(cluster);
+    members.cut(endpoints.indexOf(endpoint));
+    return { cluster, endpoint };
+  };
+  const waitUntilLeaderless = async (cluster: Cluster) => {
+    for (let attempt = 0; attempt < 10; attempt++) {
+      const error = await errorFrom(cluster.call(Method.RANGE, get("/a"), terms(1_000, 0)));
+      if (error.message === "etcd: no leader") return;
+    }
+    assert.fail("some member has a leader still");
+  };
+  /** All members serve again. */
+  const mend = async () => {
+    members.mend();
+    for (const i of [0, 1, 2]) {
+      for (let attempt = 0;; attempt++) {
+        const user = ["--user", `${USER.username}:${USER.password}`];
+        if (await members.ctl(i, ...user, "get", "/a").then(() => true, () => false)) break;
+        assert.ok(attempt < 10, `member ${i} does not come back`);
+      }
+    }
+  };
+  try {
+    await members.ctl(0, "user", "add", "root:s3cret");
+    await members.ctl(0, "user", "grant-role", "root", "root");
+    await members.ctl(0, "auth", "enable");
+
+    await t.step("is left, though it answers another session's serializable reads", async () => {
+      const { cluster, endpoint } = await cutOff();
+      let answers = 0;
+      let over = false;
+      const others = (async () => {
+        while (!over) {
+          await cluster.call(Method.RANGE, serializable, terms(5_000));
+          answers++;
+        }
+      })();
+      // At first it does not know itself, and lets calls wait; later it refuses.
+      const error = await errorFrom(cluster.call(Method.RANGE, get("/a"), terms(400, 0)));
+      assert.equal(error.sqlstate, "08006");
+      assert.ok(answers > 0, "it has answered others");
+      assert.ok(
+        lines.some((line) => line === `leaving etcd at "${endpoint}": it does not answer`),
+        lines.join(),
+      );
+      const begun = performance.now();
+      assert.deepEqual(await read(cluster, 5_000), ["1"]);
+      assert.ok(performance.now() - begun < 3_500, `${performance.now() - begun} ms`);
+      assert.notEqual(await active(cluster), endpoint);
+      over = true;
+      await others;
+    });
+    await mend();
+
+    await t.step(
+      "refuses at once when it knows that it has no leader, so that writes go on elsewhere",
+      async () => {
+        const { cluster, endpoint } = await cutOff();
+        await new Promise((resolve) => setTimeout(resolve, 3_000));
+        const begun = performance.now();
+        await cluster.call(Method.PUT, put("/a", "2"), terms(5_000));
+        assert.ok(performance.now() - begun < 2_000, `${performance.now() - begun} ms`);
+        assert.notEqual(await active(cluster), endpoint);
+        assert.deepEqual(await read(cluster, 5_000), ["2"]);
+        // The member itself can still be asked about itself.
+        const status = cluster.callEndpoint(endpoint, Method.STATUS, new Uint8Array(0), terms(2_000));
+        assert.ok((await status).length > 0);
+      },
+    );
+    await mend();
+
+    await t.step("is left by who waits for a lock there, which keeps the place in the queue", async () => {
+      const owner = opened();
+      const grant = async (cluster: Cluster) =>
+        LeaseReply.decode(
+          await cluster.call(Method.LEASE_GRANT, LeaseGrantRequest.encode({ TTL: "60" }), terms(5_000)),
+        ).ID;
+      const lock = async (cluster: Cluster, lease: string, ms: number) =>
+        LockReply.decode(
+          await cluster.call(Method.LOCK, LockRequest.encode({ name: encodeUtf8("job"), lease }), {
+            ...terms(ms),
+            waits: true,
+          }),
+        );
+      const held = await grant(owner);
+      await lock(owner, held, 5_000);
+      const cluster = opened();
+      const lease = await grant(cluster);
+      const waiting = lock(cluster, lease, 60_000);
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      members.cut(endpoints.indexOf(await active(cluster)));
+      await new Promise((resolve) => setTimeout(resolve, 3_000));
+      // What renews the lease finds out.
+      await cluster.call(Method.LEASE_KEEPALIVE, LeaseRequest.encode({ ID: lease }), terms(10_000));
+      await owner.call(Method.LEASE_REVOKE, LeaseRequest.encode({ ID: held }), terms(20_000));
+      const begun = performance.now();
+      assert.equal(decodeUtf8((await waiting).key), `job/${BigInt(lease).toString(16)}`);
+      assert.ok(performance.now() - begun < 3_000, `${performance.now() - begun} ms`);
+    });
+    await mend();
+
+    await t.step("without any leader, what a member knows by itself is read all the same", async () => {
+      const cluster = opened();
+      await read(cluster, 5_000);
+      members.cut("all");
+      await waitUntilLeaderless(cluster);
+      const reply = await cluster.call(Method.RANGE, serializable, terms(2_000));
+      assert.deepEqual(readRange(reply).values, ["2"]);
+      const error = await errorFrom(cluster.call(Method.PUT, put("/a", "3"), terms(2_000)));
+      assert.deepEqual([error.sqlstate, error.message], ["08006", "etcd: no leader"]);
+    });
+    await mend();
+
+    await t.step("is left when a login fails there, and is no first choice after that", async () => {
+      const cut = 1;
+      members.cut(cut);
+      // The others are slower, so that the one that is cut off wins the race.
+      const relays = endpoints.map((endpoint, i) =>
+        i === cut ? null : relay(Number(endpoint.split(":")[1]), 150)
+      );
+      const slower = endpoints.map((endpoint, i) =>
+        relays[i] === null ? endpoint : `127.0.0.1:${relays[i].port}`
+      );
+      try {
+        const cluster = opened(slower);
+        const begun = performance.now();
+        assert.deepEqual(await read(cluster, 15_000), ["2"]);
+        assert.ok(performance.now() - begun < 10_000, `${performance.now() - begun} ms`);
+        assert.ok(
+          lines.some((line) => line.startsWith(`leaving etcd at "${endpoints[cut]}"`)),
+          lines.join("\n"),
+        );
+        assert.notEqual(await active(cluster), endpoints[cut]);
+      } finally {
+        for (const one of relays) one?.stop();
+      }
+    });
+    assert.doesNotMatch(lines.join("\n"), /s3cret/);
+  } finally {
+    for (const cluster of all) cluster.close();
+    await members.stop();
+  }
+});
