@@ -171,10 +171,58 @@ export function decodeRangeResponse(message: Uint8Array): RangeResponse {
   return response;
 }
 
-export function encodeRangeResponse({ header, rows, more, count }: RangeResponse): Uint8Array {
+/** A RangeResponse whose rows are not looked into. */
+export interface Page extends Omit<RangeResponse, "rows"> {
+  /** The KeyValues' bytes. */
+  rows: Uint8Array[];
+}
+
+/** Rows that are taken without a pause. */
+const PAGE_STRIDE = 1024;
+
+/** Reads a RangeResponse, in pieces: it may have very many rows. Throws EtcdFdwError 08P01. */
+export function* decodePage(message: Uint8Array): Generator<undefined, Page, unknown> {
+  const page: Page = { header: EMPTY, revision: 0n, rows: [], more: false, count: 0n };
+  const reader = new BinaryReader(message, decodeUtf8);
+  try {
+    while (reader.pos < reader.len) {
+      const [field, wire] = reader.tag();
+      if (field === 2) {
+        page.rows.push(reader.bytes());
+        if (page.rows.length % PAGE_STRIDE === 0) yield;
+      } else if (field === 1) page.header = reader.bytes();
+      else if (field === 3) page.more = reader.bool();
+      else if (field === 4) page.count = BigInt(reader.int64());
+      else reader.skip(wire, field);
+    }
+  } catch (cause) {
+    throw new EtcdFdwError("08P01", "invalid message of etcd's protocol", { cause });
+  }
+  page.revision = headerRevision(page.header);
+  return page;
+}
+
+/** The key in a KeyValue, which etcd sends first. */
+export function keyOf(raw: Uint8Array): Uint8Array {
+  if (raw[0] !== (1 << 3 | 2)) return decodeKeyRow(raw).key;
+  let length = 0;
+  let at = 1;
+  for (let shift = 0;; shift += 7) {
+    length |= (raw[at] & 0x7f) << shift;
+    if ((raw[at++] & 0x80) === 0) break;
+  }
+  if (at + length > raw.length) throw new EtcdFdwError("08P01", "invalid message of etcd's protocol");
+  return raw.subarray(at, at + length);
+}
+
+export function encodePage({ header, rows, more, count }: Page): Uint8Array {
   const writer = new BinaryWriter(encodeUtf8);
   writer.uint32(1 << 3 | 2).bytes(header);
-  for (const { raw } of rows) writer.uint32(2 << 3 | 2).bytes(raw);
+  for (const raw of rows) writer.uint32(2 << 3 | 2).bytes(raw);
   if (more) writer.uint32(3 << 3).bool(true);
   return writer.uint32(4 << 3).int64(count).finish();
+}
+
+export function encodeRangeResponse(response: RangeResponse): Uint8Array {
+  return encodePage({ ...response, rows: response.rows.map(({ raw }) => raw) });
 }

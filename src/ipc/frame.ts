@@ -141,6 +141,10 @@ export interface OpenPayload {
   maxTxnOps: number;
   /** Whether a transaction that needs more is refused. */
   requireAtomic: boolean;
+  /** Bytes that etcd takes in one request; absent: etcd's default. */
+  maxRequestBytes?: number;
+  /** Whether etcd knows nested Txns; absent: it does. */
+  nested?: boolean;
   /** What a transaction may hold in the proxy. */
   maxStagedBytes: number;
   username?: string;

@@ -15,7 +15,11 @@ import { VERSION } from "../base/version.ts";
 import type { ProxyInfo } from "./session/asks.ts";
 import { Clusters } from "./etcd/clusters.ts";
 import { log } from "./log.ts";
+import { Budget } from "./memory.ts";
 import { listen } from "./session/server.ts";
+
+/** What the sessions' transactions may hold together. */
+const MEMORY_BYTES = 1024 * 1024 * 1024;
 
 async function exitWithStdin(): Promise<never> {
   try {
@@ -53,7 +57,12 @@ async function main(args: string[]): Promise<void> {
     }),
   };
   try {
-    await listen(args[0], { open: (payload) => clusters.open(payload), log, info });
+    await listen(args[0], {
+      open: (payload) => clusters.open(payload),
+      log,
+      info,
+      memory: new Budget(MEMORY_BYTES),
+    });
   } catch (error) {
     log(`could not listen on socket "${args[0]}": ${(error as Error).message}`);
     Deno.exit(1);

@@ -20,10 +20,10 @@ import {
   ReadFlag,
   writeHeader,
 } from "../../ipc/frame.ts";
-import { decodeLevel, encodeStageReply, StageCode } from "../../ipc/stage.ts";
 import { Asks, type ProxyInfo } from "./asks.ts";
 import type { ClusterHandle } from "../handle.ts";
-import { type Call, Transaction } from "../txn/transaction.ts";
+import { Budget } from "../memory.ts";
+import { type Link, Transactions } from "../txn/driver.ts";
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 
 export interface SessionOptions {
@@ -31,8 +31,12 @@ export interface SessionOptions {
   open: (payload: OpenPayload) => ClusterHandle;
   log: (message: string) => void;
   info: ProxyInfo;
+  /** What all sessions may hold. */
+  memory?: Budget;
 }
 
+/** What one session's transactions may hold. */
+const MAX_SESSION_BYTES = 512 * 1024 * 1024;
 /** Calls of one session that run at a time. */
 const MAX_RUNNING = 128;
 /** Bytes of replies that the backend has not taken, counting those to come, above which no call is started. */
@@ -56,7 +60,7 @@ interface Channel {
   requests: number;
   closed: boolean;
   /** What the backend's transaction has written, or has to hold for what it has read. */
-  transaction?: Transaction;
+  transactions?: Transactions;
 }
 
 interface Request {
@@ -70,6 +74,7 @@ export class Session {
   readonly #options: SessionOptions;
   readonly #decoder = new FrameDecoder();
   readonly #asks: Asks;
+  readonly #memory: Budget;
   readonly #channels = new Map<number, Channel>();
   /** By id, in the order of arrival. */
   readonly #requests = new Map<number, Request>();
@@ -83,6 +88,7 @@ export class Session {
     this.#socket = socket;
     this.#options = options;
     this.#asks = new Asks(options.info);
+    this.#memory = new Budget(MAX_SESSION_BYTES, options.memory, "a session");
     options.info.sessions++;
     socket.on("data", (chunk) => this.#receive(chunk));
     socket.on("drain", () => this.#startWaiting());
@@ -189,62 +195,22 @@ export class Session {
     if (flags & ReadFlag.ENDPOINT) return callEndpoint(handle, frame, signal);
     const staged = frame.type === FrameType.STAGE || (flags & ReadFlag.STAGED) !== 0;
     if (!staged) return handle.call(frame.code, frame.payload, { signal });
-    const call: Call = (method, payload) => handle.call(method, payload, { signal });
-    const transaction = channel.transaction ??= new Transaction(handle.staging);
+    const call: Link["call"] = (method, payload) => handle.call(method, payload, { signal });
+    const link = { call, callAfresh: call, progress: () => {}, signal };
+    const transactions = this.#transactionsOf(channel, handle);
     return frame.type === FrameType.STAGE
-      ? this.#answerStage(frame, channel, transaction, call)
-      : this.#readStaged(frame, transaction, call);
+      ? transactions.answer(frame.code, frame.payload, link)
+      : transactions.read(frame.code, flags, frame.payload, link);
   }
 
-  async #readStaged(frame: Frame, transaction: Transaction, call: Call): Promise<Uint8Array> {
-    const { payload } = frame;
-    if (payload.length < 4) throw new EtcdFdwError("08P01", "malformed read frame");
-    const command = new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0);
-    const recorded = (frame.flags! & ReadFlag.RECORDED) !== 0;
-    return await transaction.read(frame.code, payload.subarray(4), command, recorded, call);
-  }
-
-  async #answerStage(
-    frame: Frame,
-    channel: Channel,
-    transaction: Transaction,
-    call: Call,
-  ): Promise<Uint8Array> {
-    switch (frame.code) {
-      case StageCode.WRITE:
-        return encodeStageReply(await transaction.write(frame.payload, call));
-      case StageCode.DELETE_RANGE:
-        return encodeStageReply(await transaction.deleteRange(frame.payload, call));
-      case StageCode.GRANT:
-        return encodeStageReply(await transaction.grant(frame.payload, call));
-      case StageCode.COMMIT: {
-        const reply = await transaction.commit(call);
-        channel.handle!.noteTransaction();
-        // The backend ends a transaction whose commit has failed.
-        if (channel.transaction === transaction) channel.transaction = undefined;
-        return encodeStageReply(reply);
-      }
-      default:
-        throw new EtcdFdwError("08P01", `unexpected stage code ${frame.code}`);
-    }
+  #transactionsOf(channel: Channel, handle: ClusterHandle): Transactions {
+    return channel.transactions ??= new Transactions(handle, this.#memory);
   }
 
   /** What nobody waits for is done at once, so that whatever comes next finds it done. */
   #stage({ code, channel: number, payload }: Frame): void {
     const channel = this.#channels.get(number);
-    if (channel?.handle === undefined) return;
-    if (code === StageCode.END) return this.#endTransaction(channel);
-    const transaction = channel.transaction ??= new Transaction(channel.handle.staging);
-    if (code === StageCode.WRITE) transaction.stage(payload);
-    else if (code === StageCode.ROLLBACK) transaction.rollback(decodeLevel(payload));
-    else if (code === StageCode.RELEASE) transaction.release(decodeLevel(payload));
-    else throw new EtcdFdwError("08P01", `unexpected stage code ${code}`);
-  }
-
-  #endTransaction(channel: Channel): void {
-    const { handle, transaction } = channel;
-    channel.transaction = undefined;
-    transaction?.end((method, payload) => handle!.call(method, payload));
+    if (channel?.handle !== undefined) this.#transactionsOf(channel, channel.handle).stage(code, payload);
   }
 
   /** A fault of this program is the administrator's business too. */
@@ -306,7 +272,7 @@ export class Session {
     const channel = this.#channels.get(number);
     if (channel === undefined) return;
     this.#channels.delete(number);
-    this.#endTransaction(channel);
+    channel.transactions?.end();
     channel.closed = true;
     if (channel.requests === 0) channel.handle?.close();
   }

@@ -25,7 +25,10 @@ class FakeCluster implements ClusterHandle {
   started = 0;
   aborted = 0;
   closed = 0;
-  readonly staging = { maxTxnOps: 128, requireAtomic: false, maxStagedBytes: 1024 * 1024 };
+  readonly staging = {
+    ...{ maxTxnOps: 128, maxRequestBytes: 1_000_000, nested: true, requireAtomic: false },
+    maxStagedBytes: 1024 * 1024,
+  };
   /** Payload of the answer to "page". */
   page = new Uint8Array(0);
 
