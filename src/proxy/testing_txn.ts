@@ -5,9 +5,11 @@ import { encodeReadTxn } from "../etcd/messages.ts";
 import type { KeyRow } from "../etcd/ranges.ts";
 import { Method, ReadFlag } from "../ipc/frame.ts";
 import { encodeStageWrite, StageCode, type StageEntry, type StageReply } from "../ipc/stage.ts";
+import { Cluster } from "./etcd/cluster.ts";
 import type { ClusterHandle } from "./handle.ts";
 import { Budget } from "./memory.ts";
 import { type Call, type Link, type Pace, REAL_PACE, Transactions } from "./txn/driver.ts";
+import { TestEtcd } from "./testing_etcd.ts";
 import type { TransactionOptions } from "./txn/transaction.ts";
 
 export const STAGING: TransactionOptions = {
@@ -126,5 +128,31 @@ export class TestTransaction {
     new DataView(payload.buffer).setUint32(0, command);
     payload.set(message, 4);
     return this.#transactions.read(method, record ? ReadFlag.RECORDED : 0, payload, this.#link);
+  }
+}
+
+/** Small enough to repeat: mulberry32. */
+export function randomOf(seed: number) {
+  let state = seed;
+  const next = () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 0x1_0000_0000;
+  };
+  return { below: (end: number) => Math.floor(next() * end), chance: (p: number) => next() < p };
+}
+
+const TIMEOUTS = { connect: 3_000, request: 20_000, retries: 1 };
+
+/** Runs the test with an etcd of its own. */
+export async function withEtcd(test: (call: Call, etcd: TestEtcd) => Promise<void>): Promise<void> {
+  const etcd = await TestEtcd.start();
+  const cluster = new Cluster({ endpoints: [etcd.endpoint], log: () => {} });
+  try {
+    await test((method, payload) => cluster.call(method, payload, TIMEOUTS), etcd);
+  } finally {
+    cluster.close();
+    await etcd.stop();
   }
 }

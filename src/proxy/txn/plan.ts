@@ -121,7 +121,8 @@ class Collector {
       this.#addRange({ guard: { ...boundsOf(range), mod: reads!.revision! + 1n }, op: null });
     }
     for (const [i, record] of records.all("read").entries()) {
-      if (reads !== null) yield* this.#add(record, i);
+      if (reads !== null && !this.#isSeen(records.final(record))) this.items.push(guardOf(record));
+      if (i % STRIDE === 0) yield;
     }
     const inOrder = [...deleted].sort((a, b) => compareBytes(a.range.start, b.range.start));
     for (const one of deletion === Deletion.KEYS ? [] : inOrder) yield* this.#deleteRange(one, deletion);
@@ -132,12 +133,9 @@ class Collector {
     this.items.push(rangeItem(this.ranges.push(step) - 1));
   }
 
-  *#add(record: number, count: number): Generator<undefined, void, unknown> {
-    const write = this.#batch.records.final(record);
-    // Absent in a range that is compared as a whole: a new key would be seen there.
-    const seen = write.read && write.value === null && write.expected === ABSENT && this.#isRead(write.key);
-    if (!seen && stepOf(write, false) !== null) this.items.push(operationOf(record));
-    if (count % STRIDE === 0) yield;
+  /** A key that was read as absent in a range that is compared as a whole: a new key would be seen there. */
+  #isSeen({ key, value, expected, read }: Write): boolean {
+    return read && value === null && expected === ABSENT && this.#isRead(key);
   }
 
   #isRead(key: Uint8Array): boolean {
@@ -147,7 +145,12 @@ class Collector {
   }
 
   *#upTo(end: number): Generator<undefined, void, unknown> {
-    for (; this.#next < end; this.#next++) yield* this.#add(this.#written[this.#next], this.#next);
+    for (; this.#next < end; this.#next++) {
+      const record = this.#written[this.#next];
+      const write = this.#batch.records.final(record);
+      if (!this.#isSeen(write) && stepOf(write, false) !== null) this.items.push(operationOf(record));
+      if (this.#next % STRIDE === 0) yield;
+    }
   }
 
   /** The first of the records that does not sort before this key. */

@@ -6,25 +6,18 @@ import { decodeRangeResponse, type RangeResponse } from "../../etcd/ranges.ts";
 import { decodeTxn, rangesOf } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
 import { StageFlag, StageKind } from "../../ipc/stage.ts";
-import { Cluster } from "../etcd/cluster.ts";
-import { TestEtcd } from "../testing_etcd.ts";
 import { errorFrom, put } from "../testing_requests.ts";
-import { deletion, entry, TestTransaction as Transaction, write } from "../testing_txn.ts";
+import {
+  deletion,
+  entry,
+  randomOf,
+  TestTransaction as Transaction,
+  withEtcd,
+  write,
+} from "../testing_txn.ts";
 import type { Call } from "./driver.ts";
 
-const TIMEOUTS = { connect: 3_000, request: 5_000, retries: 1 };
 const LATER = 1_000_000;
-
-async function withEtcd(test: (call: Call, etcd: TestEtcd) => Promise<void>): Promise<void> {
-  const etcd = await TestEtcd.start();
-  const cluster = new Cluster({ endpoints: [etcd.endpoint], log: () => {} });
-  try {
-    await test((method, payload) => cluster.call(method, payload, TIMEOUTS), etcd);
-  } finally {
-    cluster.close();
-    await etcd.stop();
-  }
-}
 
 const range = (key: string, end: string | null, more: Partial<RangeRequest> = {}): RangeRequest => ({
   key: encodeUtf8(key),
@@ -86,18 +79,6 @@ Deno.test("Transaction: subtransactions end either way, to any depth", async () 
     assert.equal((await transaction.commit()).revision, 0n);
   });
 });
-
-/** Small enough to repeat: mulberry32. */
-function randomOf(seed: number) {
-  let state = seed;
-  const next = () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 0x1_0000_0000;
-  };
-  return { below: (end: number) => Math.floor(next() * end), chance: (p: number) => next() < p };
-}
 
 Deno.test("Transaction: its reads are those that follow its commit", async () => {
   await withEtcd(async (call) => {
