@@ -9,6 +9,7 @@
 // for no right beyond the comparison's own, and is an answer that nothing else in such a Txn can cause.
 
 import { EtcdFdwError } from "../base/errors.ts";
+import { fieldSize, Out, wideSize } from "./wire.ts";
 
 /** What must hold of a key, or of all keys of a range, when the Txn is applied. */
 export interface Guard {
@@ -57,24 +58,6 @@ export function mostSteps(limit: number, nested: boolean): number {
   return most;
 }
 
-/** Bytes of a varint. */
-function varintSize(value: number): number {
-  let size = 1;
-  for (let rest = value; rest >= 0x80; rest = Math.floor(rest / 0x80)) size++;
-  return size;
-}
-
-function wideSize(value: bigint): number {
-  if (value >= 0n && value < 0x80n) return 1;
-  if (value < 0n) return 10;
-  return value <= BigInt(Number.MAX_SAFE_INTEGER)
-    ? varintSize(Number(value))
-    : Math.ceil(value.toString(2).length / 7);
-}
-
-/** Bytes of a length-delimited field whose tag takes one byte. */
-const fieldSize = (length: number) => 1 + varintSize(length) + length;
-
 function guardBody({ key, rangeEnd, mod }: Guard): number {
   const size = 4 + fieldSize(key.length) + 1 + wideSize(mod);
   return rangeEnd === undefined ? size : size + 1 + fieldSize(rangeEnd.length);
@@ -100,43 +83,6 @@ export function stepSize({ guard, op }: Step): number {
 
 /** The bytes that grouping may add for each group, beside its first guarded key twice. */
 export const GROUP_BYTES = 40;
-
-/** Writes fields into a buffer of the right size. */
-class Out {
-  readonly bytes: Uint8Array;
-  at = 0;
-
-  constructor(size: number) {
-    this.bytes = new Uint8Array(size);
-  }
-
-  varint(value: number): void {
-    let rest = value;
-    for (; rest >= 0x80; rest = Math.floor(rest / 0x80)) this.bytes[this.at++] = rest & 0x7f | 0x80;
-    this.bytes[this.at++] = rest;
-  }
-
-  /** A tag of one byte and a 64-bit number. */
-  wide(tag: number, value: bigint): void {
-    this.bytes[this.at++] = tag;
-    if (value >= 0n && value <= BigInt(Number.MAX_SAFE_INTEGER)) return this.varint(Number(value));
-    let rest = BigInt.asUintN(64, value);
-    for (; rest >= 0x80n; rest >>= 7n) this.bytes[this.at++] = Number(rest & 0x7fn) | 0x80;
-    this.bytes[this.at++] = Number(rest);
-  }
-
-  /** A tag of one byte and the length of what follows. */
-  open(tag: number, length: number): void {
-    this.bytes[this.at++] = tag;
-    this.varint(length);
-  }
-
-  field(tag: number, bytes: Uint8Array): void {
-    this.open(tag, bytes.length);
-    this.bytes.set(bytes, this.at);
-    this.at += bytes.length;
-  }
-}
 
 /** Of TxnRequest. */
 const COMPARE = 1 << 3 | 2;
@@ -164,8 +110,7 @@ function writeGuard(out: Out, guard: Guard): void {
   if (rangeEnd === undefined) return;
   out.varint(64 << 3 | 2);
   out.varint(rangeEnd.length);
-  out.bytes.set(rangeEnd, out.at);
-  out.at += rangeEnd.length;
+  out.raw(rangeEnd);
 }
 
 function writeOp(out: Out, op: WriteOp): void {

@@ -1,10 +1,11 @@
 // RangeRequest and RangeResponse as the proxy reads and writes them when a transaction's own writes lie over them. A key
 // with its value stays the bytes that etcd sent; only what decides where it stands is read.
 
-import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
-import { decodeUtf8, encodeUtf8 } from "../base/bytes.ts";
+import { BinaryReader } from "@bufbuild/protobuf/wire";
+import { decodeUtf8 } from "../base/bytes.ts";
 import { EtcdFdwError } from "../base/errors.ts";
 import { type Order, ORDER_DESCEND, type RangeRequest, SORT_TARGETS } from "./messages.ts";
+import { fieldSize, Out, wideSize } from "./wire.ts";
 
 /** mvccpb.KeyValue, as far as overlaying needs it. */
 export interface KeyRow {
@@ -136,14 +137,16 @@ export function decodeKeyRow(raw: Uint8Array): KeyRow {
 
 /** A row that etcd does not hold: its message is made. A revision of 0 stands for none. */
 export function makeKeyRow(row: Omit<KeyRow, "raw">): KeyRow {
-  const writer = new BinaryWriter(encodeUtf8);
-  writer.uint32(1 << 3 | 2).bytes(row.key);
-  if (row.createRevision !== 0n) writer.uint32(2 << 3).int64(row.createRevision);
-  if (row.modRevision !== 0n) writer.uint32(3 << 3).int64(row.modRevision);
-  writer.uint32(4 << 3).int64(row.version);
-  if (row.value.length > 0) writer.uint32(5 << 3 | 2).bytes(row.value);
-  if (row.lease !== 0n) writer.uint32(6 << 3).int64(row.lease);
-  return { ...row, raw: writer.finish() };
+  const numbers: [number, bigint][] = [[2, row.createRevision], [3, row.modRevision], [4, row.version]];
+  const wide = (value: bigint) => value === 0n ? 0 : 1 + wideSize(value);
+  const size = fieldSize(row.key.length) + numbers.reduce((sum, [, value]) => sum + wide(value), 0) +
+    (row.value.length > 0 ? fieldSize(row.value.length) : 0) + wide(row.lease);
+  const out = new Out(size);
+  out.field(1 << 3 | 2, row.key);
+  for (const [field, value] of numbers) if (value !== 0n) out.wide(field << 3, value);
+  if (row.value.length > 0) out.field(5 << 3 | 2, row.value);
+  if (row.lease !== 0n) out.wide(6 << 3, row.lease);
+  return { ...row, raw: out.bytes };
 }
 
 /** The revision in a ResponseHeader. */
@@ -215,14 +218,25 @@ export function keyOf(raw: Uint8Array): Uint8Array {
   return raw.subarray(at, at + length);
 }
 
-export function encodePage({ header, rows, more, count }: Page): Uint8Array {
-  const writer = new BinaryWriter(encodeUtf8);
-  writer.uint32(1 << 3 | 2).bytes(header);
-  for (const raw of rows) writer.uint32(2 << 3 | 2).bytes(raw);
-  if (more) writer.uint32(3 << 3).bool(true);
-  return writer.uint32(4 << 3).int64(count).finish();
+/** Inverse of decodePage(), in pieces as well. */
+export function* encodePage({ header, rows, more, count }: Page): Generator<undefined, Uint8Array, unknown> {
+  let size = fieldSize(header.length) + (more ? 2 : 0) + 1 + wideSize(count);
+  for (const raw of rows) size += fieldSize(raw.length);
+  const out = new Out(size);
+  out.field(1 << 3 | 2, header);
+  for (let i = 0; i < rows.length; i++) {
+    out.field(2 << 3 | 2, rows[i]);
+    if (i % PAGE_STRIDE === PAGE_STRIDE - 1) yield;
+  }
+  if (more) out.open(3 << 3, 1);
+  out.wide(4 << 3, count);
+  return out.bytes;
 }
 
 export function encodeRangeResponse(response: RangeResponse): Uint8Array {
-  return encodePage({ ...response, rows: response.rows.map(({ raw }) => raw) });
+  const work = encodePage({ ...response, rows: response.rows.map(({ raw }) => raw) });
+  for (;;) {
+    const { done, value } = work.next();
+    if (done) return value;
+  }
 }

@@ -299,9 +299,9 @@ function* overlaid(request: RangeRequest, view: View): Work<Page> {
 /** A Range as a command sees it. */
 export function* readRange(message: Uint8Array, view: View): Work<Uint8Array> {
   const request = decodeRangeRequest(message);
-  if (yield* hasOwn(view, keyRangeOf(request))) return encodePage(yield* overlaid(request, view));
+  if (yield* hasOwn(view, keyRangeOf(request))) return yield* encodePage(yield* overlaid(request, view));
   if (view.note === null) return yield* askRange(message);
-  if (request.countOnly) return encodePage(yield* fetchCount(request, view));
+  if (request.countOnly) return yield* encodePage(yield* fetchCount(request, view));
   const reply = yield* askRange(message);
   yield* view.note(request, yield* decodePage(reply));
   return reply;
@@ -322,21 +322,21 @@ export function* readTxn(message: Uint8Array, view: View): Work<Uint8Array> {
     if (!own && note === null) results.push(responses[i]!);
     else if (request.countOnly || own && request.rangeEnd !== null) {
       const at = { ...request, revision: revisionOf(request) ?? String(revision) };
-      results.push(encodePage(yield* (own ? overlaid(at, noting) : fetchCount(at, noting))));
+      results.push(yield* encodePage(yield* (own ? overlaid(at, noting) : fetchCount(at, noting))));
     } else {
       const page = yield* decodePage(responses[i]!);
       if (note !== null) yield* note(request, page);
-      results.push(own ? overlaidKey(page, request, view) : responses[i]!);
+      results.push(own ? yield* encodePage(overlaidKey(page, request, view)) : responses[i]!);
     }
   }
   return encodeReadResponses(header, results);
 }
 
 /** A single key that the transaction wrote. */
-function overlaidKey(page: Page, request: RangeRequest, { records, command }: View): Uint8Array {
+function overlaidKey(page: Page, request: RangeRequest, { records, command }: View): Page {
   const write = records.find(request.key, command);
   const rows = write !== undefined && isShown(write, request)
     ? [rowOf(write, request.keysOnly ?? false).raw]
     : [];
-  return encodePage({ ...page, rows, count: BigInt(rows.length), more: false });
+  return { ...page, rows, count: BigInt(rows.length), more: false };
 }
