@@ -2,6 +2,8 @@
 
 import assert from "node:assert/strict";
 import { decodeUtf8, encodeUtf8 } from "../../base/bytes.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
+import { encodeLease } from "../../etcd/lease.ts";
 import { encodeRangeRequest, encodeReadTxn } from "../../etcd/messages.ts";
 import { decodeRangeResponse } from "../../etcd/ranges.ts";
 import { Method } from "../../ipc/frame.ts";
@@ -165,5 +167,28 @@ Deno.test("guards: what was read in a subtransaction that is rolled back was rea
     transaction.stage(write([entry(StageKind.UPSERT, "/w", "x")], { command: 3 }));
     await call(Method.PUT, put("/a", "theirs"));
     assert.equal((await errorFrom(transaction.commit())).sqlstate, "40001");
+  });
+});
+
+Deno.test("leases: rows whose commit was not answered keep theirs, and a savepoint's go with it", async () => {
+  await withEtcd(async (call) => {
+    await reset(call, {});
+    // etcd has applied the Txn, and its answer does not come through.
+    const losing: Call = async (method, payload) => {
+      const reply = await call(method, payload);
+      if (method === Method.TXN) throw new EtcdFdwError("08007", "lost");
+      return reply;
+    };
+    const transaction = new TestTransaction(losing);
+    const lease = await transaction.grant(600);
+    transaction.stage(write([entry(StageKind.INSERT, "/l", "kept", undefined, lease)]));
+    const inner = await transaction.grant(700, 2);
+    transaction.stage(write([entry(StageKind.INSERT, "/m", "dropped", undefined, inner)], { level: 2 }));
+    transaction.rollback(2);
+    assert.equal((await errorFrom(transaction.commit())).sqlstate, "08007");
+    transaction.end();
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    assert.deepEqual(await stored(call), { "/l": "kept" });
+    assert.deepEqual(transaction.revoked, [encodeLease(inner)]);
   });
 });
