@@ -1,10 +1,11 @@
 // RangeRequest and RangeResponse as the proxy reads and writes them when a transaction's own writes lie over them. A key
 // with its value stays the bytes that etcd sent; only what decides where it stands is read.
 
-import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
-import { decodeUtf8, encodeUtf8 } from "../base/bytes.ts";
+import { BinaryReader } from "@bufbuild/protobuf/wire";
+import { decodeUtf8 } from "../base/bytes.ts";
 import { EtcdFdwError } from "../base/errors.ts";
 import { type Order, ORDER_DESCEND, type RangeRequest, SORT_TARGETS } from "./messages.ts";
+import { fieldSize, Out, wideSize } from "./wire.ts";
 
 /** mvccpb.KeyValue, as far as overlaying needs it. */
 export interface KeyRow {
@@ -136,14 +137,16 @@ export function decodeKeyRow(raw: Uint8Array): KeyRow {
 
 /** A row that etcd does not hold: its message is made. A revision of 0 stands for none. */
 export function makeKeyRow(row: Omit<KeyRow, "raw">): KeyRow {
-  const writer = new BinaryWriter(encodeUtf8);
-  writer.uint32(1 << 3 | 2).bytes(row.key);
-  if (row.createRevision !== 0n) writer.uint32(2 << 3).int64(row.createRevision);
-  if (row.modRevision !== 0n) writer.uint32(3 << 3).int64(row.modRevision);
-  writer.uint32(4 << 3).int64(row.version);
-  if (row.value.length > 0) writer.uint32(5 << 3 | 2).bytes(row.value);
-  if (row.lease !== 0n) writer.uint32(6 << 3).int64(row.lease);
-  return { ...row, raw: writer.finish() };
+  const numbers: [number, bigint][] = [[2, row.createRevision], [3, row.modRevision], [4, row.version]];
+  const wide = (value: bigint) => value === 0n ? 0 : 1 + wideSize(value);
+  const size = fieldSize(row.key.length) + numbers.reduce((sum, [, value]) => sum + wide(value), 0) +
+    (row.value.length > 0 ? fieldSize(row.value.length) : 0) + wide(row.lease);
+  const out = new Out(size);
+  out.field(1 << 3 | 2, row.key);
+  for (const [field, value] of numbers) if (value !== 0n) out.wide(field << 3, value);
+  if (row.value.length > 0) out.field(5 << 3 | 2, row.value);
+  if (row.lease !== 0n) out.wide(6 << 3, row.lease);
+  return { ...row, raw: out.bytes };
 }
 
 /** The revision in a ResponseHeader. */
@@ -171,10 +174,69 @@ export function decodeRangeResponse(message: Uint8Array): RangeResponse {
   return response;
 }
 
-export function encodeRangeResponse({ header, rows, more, count }: RangeResponse): Uint8Array {
-  const writer = new BinaryWriter(encodeUtf8);
-  writer.uint32(1 << 3 | 2).bytes(header);
-  for (const { raw } of rows) writer.uint32(2 << 3 | 2).bytes(raw);
-  if (more) writer.uint32(3 << 3).bool(true);
-  return writer.uint32(4 << 3).int64(count).finish();
+/** A RangeResponse whose rows are not looked into. */
+export interface Page extends Omit<RangeResponse, "rows"> {
+  /** The KeyValues' bytes. */
+  rows: Uint8Array[];
+}
+
+/** Rows that are taken without a pause. */
+const PAGE_STRIDE = 1024;
+
+/** Reads a RangeResponse, in pieces: it may have very many rows. Throws EtcdFdwError 08P01. */
+export function* decodePage(message: Uint8Array): Generator<undefined, Page, unknown> {
+  const page: Page = { header: EMPTY, revision: 0n, rows: [], more: false, count: 0n };
+  const reader = new BinaryReader(message, decodeUtf8);
+  try {
+    while (reader.pos < reader.len) {
+      const [field, wire] = reader.tag();
+      if (field === 2) {
+        page.rows.push(reader.bytes());
+        if (page.rows.length % PAGE_STRIDE === 0) yield;
+      } else if (field === 1) page.header = reader.bytes();
+      else if (field === 3) page.more = reader.bool();
+      else if (field === 4) page.count = BigInt(reader.int64());
+      else reader.skip(wire, field);
+    }
+  } catch (cause) {
+    throw new EtcdFdwError("08P01", "invalid message of etcd's protocol", { cause });
+  }
+  page.revision = headerRevision(page.header);
+  return page;
+}
+
+/** The key in a KeyValue, which etcd sends first. */
+export function keyOf(raw: Uint8Array): Uint8Array {
+  if (raw[0] !== (1 << 3 | 2)) return decodeKeyRow(raw).key;
+  let length = 0;
+  let at = 1;
+  for (let shift = 0;; shift += 7) {
+    length |= (raw[at] & 0x7f) << shift;
+    if ((raw[at++] & 0x80) === 0) break;
+  }
+  if (at + length > raw.length) throw new EtcdFdwError("08P01", "invalid message of etcd's protocol");
+  return raw.subarray(at, at + length);
+}
+
+/** Inverse of decodePage(), in pieces as well. */
+export function* encodePage({ header, rows, more, count }: Page): Generator<undefined, Uint8Array, unknown> {
+  let size = fieldSize(header.length) + (more ? 2 : 0) + 1 + wideSize(count);
+  for (const raw of rows) size += fieldSize(raw.length);
+  const out = new Out(size);
+  out.field(1 << 3 | 2, header);
+  for (let i = 0; i < rows.length; i++) {
+    out.field(2 << 3 | 2, rows[i]);
+    if (i % PAGE_STRIDE === PAGE_STRIDE - 1) yield;
+  }
+  if (more) out.open(3 << 3, 1);
+  out.wide(4 << 3, count);
+  return out.bytes;
+}
+
+export function encodeRangeResponse(response: RangeResponse): Uint8Array {
+  const work = encodePage({ ...response, rows: response.rows.map(({ raw }) => raw) });
+  for (;;) {
+    const { done, value } = work.next();
+    if (done) return value;
+  }
 }

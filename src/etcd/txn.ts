@@ -113,6 +113,18 @@ export function decodeTxn(message: Uint8Array): TxnResponse {
   return response;
 }
 
+/** What a TxnResponse says of the Txn as a whole, however much it says of its operations. */
+export function decodeTxnOutcome(message: Uint8Array): { revision: bigint; succeeded: boolean } {
+  const outcome = { revision: 0n, succeeded: false };
+  eachField(message, (field, reader) => {
+    if (field === 1) outcome.revision = headerRevision(reader.bytes());
+    else if (field === 2) outcome.succeeded = reader.bool();
+    else return false;
+    return true;
+  });
+  return outcome;
+}
+
 /** A TxnResponse of reads. */
 export function encodeReadResponses(header: Uint8Array, responses: Uint8Array[]): Uint8Array {
   const writer = new BinaryWriter(encodeUtf8);

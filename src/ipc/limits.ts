@@ -15,5 +15,8 @@ export const PAGE_GROWTH = 16;
 /** Operations that etcd takes in one Txn unless --max-txn-ops says otherwise. */
 export const MAX_TXN_OPS = 128;
 
+/** Bytes that etcd takes in one request unless --max-request-bytes says otherwise. */
+export const MAX_REQUEST_BYTES = 1536 * 1024;
+
 /** Keys of a page whose keys core looks at one by one: so many in some milliseconds. */
 export const LISTING_KEYS = 512;

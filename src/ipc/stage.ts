@@ -9,7 +9,7 @@
 //   ROLLBACK      u32 level: what this level and those above it wrote is dropped
 //   RELEASE       u32 level: what this level wrote is now the one's below it
 //   COMMIT, END   nothing
-//   GRANT         i64 seconds: a lease, which is revoked if the transaction does not commit
+//   GRANT         i64 seconds, u32 level: a lease, which is revoked if the transaction or that level is rolled back
 // A level is PostgreSQL's nesting of subtransactions, a command its command id: a read sees what commands before its own
 // wrote. With an id, WRITE, DELETE_RANGE, COMMIT and GRANT are answered by REPLY (StageReply) or ERROR; without one, what goes wrong
 // is told by the next answer.
@@ -100,10 +100,11 @@ export function decodeStageEntries(bytes: Uint8Array): StageEntry[] {
   return entries;
 }
 
-/** The seconds of GRANT. Throws EtcdFdwError 08P01. */
-export function decodeSeconds(payload: Uint8Array): bigint {
-  if (payload.length !== 8) throw malformed();
-  return new DataView(payload.buffer, payload.byteOffset, 8).getBigInt64(0);
+/** What GRANT asks for. Throws EtcdFdwError 08P01. */
+export function decodeGrant(payload: Uint8Array): { seconds: bigint; level: number } {
+  if (payload.length !== 12) throw malformed();
+  const view = new DataView(payload.buffer, payload.byteOffset, 12);
+  return { seconds: view.getBigInt64(0), level: view.getUint32(8) };
 }
 
 /** The level of ROLLBACK and RELEASE. Throws EtcdFdwError 08P01. */

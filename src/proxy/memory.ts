@@ -1,16 +1,23 @@
-// How much memory the proxy may hold for what: bounds within bounds, so that who asks for more than his share is refused
-// and nobody else notices.
+// What may be held in memory: by a transaction, a session and the whole proxy. Who asks for more is refused; nobody else
+// notices.
 
 import { EtcdFdwError } from "../base/errors.ts";
 
+const HINTS: Record<string, string> = {
+  "a transaction":
+    "Commit more often, raise the server's max_staged_mb, or write with write_mode 'immediate'.",
+  "a session": "Commit more often, or write with write_mode 'immediate'.",
+  "the proxy": "Try again when other sessions have committed, or raise the proxy's limit.",
+};
+
+/** Bytes that may be taken, of which those of a parent may be a part. */
 export class Budget {
   readonly #limit: number;
   readonly #parent: Budget | undefined;
   readonly #name: string;
   #used = 0;
 
-  /** Bytes. What is taken here is taken from the parent too. */
-  constructor(limit: number, parent?: Budget, name = "memory") {
+  constructor(limit: number, parent?: Budget, name = "the proxy") {
     this.#limit = limit;
     this.#parent = parent;
     this.#name = name;
@@ -20,13 +27,9 @@ export class Budget {
     return this.#used;
   }
 
-  /** Throws EtcdFdwError 53200, and takes nothing, when the bound would be exceeded here or above. */
+  /** Takes so many bytes, from the parent too. Throws EtcdFdwError 53200, and has taken nothing then. */
   take(bytes: number): void {
-    if (this.#used + bytes > this.#limit) {
-      throw new EtcdFdwError("53200", `the etcd proxy has no memory left for ${this.#name}`, {
-        detail: `${bytes} bytes were asked for; ${this.#used} of ${this.#limit} bytes are in use.`,
-      });
-    }
+    if (this.#used + bytes > this.#limit) throw this.#exhausted();
     this.#parent?.take(bytes);
     this.#used += bytes;
   }
@@ -34,5 +37,15 @@ export class Budget {
   give(bytes: number): void {
     this.#used -= bytes;
     this.#parent?.give(bytes);
+  }
+
+  #exhausted(): EtcdFdwError {
+    const name = this.#name;
+    return new EtcdFdwError("53200", "out of memory in the etcd proxy", {
+      detail: `${name[0].toUpperCase()}${name.slice(1)} may hold ${
+        Math.floor(this.#limit / 1024 / 1024)
+      } MB there.`,
+      hint: HINTS[name] ?? "",
+    });
   }
 }

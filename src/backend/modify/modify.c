@@ -43,6 +43,11 @@
 /* Rows of a batch, and batches on their way with write_mode 'immediate'. */
 #define BATCH_ROWS		1024
 #define MAX_IN_FLIGHT	16
+/* Bytes of rows that go in one frame, unless a row is larger by itself: with write_mode 'immediate', etcd takes them at once. */
+#define BATCH_BYTES		(1024 * 1024)
+/* Of a WRITE's payload (src/ipc/stage.ts): its header, and what comes before the length of an entry's key. */
+#define WRITE_HEADER	9
+#define ENTRY_HEADER	(1 + 4 * 8)
 
 /* ---- what may be changed ---- */
 
@@ -280,11 +285,11 @@ append_bytes(StringInfo buf, const char *data, uint32 len)
 }
 
 /*
- * Sends what the payload holds.  With `wait`, the answer is read; otherwise
- * what goes wrong is told later.
+ * Sends a WRITE.  With `wait`, the answer is read; otherwise what goes wrong is
+ * told later.
  */
 static void
-send_payload(EtcdModify *modify, bool wait, EtcdStageReply *reply)
+send_write(EtcdModify *modify, const char *payload, int len, bool wait, EtcdStageReply *reply)
 {
 	MemoryContext context = NULL;
 	EtcdRequest *request;
@@ -293,7 +298,7 @@ send_payload(EtcdModify *modify, bool wait, EtcdStageReply *reply)
 	if (wait || modify->immediate)
 		context = AllocSetContextCreate(modify->estate->es_query_cxt, "etcd_fdw write", ALLOCSET_SMALL_SIZES);
 	etcd_stage_note(modify->userid, modify->serverid, !modify->immediate);
-	request = etcd_stage(modify->userid, modify->serverid, STAGE_WRITE, modify->payload.data, modify->payload.len,
+	request = etcd_stage(modify->userid, modify->serverid, STAGE_WRITE, payload, len,
 						 context);
 	memset(reply, 0, sizeof(*reply));
 	if (wait)
@@ -311,6 +316,64 @@ send_payload(EtcdModify *modify, bool wait, EtcdStageReply *reply)
 		while (list_length(modify->in_flight) >= (modify->upsert ? 1 : MAX_IN_FLIGHT))
 			await_oldest(modify);
 	}
+}
+
+/*
+ * Where the entry that begins here ends.
+ */
+static char *
+entry_end(char *entry)
+{
+	char	   *end = entry + ENTRY_HEADER;
+
+	for (int part = 0; part < 2; part++)	/* the key, the value */
+		end += sizeof(uint32) + etcd_get_uint32(end);
+	if (end - entry > FRAME_MAX_PAYLOAD - WRITE_HEADER)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("row is too large for etcd"),
+				 errdetail("It takes %zu bytes.", (Size) (end - entry)),
+				 errhint("etcd takes 1.5 MB in a request unless its --max-request-bytes says otherwise.")));
+	return end;
+}
+
+/*
+ * Sends what the payload holds, in pieces of bounded size: one frame of all rows
+ * could be larger than a frame may be.
+ */
+static void
+send_payload(EtcdModify *modify, bool wait, EtcdStageReply *reply)
+{
+	char	   *end = modify->payload.data + modify->payload.len;
+	char	   *from = modify->payload.data + WRITE_HEADER;
+	char		header[WRITE_HEADER];
+	char		covered[WRITE_HEADER];
+	List	   *refused = NIL;
+	int			sent = 0;
+
+	memcpy(header, modify->payload.data, WRITE_HEADER);
+	while (from < end)
+	{
+		char	   *to = entry_end(from);
+		int			entries = 1;
+		ListCell   *lc;
+
+		while (to < end && entry_end(to) - from <= BATCH_BYTES)
+		{
+			to = entry_end(to);
+			entries++;
+		}
+		/* A piece's header lies over what was sent before it, which is still to be read. */
+		memcpy(covered, from - WRITE_HEADER, WRITE_HEADER);
+		memcpy(from - WRITE_HEADER, header, WRITE_HEADER);
+		send_write(modify, from - WRITE_HEADER, (int) (to - from) + WRITE_HEADER, wait, reply);
+		memcpy(from - WRITE_HEADER, covered, WRITE_HEADER);
+		foreach(lc, reply->refused)
+			refused = lappend_int(refused, sent + lfirst_int(lc));
+		sent += entries;
+		from = to;
+	}
+	reply->refused = refused;
 }
 
 static void

@@ -16,6 +16,7 @@
 #include "txn/stage.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "executor/executor.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -44,6 +45,7 @@ etcd_row_lease(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *old)
 		context = AllocSetContextCreate(modify->estate->es_query_cxt, "etcd_fdw lease", ALLOCSET_SMALL_SIZES);
 		initStringInfo(&payload);
 		etcd_append_int64(&payload, seconds);
+		etcd_append_uint32(&payload, GetCurrentTransactionNestLevel());
 		etcd_stage_note(modify->userid, modify->serverid, true);
 		etcd_stage_reply(etcd_stage(modify->userid, modify->serverid, STAGE_GRANT, payload.data, payload.len, context),
 						 &reply);

@@ -102,8 +102,9 @@ function checked(open: OpenPayload): OpenPayload {
     isTime(open.connectTimeout) && isTime(open.requestTimeout) && isText(open.username) &&
     isText(open.password) &&
     [open.database, open.server, open.role].every((name) => typeof name === "string") &&
-    isTime(open.maxTxnOps) && isTime(open.maxStagedBytes / 1024) &&
-    isText(open.prefix) && [undefined, true, false].includes(open.updatable) &&
+    isTime(open.maxTxnOps) && isTime(open.maxRequestBytes ?? 1) &&
+    [true, false, undefined].includes(open.nested) && isTime(open.maxStagedBytes / 1024) &&
+    isText(open.prefix) && [true, false, undefined].includes(open.updatable) &&
     isCount(open.maxRetries) && isCount(open.retryBackoff) && isTls(open.tls);
   // The payload is not quoted: it may hold a password.
   if (!valid) throw new EtcdFdwError("22023", "malformed connection options in an open frame");

@@ -2,6 +2,7 @@
 
 import type { OpenPayload } from "../../ipc/frame.ts";
 import { Method } from "../../ipc/frame.ts";
+import { MAX_REQUEST_BYTES } from "../../ipc/limits.ts";
 import { eachField } from "../../etcd/ranges.ts";
 import { Deadline } from "../deadline.ts";
 import { type CallOptions, type ClusterHandle, LateError } from "../handle.ts";
@@ -91,6 +92,8 @@ export function makeHandle(
   return {
     staging: {
       maxTxnOps: open.maxTxnOps,
+      maxRequestBytes: open.maxRequestBytes ?? MAX_REQUEST_BYTES,
+      nested: open.nested ?? true,
       requireAtomic: open.requireAtomic,
       maxStagedBytes: open.maxStagedBytes,
     },

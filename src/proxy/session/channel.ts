@@ -3,7 +3,8 @@
 
 import type { EtcdFdwError } from "../../base/errors.ts";
 import type { ClusterHandle } from "../handle.ts";
-import { Transaction } from "../txn/transaction.ts";
+import type { Budget } from "../memory.ts";
+import { type Pace, Transactions } from "../txn/driver.ts";
 
 export type ChannelState = "OPEN" | "CLOSING" | "CLOSED";
 
@@ -13,13 +14,18 @@ export class SessionChannel {
   readonly error: EtcdFdwError | null;
   #state: ChannelState = "OPEN";
   #requests = 0;
-  #transaction: Transaction | null = null;
+  readonly #transactions: Transactions | null;
   /** A frame of the transaction was refused that nobody waits for: what comes next must not do as if it had been taken. */
   #refused: EtcdFdwError | null = null;
 
-  constructor(handle: ClusterHandle | null, error: EtcdFdwError | null = null) {
+  constructor(
+    handle: ClusterHandle | null,
+    error: EtcdFdwError | null = null,
+    lent: { budget: Budget; pace: Pace } | null = null,
+  ) {
     this.handle = handle;
     this.error = error;
+    this.#transactions = handle && lent && new Transactions(handle, lent.budget, lent.pace);
   }
 
   get state(): ChannelState {
@@ -36,26 +42,19 @@ export class SessionChannel {
     this.#closeWhenIdle();
   }
 
-  /** The backend's transaction, which begins with the first thing that it stages or has recorded. Throws its refusal. */
-  transaction(): Transaction {
+  /** The backend's transactions, one after the other. Throws the refusal of what nobody waited for. */
+  transactions(): Transactions {
     if (this.#refused !== null) throw this.#refused;
-    return this.#transaction ??= new Transaction(this.handle!.staging);
+    return this.#transactions!;
   }
 
   refuse(error: EtcdFdwError): void {
     this.#refused ??= error;
   }
 
-  /** The transaction has committed: there is nothing left to end. */
-  committed(transaction: Transaction): void {
-    if (this.#transaction === transaction) this.#transaction = null;
-  }
-
   endTransaction(): void {
     this.#refused = null;
-    const transaction = this.#transaction;
-    this.#transaction = null;
-    transaction?.end((method, payload) => this.handle!.call(method, payload));
+    this.#transactions?.end();
   }
 
   close(): void {

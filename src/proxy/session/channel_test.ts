@@ -1,16 +1,18 @@
 import assert from "node:assert/strict";
 import { EtcdFdwError } from "../../base/errors.ts";
 import type { ClusterHandle } from "../handle.ts";
+import { Budget } from "../memory.ts";
+import { REAL_PACE, STAGING } from "../testing_txn.ts";
 import { SessionChannel } from "./channel.ts";
 
 function opened() {
   const count = { closed: 0 };
   const handle = {
-    staging: { maxTxnOps: 128, requireAtomic: false, maxStagedBytes: 1000 },
+    staging: STAGING,
     call: () => Promise.resolve(new Uint8Array(0)),
     close: () => void count.closed++,
   } as Partial<ClusterHandle> as ClusterHandle;
-  return { count, channel: new SessionChannel(handle) };
+  return { count, channel: new SessionChannel(handle, null, { budget: new Budget(1000), pace: REAL_PACE }) };
 }
 
 Deno.test("SessionChannel: it is CLOSING until its last request is over, and closes its handle once", () => {
@@ -30,18 +32,12 @@ Deno.test("SessionChannel: it is CLOSING until its last request is over, and clo
   assert.deepEqual([idle.channel.state, idle.count.closed], ["CLOSED", 1]);
 });
 
-Deno.test("SessionChannel: one transaction until it has committed or ended; what it was refused stays until then", () => {
+Deno.test("SessionChannel: what its transaction was refused stays until the transaction ends", () => {
   const { channel } = opened();
-  const first = channel.transaction();
-  assert.equal(channel.transaction(), first);
-  channel.committed(first);
-  const second = channel.transaction();
-  assert.notEqual(second, first);
-  channel.committed(first);
-  assert.equal(channel.transaction(), second);
+  channel.transactions();
   channel.refuse(new EtcdFdwError("53200", "no memory"));
   channel.refuse(new EtcdFdwError("08P01", "later"));
-  assert.throws(() => channel.transaction(), { sqlstate: "53200" });
+  assert.throws(() => channel.transactions(), { sqlstate: "53200" });
   channel.endTransaction();
-  assert.notEqual(channel.transaction(), second);
+  channel.transactions();
 });

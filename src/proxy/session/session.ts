@@ -20,7 +20,7 @@ import {
   writeHeader,
 } from "../../ipc/frame.ts";
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
-import { decodeLevel, StageCode } from "../../ipc/stage.ts";
+import { StageCode } from "../../ipc/stage.ts";
 import { Deadline } from "../deadline.ts";
 import { type ClusterHandle, LateError } from "../handle.ts";
 import { Budget } from "../memory.ts";
@@ -28,7 +28,7 @@ import type { Connection, ConnectionEvents, Runtime } from "../runtime.ts";
 import { Asks, type ProxyInfo } from "./asks.ts";
 import { SessionChannel } from "./channel.ts";
 import { Request } from "./request.ts";
-import { work } from "./work.ts";
+import { paceOf, work } from "./work.ts";
 
 export interface SessionOptions {
   runtime: Runtime;
@@ -54,6 +54,8 @@ const EXPECTATION_KEPT = 0.9;
 const SESSION_BYTES = 2 * MAX_FRAME_BYTES;
 /** Requests that wait to be started. */
 const MAX_QUEUED = 10_000;
+/** What one session's transactions may hold. */
+const SESSION_TRANSACTIONS_BYTES = 512 * 1024 * 1024;
 /** Up to this size a copy is cheaper than a second buffer in the write. */
 const COPY_BYTES = 16 * 1024;
 /** How long the backend has to take the error that ends its session, in milliseconds. */
@@ -64,6 +66,7 @@ export class Session implements ConnectionEvents {
   readonly #options: SessionOptions;
   readonly #runtime: Runtime;
   readonly #budget: Budget;
+  readonly #transactionsBudget: Budget;
   readonly #decoder: FrameDecoder;
   readonly #asks: Asks;
   readonly #channels = new Map<number, SessionChannel>();
@@ -83,6 +86,7 @@ export class Session implements ConnectionEvents {
     this.#options = options;
     this.#runtime = options.runtime;
     this.#budget = new Budget(SESSION_BYTES, options.budget, "a session's requests and replies");
+    this.#transactionsBudget = new Budget(SESSION_TRANSACTIONS_BYTES, options.budget, "a session");
     this.#decoder = new FrameDecoder((_, length) => this.#budget.take(length));
     this.#asks = new Asks(options.runtime, options.info);
     options.info.sessions++;
@@ -150,7 +154,12 @@ export class Session implements ConnectionEvents {
     }
     try {
       if (refusal !== undefined) throw refusal;
-      this.#channels.set(channel, new SessionChannel(this.#options.open(parseOpen(payload))));
+      const handle = this.#options.open(parseOpen(payload));
+      const pace = paceOf(this.#runtime);
+      this.#channels.set(
+        channel,
+        new SessionChannel(handle, null, { budget: this.#transactionsBudget, pace }),
+      );
     } catch (thrown) {
       this.#channels.set(channel, new SessionChannel(null, EtcdFdwError.from(thrown)));
     }
@@ -276,11 +285,7 @@ export class Session implements ConnectionEvents {
     if (code === StageCode.END) return channel.endTransaction();
     try {
       if (refusal !== undefined) throw refusal;
-      const transaction = channel.transaction();
-      if (code === StageCode.WRITE) transaction.stage(payload);
-      else if (code === StageCode.ROLLBACK) transaction.rollback(decodeLevel(payload));
-      else if (code === StageCode.RELEASE) transaction.release(decodeLevel(payload));
-      else throw new EtcdFdwError("08P01", `unexpected stage code ${code}`);
+      channel.transactions().stage(code, payload);
     } catch (thrown) {
       channel.refuse(EtcdFdwError.from(thrown));
     }

@@ -38,7 +38,10 @@ class FakeCluster implements ClusterHandle {
   started = 0;
   aborted = 0;
   closed = 0;
-  readonly staging = { maxTxnOps: 128, requireAtomic: false, maxStagedBytes: 1024 * 1024 };
+  staging = {
+    ...{ maxTxnOps: 128, maxRequestBytes: 1_000_000, nested: true, requireAtomic: false },
+    maxStagedBytes: 1024 * 1024,
+  };
   /** Payload of the answer to "page". */
   page = new Uint8Array(0);
 
@@ -354,6 +357,7 @@ Deno.test("Session: rows that could not be staged fail what comes next in the tr
 
 Deno.test("Session: each Txn of a commit has the request's full time, and tells that there is progress", async () => {
   await withSession(async ({ client, cluster }) => {
+    cluster.staging = { ...cluster.staging, nested: false };
     // A TxnResponse that has succeeded, with a header.
     cluster.page = Uint8Array.of(1 << 3 | 2, 2, 3 << 3, 9, 2 << 3, 1);
     cluster.call = function (_method, _payload, { deadline } = {}) {

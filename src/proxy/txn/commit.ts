@@ -1,204 +1,226 @@
-// A transaction's end: its writes as one Txn with their guards, or as several where etcd takes no more at once.
+// How a transaction is written to etcd, as a machine: events in, effects out. It neither waits nor knows the time.
+//
+//   PLANNING    what is to be sent is being cut into Txns
+//   CHECKING    several Txns are needed: their guards are compared first, nothing is written
+//   WRITING     the Txns that write are on their way, a few at a time
+//   EXPLAINING  a guard did not hold, nothing was written: reads find out which
+//   COMMITTED   all of it took effect
+//   REFUSED     nothing of it did
+//   UNKNOWN     something may have, or part of it has
+//
+//   PLANNING -> CHECKING | WRITING | EXPLAINING | COMMITTED | REFUSED
+//   CHECKING -> WRITING | PLANNING | REFUSED
+//   WRITING -> COMMITTED | PLANNING | REFUSED | UNKNOWN
+//   EXPLAINING -> REFUSED
+//
+// The last three are its outcomes. There is exactly one, told by one reply or one failure; behind it, and behind a cancel or
+// the session's end, nothing is sent. What a transaction has granted is revoked only when nothing can have been written.
 
-import { printable } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
-import { type Compare, decodeTxn, encodeTxn, type TxnOp } from "../../etcd/txn.ts";
-import { decodeRangeResponse } from "../../etcd/ranges.ts";
-import {
-  compactCompare,
-  type DeletedRange,
-  guardedByKey,
-  guardsOf,
-  keyByKey,
-  opsOf,
-  type Step,
-  stepsOf,
-} from "./steps.ts";
-import { duplicateKey, type Write } from "./writes.ts";
+import { conflict } from "./records.ts";
 
-/** Makes a Txn; with `writes`, a lost answer is an unknown outcome. */
-export type Txn = (request: Uint8Array, writes: boolean) => Promise<Uint8Array>;
+export type Phase =
+  | "PLANNING"
+  | "CHECKING"
+  | "WRITING"
+  | "EXPLAINING"
+  | "COMMITTED"
+  | "REFUSED"
+  | "UNKNOWN";
 
-export interface CommitOptions {
-  /** Operations, and comparisons, that etcd takes in one Txn. */
-  maxTxnOps: number;
-  /** Whether more than these are refused. */
-  requireAtomic: boolean;
+/** A Txn that is on its way. */
+export interface Sent {
+  id: number;
+  kind: "check" | "write";
+  /** Which of its kind in the present form. */
+  part: number;
 }
 
-/** Txns that are on their way at a time. */
-const IN_FLIGHT = 16;
-
-function chunked<T>(items: T[], size: number): T[][] {
-  const chunks: T[][] = [];
-  for (let at = 0; at < items.length; at += size) chunks.push(items.slice(at, at + size));
-  return chunks;
-}
-
-/** Runs the tasks, a few at a time, and waits for all that were begun. Rejects with the first failure. */
-async function inFlight(tasks: (() => Promise<unknown>)[]): Promise<void> {
-  let next = 0;
-  let failed: { error: unknown } | null = null;
-  const worker = async () => {
-    while (failed === null && next < tasks.length) {
-      await tasks[next++]().catch((error) => failed ??= { error });
-    }
-  };
-  await Promise.all(Array.from({ length: Math.min(IN_FLIGHT, tasks.length) }, worker));
-  if (failed !== null) throw (failed as { error: unknown }).error;
-}
-
-const RETRY = "The transaction might succeed if retried.";
-
-/** A range that was to be deleted at once has keys that the DELETE did not see. */
-class RangeChanged extends EtcdFdwError {}
-
-/** What shows whether the step's guard holds: its key, or a key of its range that is newer than it allows. */
-function suspicion({ key, compare }: Step): TxnOp {
-  const { rangeEnd, value } = compare!;
-  if (rangeEnd === undefined) return { range: { key, rangeEnd: null, keysOnly: true } };
-  return { range: { key, rangeEnd, keysOnly: true, minModRevision: String(value), limit: 1 } };
-}
-
-/**
- * Why a comparison failed. Looked for afterwards: reads in each Txn, which nearly always succeeds, would cost more than the
- * puts do. When the key is as it should be again, or was only read, nothing can be named.
- */
-async function refusal(steps: Step[], txn: Txn): Promise<EtcdFdwError> {
-  const suspects = steps.filter(({ compare }) => compare !== null);
-  const success = suspects.map(suspicion);
-  const { responses } = decodeTxn(await txn(encodeTxn({ compare: [], success, failure: [] }), false));
-  const rows = responses.map((response) => decodeRangeResponse(response!).rows.at(0));
-  const index = suspects.findIndex(({ compare, failure }, i) => {
-    const { target, value } = compare!;
-    if (failure === "range") return rows[i] !== undefined;
-    return (target === "create" ? rows[i]?.createRevision ?? 0n : rows[i]?.modRevision ?? 0n) !== value;
-  });
-  const failure = suspects[index]?.failure;
-  const key = rows[index]?.key ?? suspects[index]?.key;
-  if (failure === "23505") return duplicateKey(key);
-  const changed = failure === "range" || index < 0 && steps.some((step) => step.failure === "range");
-  return new (changed ? RangeChanged : EtcdFdwError)(
-    "40001",
-    "could not serialize access due to concurrent update in etcd",
-    {
-      detail: index < 0 ? "" : `The key "${printable(key)}" was changed by another client.`,
-      hint: RETRY,
-    },
-  );
-}
-
-/** Makes a Txn with the compact comparison, and only where that fails with each guard; its reply, or a refusal. */
-async function guarded(steps: Step[], reads: Compare[], success: TxnOp[], txn: Txn): Promise<bigint> {
-  const compact = compactCompare(steps);
-  for (const compare of compact === null ? [guardsOf(steps)] : [[compact], guardsOf(steps)]) {
-    const request = encodeTxn({ compare: [...reads, ...compare], success, failure: [] });
-    const reply = decodeTxn(await txn(request, success.length > 0));
-    if (reply.succeeded) return reply.revision;
-  }
-  throw await refusal(steps, txn);
-}
-
-/** Sends these steps; the revision of the Txn. Rejects with 23505 or 40001 when a comparison fails. */
-function send(steps: Step[], reads: Compare[], txn: Txn): Promise<bigint> {
-  return guarded(steps, reads, opsOf(steps), txn);
-}
-
-/** Whether all comparisons hold now. */
-async function verify(steps: Step[], txn: Txn): Promise<void> {
-  if (guardsOf(steps).length > 0) await guarded(steps, [], [], txn);
-}
-
-/** The same for the Txns of a large transaction; those with a compact comparison are asked about many at a time. */
-function verifications(chunks: Step[][], most: number, txn: Txn): (() => Promise<void>)[] {
-  const compact = chunks.filter((chunk) => compactCompare(chunk) !== null);
-  const others = chunks.filter((chunk) => compactCompare(chunk) === null);
-  const together = async (group: Step[][]) => {
-    const compare = group.map((chunk) => compactCompare(chunk)!);
-    const reply = decodeTxn(await txn(encodeTxn({ compare, success: [], failure: [] }), false));
-    if (!reply.succeeded) { for (const chunk of group) await verify(chunk, txn); }
-  };
-  return [
-    ...chunked(compact, most).map((group) => () => together(group)),
-    ...others.map((chunk) => () => verify(chunk, txn)),
-  ];
-}
-
-export interface Committed {
-  /** Of the last Txn; 0 when there was nothing to write. */
+export interface Commit {
+  phase: Phase;
+  /** Txns of the present form. */
+  checks: number;
+  writes: number;
+  /** The next one of the phase's Txns to be sent. */
+  next: number;
+  sent: readonly Sent[];
+  lastId: number;
+  /** Txns that took effect, and the revision of the last one. */
+  applied: number;
   revision: bigint;
-  txns: number;
+  /** Why no further Txn is sent; null: a guard. The worst that was heard: a loss counts more than a refusal. */
+  trouble: { lost: boolean; error: EtcdFdwError | null } | null;
+  /** Whether a form was sent and refused. */
+  again: boolean;
 }
 
-/**
- * Writes all of it. `deleted` are ranges that DELETEs emptied, `reads` comparisons for what the transaction has read.
- * Rejects with 23505 or 40001 when a guard does not hold, with 08007 when the outcome is unknown, and with 54000 when one
- * Txn cannot hold it and must.
- */
-export async function commitWrites(
-  writes: Write[],
-  deleted: DeletedRange[],
-  reads: Compare[],
-  options: CommitOptions,
-  txn: Txn,
-): Promise<Committed> {
-  const ranged = stepsOf(writes, deleted);
-  if (ranged.length === 0) return { revision: 0n, txns: 0 };
-  const steps = guardedByKey(ranged);
-  const single = keyByKey(ranged);
-  const fits = (some: Step[]) =>
-    opsOf(some).length <= options.maxTxnOps && reads.length + guardsOf(some).length <= options.maxTxnOps;
-  // A key that came into a range meanwhile is not the DELETE's: it stays, where the others fit.
-  const sent = fits(steps) ? steps : reads.length === 0 ? ranged : single;
-  try {
-    return await commitSteps(sent, reads, options, txn);
-  } catch (error) {
-    if (!(error instanceof RangeChanged) || options.requireAtomic && !fits(single)) throw error;
-    return await commitSteps(single, reads, options, txn);
-  }
+export type Event =
+  /** How many Txns the next form has; null: there is no other. */
+  | { type: "planned"; form: { checks: number; writes: number } | null }
+  /** The Txn took effect, at this revision; or its guards hold. */
+  | { type: "answered"; id: number; revision: bigint }
+  /** The Txn did not take effect; null: since a guard did not hold. */
+  | { type: "refused"; id: number; error: EtcdFdwError | null }
+  /** Whether it took effect is not known. */
+  | { type: "lost"; id: number; error: EtcdFdwError }
+  /** Planning or explaining did not succeed. */
+  | { type: "failed"; error: EtcdFdwError }
+  | { type: "explained"; error: EtcdFdwError }
+  /** Nobody waits for the outcome any more. */
+  | { type: "cancelled" }
+  | { type: "ended" };
+
+export type Effect =
+  | { do: "plan" }
+  | { do: "send"; txn: Sent }
+  /** One of several Txns was answered. */
+  | { do: "progress" }
+  | { do: "explain" }
+  | { do: "reply"; revision: bigint; txns: number }
+  | { do: "fail"; error: EtcdFdwError }
+  | { do: "revoke" };
+
+export interface Step {
+  state: Commit;
+  effects: Effect[];
 }
 
-async function commitSteps(
-  steps: Step[],
-  reads: Compare[],
-  { maxTxnOps, requireAtomic }: CommitOptions,
-  txn: Txn,
-): Promise<Committed> {
-  const ops = opsOf(steps).length;
-  const compares = reads.length + guardsOf(steps).length;
-  if (ops <= maxTxnOps && compares <= maxTxnOps) {
-    return { revision: await send(steps, reads, txn), txns: 1 };
-  }
-  if (requireAtomic || reads.length > 0) throw tooLarge(ops, compares, maxTxnOps, reads.length > 0);
-  const chunks = chunked(steps, maxTxnOps);
-  await inFlight(verifications(chunks, maxTxnOps, txn));
-  let revision = 0n;
-  let done = 0;
-  const write = async (chunk: Step[]) => {
-    const at = await send(chunk, [], txn);
-    done++;
-    if (at > revision) revision = at;
+/** Txns that are on their way at a time. Each may be as large as a request. */
+const IN_FLIGHT = 4;
+
+export function isOver({ phase }: Commit): boolean {
+  return phase === "COMMITTED" || phase === "REFUSED" || phase === "UNKNOWN";
+}
+
+export function begin(): Step {
+  const state: Commit = {
+    ...{ phase: "PLANNING", checks: 0, writes: 0, next: 0, sent: [], lastId: 0 },
+    ...{ applied: 0, revision: 0n, trouble: null, again: false },
   };
-  try {
-    await inFlight(chunks.map((chunk) => () => write(chunk)));
-  } catch (error) {
-    throw done === 0 ? error : partial(EtcdFdwError.from(error), done, chunks.length);
-  }
-  return { revision, txns: chunks.length };
+  return { state, effects: [{ do: "plan" }] };
 }
 
-function partial(error: EtcdFdwError, done: number, all: number): EtcdFdwError {
+export function step(state: Commit, event: Event): Step {
+  if (isOver(state)) return { state, effects: [] };
+  switch (event.type) {
+    case "planned":
+      return state.phase === "PLANNING" ? planned(state, event.form) : ignored(state);
+    case "explained":
+      return state.phase === "EXPLAINING" ? refuse(state, event.error) : ignored(state);
+    case "failed":
+      return state.phase === "PLANNING" || state.phase === "EXPLAINING"
+        ? refuse(state, event.error)
+        : ignored(state);
+    case "cancelled":
+    case "ended":
+      return state.phase === "WRITING" ? unknown(state, undecided()) : refuse(state, cancelled());
+    default:
+      return state.sent.some(({ id }) => id === event.id) ? answered(state, event) : ignored(state);
+  }
+}
+
+function ignored(state: Commit): Step {
+  return { state, effects: [] };
+}
+
+function planned(state: Commit, form: { checks: number; writes: number } | null): Step {
+  if (form !== null) {
+    return send({ ...state, ...form, phase: form.checks > 0 ? "CHECKING" : "WRITING", next: 0 });
+  }
+  if (state.again) return { state: { ...state, phase: "EXPLAINING" }, effects: [{ do: "explain" }] };
+  return reply({ ...state, writes: 0 });
+}
+
+function answered(
+  before: Commit,
+  event: Extract<Event, { type: "answered" | "refused" | "lost" }>,
+): Step {
+  const state = { ...before, sent: before.sent.filter(({ id }) => id !== event.id) };
+  if (event.type !== "answered") return heard(state, { lost: event.type === "lost", error: event.error });
+  const progress: Effect[] = state.checks + state.writes > 1 ? [{ do: "progress" }] : [];
+  if (state.phase === "WRITING") {
+    state.applied++;
+    if (event.revision > state.revision) state.revision = event.revision;
+  }
+  const { state: after, effects } = goOn(state);
+  return { state: after, effects: [...progress, ...effects] };
+}
+
+function goOn(state: Commit): Step {
+  if (state.trouble !== null) return state.sent.length > 0 ? ignored(state) : decide(state);
+  const all = state.phase === "CHECKING" ? state.checks : state.writes;
+  if (state.next < all) return send(state);
+  if (state.sent.length > 0) return ignored(state);
+  if (state.phase === "CHECKING") return send({ ...state, phase: "WRITING", next: 0 });
+  return reply(state);
+}
+
+/** Sends as many as may be on their way. */
+function send(before: Commit): Step {
+  const state = { ...before, sent: [...before.sent] };
+  const kind = state.phase === "CHECKING" ? "check" : "write";
+  const all = kind === "check" ? state.checks : state.writes;
+  const effects: Effect[] = [];
+  while (state.sent.length < IN_FLIGHT && state.next < all) {
+    const txn: Sent = { id: ++state.lastId, kind, part: state.next++ };
+    state.sent.push(txn);
+    effects.push({ do: "send", txn });
+  }
+  return { state, effects };
+}
+
+/** A Txn did not do what it should: nothing more is sent. */
+function heard(before: Commit, trouble: NonNullable<Commit["trouble"]>): Step {
+  const worse = before.trouble === null || trouble.lost && !before.trouble.lost ||
+    // That a guard failed says less than an error does.
+    !before.trouble.lost && before.trouble.error === null;
+  const state = { ...before, trouble: worse ? trouble : before.trouble };
+  // What is compared changes nothing: its other answers are not waited for.
+  return state.sent.length === 0 || state.phase === "CHECKING" ? decide(state) : ignored(state);
+}
+
+/** All that was sent has ended, and not all of it well. */
+function decide(state: Commit): Step {
+  const { lost, error } = state.trouble!;
+  if (state.phase === "WRITING" && state.applied > 0) {
+    return unknown(state, partial(error ?? conflict(), state));
+  }
+  if (state.phase === "WRITING" && lost) return unknown(state, error!);
+  if (error !== null) return refuse(state, error);
+  return {
+    state: { ...state, phase: "PLANNING", sent: [], trouble: null, again: true },
+    effects: [{ do: "plan" }],
+  };
+}
+
+function reply(state: Commit): Step {
+  const { revision, writes } = state;
+  return { state: { ...state, phase: "COMMITTED" }, effects: [{ do: "reply", revision, txns: writes }] };
+}
+
+function refuse(state: Commit, error: EtcdFdwError): Step {
+  return { state: { ...state, phase: "REFUSED" }, effects: [{ do: "revoke" }, { do: "fail", error }] };
+}
+
+function unknown(state: Commit, error: EtcdFdwError): Step {
+  return { state: { ...state, phase: "UNKNOWN" }, effects: [{ do: "fail", error }] };
+}
+
+function cancelled(): EtcdFdwError {
+  return new EtcdFdwError("57014", "request was cancelled");
+}
+
+function undecided(): EtcdFdwError {
+  return new EtcdFdwError("08007", "whether the transaction took effect in etcd is not known", {
+    detail: "It was cancelled while etcd was committing.",
+    hint: "Read the rows concerned before you write them again.",
+  });
+}
+
+function partial(error: EtcdFdwError, { applied, writes }: Commit): EtcdFdwError {
   return new EtcdFdwError("08007", "a transaction was written to etcd in part", {
-    detail: `${done} of ${all} Txns took effect, then: ${error.message}. ${error.detail}`.trim(),
+    detail: `${applied} of ${writes} Txns took effect, then: ${error.message}. ${error.detail}`.trim(),
     hint:
       "Compare the rows concerned with etcd. Option atomic 'require' refuses transactions that need several Txns.",
-  });
-}
-
-function tooLarge(ops: number, compares: number, most: number, serializable: boolean): EtcdFdwError {
-  return new EtcdFdwError("54000", "transaction is too large for one Txn of etcd", {
-    detail: `It has ${ops} writes and ${compares} comparisons; max_txn_ops is ${most}.` +
-      (serializable ? " Under SERIALIZABLE, all of them must be in one." : ""),
-    hint: "Raise etcd's --max-txn-ops and the server's max_txn_ops, or write less in a transaction.",
   });
 }

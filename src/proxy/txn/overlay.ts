@@ -7,23 +7,29 @@
 import { compareBytes } from "../../base/bytes.ts";
 import { encodeRangeRequest, type RangeRequest, type SortTarget } from "../../etcd/messages.ts";
 import {
+  decodeKeyRow,
+  decodePage,
   decodeRangeRequest,
-  decodeRangeResponse,
-  encodeRangeResponse,
+  encodePage,
+  keyOf,
   type KeyRow,
   makeKeyRow,
-  type RangeResponse,
+  type Page,
 } from "../../etcd/ranges.ts";
 import { decodeTxn, encodeReadResponses, encodeTxn, readsOf } from "../../etcd/txn.ts";
 import { type KeyRange, singleKey, successor } from "../../etcd/keyrange.ts";
-import { MAX_TXN_OPS } from "../../ipc/limits.ts";
-import { sortable, type StagedWrites, type Write } from "./writes.ts";
+import { Method } from "../../ipc/frame.ts";
+import { MAX_TXN_OPS, PAGE_BYTES } from "../../ipc/limits.ts";
+import type { Records, Write } from "./records.ts";
+import { ask, askRange, sorted, STRIDE, type Work } from "./work.ts";
 
-/** etcd, asked without an overlay. */
-export interface Reader {
-  range(request: Uint8Array): Promise<Uint8Array>;
-  /** A Txn that only reads. */
-  txn(request: Uint8Array): Promise<Uint8Array>;
+/** What a read looks at. */
+export interface View {
+  records: Records;
+  /** Of the read: it sees what commands before it wrote. */
+  command: number;
+  /** Takes note of what etcd has answered, where that must hold when the transaction commits. */
+  note: ((request: RangeRequest, page: Page) => Work<void>) | null;
 }
 
 /** An empty range_end, or the byte 0, is the end of the keyspace. */
@@ -35,72 +41,152 @@ export function keyRangeOf({ key, rangeEnd }: RangeRequest): KeyRange {
   };
 }
 
-function rowOf({ key, version }: Write, keysOnly: boolean): KeyRow {
+/** The revision that the request names; undefined for the latest. */
+export function revisionOf({ revision }: RangeRequest): string | undefined {
+  return revision === undefined || revision === "0" ? undefined : revision;
+}
+
+/** Etcd's own answer. */
+export function* fetchPage(request: RangeRequest, { note }: View): Work<Page> {
+  const page = yield* decodePage(yield* askRange(encodeRangeRequest(request)));
+  if (note !== null) yield* note(request, page);
+  return page;
+}
+
+/** How many keys there are, and what was read for it: the keys too, where they must not change. */
+function* fetchCount(request: RangeRequest, view: View): Work<Page> {
+  const asked = view.note === null ? request : { ...request, countOnly: false, keysOnly: true, limit: 0 };
+  return { ...(yield* fetchPage(asked, view)), rows: [], more: false };
+}
+
+/** The rows that the transaction itself has in a range, one after the other in either direction. */
+class OwnRows {
+  readonly #view: View;
+  readonly #descending: boolean;
+  #left: KeyRange | null;
+  #writes: Write[] = [];
+  #at = 0;
+
+  constructor(view: View, range: KeyRange, descending = false) {
+    this.#view = view;
+    this.#left = range;
+    this.#descending = descending;
+  }
+
+  /** The next one; undefined when `load` must be called before, or there is none. */
+  get current(): Write | undefined {
+    return this.#writes[this.#at];
+  }
+
+  advance(): void {
+    this.#at++;
+  }
+
+  /** Makes sure that `current` is the next one. */
+  *load(): Generator<undefined, void, unknown> {
+    const { records, command } = this.#view;
+    while (this.#at >= this.#writes.length && this.#left !== null) {
+      const { start, end } = this.#left;
+      const { writes, next }: { writes: Write[]; next: Uint8Array | null } = this.#descending
+        ? records.blockBefore(start, end, command)
+        : records.block(start, end, command);
+      this.#writes = writes;
+      this.#at = 0;
+      this.#left = next === null ? null : this.#descending ? { start, end: next } : { start: next, end };
+      yield;
+    }
+  }
+}
+
+function* hasOwn(view: View, range: KeyRange): Generator<undefined, boolean, unknown> {
+  if (view.records.size === 0) return false;
+  const own = new OwnRows(view, range);
+  yield* own.load();
+  return own.current !== undefined;
+}
+
+function rowOf({ key, value, createRevision, version, lease }: Write, keysOnly: boolean): KeyRow {
   return makeKeyRow({
     key,
-    value: keysOnly ? new Uint8Array(0) : version.value!,
-    createRevision: version.createRevision,
+    value: keysOnly ? new Uint8Array(0) : value!,
+    createRevision,
     modRevision: 0n,
     // etcd will count all that the transaction did to the key as one.
-    version: version.version + 1n,
-    lease: version.lease,
+    version: version + 1n,
+    lease,
   });
 }
 
-/** Which of the writes are rows of the answer. */
-function rowsOf(writes: Write[], request: RangeRequest): KeyRow[] {
-  if (request.minModRevision !== undefined || request.maxModRevision !== undefined) return [];
-  const min = BigInt(request.minCreateRevision ?? "0");
-  const max = request.maxCreateRevision === undefined ? null : BigInt(request.maxCreateRevision);
-  const filtered = request.minCreateRevision !== undefined || max !== null;
-  return writes.filter(({ version }) => {
-    if (version.value === null) return false;
-    const created = version.createRevision;
-    return !filtered || created !== 0n && created >= min && (max === null || created <= max);
-  }).map((write) => rowOf(write, request.keysOnly ?? false));
+/** Whether the write is a row of the answer. */
+function isShown({ value, createRevision }: Write, request: RangeRequest): boolean {
+  if (value === null || request.minModRevision !== undefined || request.maxModRevision !== undefined) {
+    return false;
+  }
+  const { minCreateRevision: min, maxCreateRevision: max } = request;
+  if (min === undefined && max === undefined) return true;
+  return createRevision !== 0n && createRevision >= BigInt(min ?? "0") &&
+    (max === undefined || createRevision <= BigInt(max));
 }
 
-const hiddenBy = (writes: Write[]) => {
-  const keys = new Set(writes.map(({ key }) => sortable(key)));
-  return (row: KeyRow) => keys.has(sortable(row.key));
-};
-
-/** How many of the keys etcd holds at this revision. */
-async function countExisting(
-  keys: Uint8Array[],
-  request: RangeRequest,
-  revision: bigint,
-  reader: Reader,
-): Promise<Set<string>> {
-  const found = new Set<string>();
-  for (let at = 0; at < keys.length; at += MAX_TXN_OPS) {
-    const reads = keys.slice(at, at + MAX_TXN_OPS).map((key) => ({
-      range: {
-        key,
-        rangeEnd: null,
-        revision: String(revision),
-        keysOnly: true,
-        serializable: request.serializable,
-      },
+/** Which of these keys etcd holds at this revision. */
+function* countExisting(writes: Write[], request: RangeRequest, revision: string): Work<number> {
+  const asks = [];
+  for (let at = 0; at < writes.length; at += MAX_TXN_OPS) {
+    const success = writes.slice(at, at + MAX_TXN_OPS).map(({ key }) => ({
+      range: { key, rangeEnd: null, revision, countOnly: true, serializable: request.serializable },
     }));
-    const reply = decodeTxn(await reader.txn(encodeTxn({ compare: [], success: reads, failure: [] })));
-    for (const response of reply.responses) {
-      for (const { key } of decodeRangeResponse(response!).rows) found.add(sortable(key));
+    asks.push({ method: Method.READ_TXN, payload: encodeTxn({ compare: [], success, failure: [] }) });
+  }
+  let found = 0;
+  for (const reply of yield asks) {
+    for (const response of decodeTxn(reply).responses) {
+      found += Number((yield* decodePage(response!)).count);
     }
   }
   return found;
 }
 
-async function overlaidCount(request: RangeRequest, writes: Write[], reader: Reader): Promise<RangeResponse> {
-  const response = decodeRangeResponse(await reader.range(encodeRangeRequest(request)));
-  const revision = request.revision !== undefined && request.revision !== "0"
-    ? BigInt(request.revision)
-    : response.revision;
-  const existing = await countExisting(writes.map(({ key }) => key), request, revision, reader);
-  for (const { key, version } of writes) {
-    response.count += BigInt(Number(version.value !== null) - Number(existing.has(sortable(key))));
+/** Keys that are asked for one by one before listing them all is thought of. */
+const FEW_KEYS = 1024;
+/** A key in a list costs this part of a key that is asked for. */
+const LISTED = 16n;
+const LISTING_PAGE = 20_000;
+
+/** Counts the rows by going through the keys: where the transaction has written many of them. */
+function* countByListing(request: RangeRequest, revision: string, view: View): Work<bigint> {
+  let count = 0n;
+  let asked: RangeRequest = { ...request, countOnly: false, keysOnly: true, limit: LISTING_PAGE, revision };
+  for (;;) {
+    const page = yield* overlaidPage(asked, { ...view, note: null });
+    count += BigInt(page.rows.length);
+    if (!page.more || page.rows.length === 0) return count;
+    asked = { ...asked, key: successor(keyOf(page.rows[page.rows.length - 1])) };
   }
-  return response;
+}
+
+function* overlaidCount(request: RangeRequest, view: View): Work<Page> {
+  const page = yield* fetchCount(request, view);
+  const revision = revisionOf(request) ?? String(page.revision);
+  const range = keyRangeOf(request);
+  const own = new OwnRows(view, range);
+  let alive = 0;
+  let writes: Write[] = [];
+  let replaced = 0;
+  for (let seen = 1;; seen++) {
+    yield* own.load();
+    const write = own.current;
+    if (write !== undefined) writes.push(write);
+    alive += Number(write !== undefined && write.value !== null);
+    if (page.count > 0n && (write === undefined || writes.length === FEW_KEYS)) {
+      replaced += yield* countExisting(writes, request, revision);
+      if (write !== undefined && page.count < LISTED * BigInt(view.records.size)) {
+        return { ...page, count: yield* countByListing(request, revision, view) };
+      }
+    }
+    if (write === undefined) return { ...page, count: page.count + BigInt(alive - replaced) };
+    if (writes.length === FEW_KEYS) writes = [];
+    own.advance();
+  }
 }
 
 const SORTED_BY: Record<SortTarget, (a: KeyRow, b: KeyRow) => number> = {
@@ -118,107 +204,139 @@ function compareRevisions(a: bigint, b: bigint): number {
 }
 
 /** By something else than the key: one answer holds all rows that are asked for. */
-async function overlaidSorted(
-  request: RangeRequest,
-  writes: Write[],
-  reader: Reader,
-): Promise<RangeResponse> {
+function* overlaidSorted(request: RangeRequest, view: View): Work<Page> {
+  const range = keyRangeOf(request);
+  const own: KeyRow[] = [];
+  let hidden = 0;
+  const rows = new OwnRows(view, range);
+  for (yield* rows.load(); rows.current !== undefined; rows.advance(), yield* rows.load()) {
+    hidden++;
+    if (isShown(rows.current, request)) own.push(rowOf(rows.current, request.keysOnly ?? false));
+  }
   const limit = request.limit ?? 0;
-  const asked = { ...request, limit: limit === 0 ? 0 : limit + writes.length };
-  const response = decodeRangeResponse(await reader.range(encodeRangeRequest(asked)));
-  const isHidden = hiddenBy(writes);
-  const rows = [...response.rows.filter((row) => !isHidden(row)), ...rowsOf(writes, request)];
+  const page = yield* fetchPage({ ...request, limit: limit === 0 ? 0 : limit + hidden }, view);
+  const all = own;
+  for (const [i, raw] of page.rows.entries()) {
+    const row = decodeKeyRow(raw);
+    if (view.records.find(row.key, view.command) === undefined) all.push(row);
+    if (i % STRIDE === 0) yield;
+  }
   const { target, descending } = request.order!;
-  rows.sort((a, b) => descending ? SORTED_BY[target](b, a) : SORTED_BY[target](a, b));
-  const kept = limit === 0 ? rows : rows.slice(0, limit);
-  return { ...response, rows: kept, more: response.more || kept.length < rows.length };
+  const inOrder = yield* sorted(
+    all,
+    (a, b) => descending ? SORTED_BY[target](b, a) : SORTED_BY[target](a, b),
+  );
+  const kept = limit === 0 ? inOrder : inOrder.slice(0, limit);
+  return {
+    ...page,
+    rows: kept.map(({ raw }) => raw),
+    more: page.more || kept.length < inOrder.length,
+  };
+}
+
+/** The rows of a page and the transaction's own of the range that it covers, and whether some were left for the next page. */
+function* merged(
+  rows: Uint8Array[],
+  covered: KeyRange,
+  request: RangeRequest,
+  view: View,
+): Work<{ rows: Uint8Array[]; cut: boolean }> {
+  const direction = request.order?.descending ? -1 : 1;
+  const own = new OwnRows(view, covered, direction < 0);
+  const limit = request.limit || Infinity;
+  const kept: Uint8Array[] = [];
+  let bytes = 0;
+  for (let next = 0, steps = 1;; steps++) {
+    if (steps % STRIDE === 0) yield;
+    if (own.current === undefined) yield* own.load();
+    const write = own.current;
+    const raw = rows[next];
+    if (write === undefined && raw === undefined) return { rows: kept, cut: false };
+    const order = write === undefined
+      ? 1
+      : raw === undefined
+      ? -1
+      : compareBytes(write.key, keyOf(raw)) * direction;
+    // What the transaction wrote comes in the place of what etcd has.
+    if (order >= 0) next++;
+    if (order <= 0) own.advance();
+    if (order <= 0 && !isShown(write!, request)) continue;
+    if (kept.length >= limit || limit < Infinity && bytes >= PAGE_BYTES) return { rows: kept, cut: true };
+    const row = order > 0 ? raw : rowOf(write!, request.keysOnly ?? false).raw;
+    kept.push(row);
+    bytes += row.length;
+  }
 }
 
 /** In the order of the key, a page at a time; a page that the overlay leaves empty is followed by the next one. */
-async function overlaidPage(request: RangeRequest, writes: Write[], reader: Reader): Promise<RangeResponse> {
+function* overlaidPage(request: RangeRequest, view: View): Work<Page> {
   const descending = request.order?.descending ?? false;
-  const isHidden = hiddenBy(writes);
-  const own = rowsOf(writes, request);
   let left = keyRangeOf(request);
   let asked = request;
   for (;;) {
-    const response = decodeRangeResponse(await reader.range(encodeRangeRequest(asked)));
-    const last = response.rows.at(-1)?.key;
-    const covered = (row: KeyRow) => {
-      if (!response.more || last === undefined) return true;
-      return descending ? compareBytes(row.key, last) >= 0 : compareBytes(row.key, last) <= 0;
-    };
-    const isLeft = (row: KeyRow) =>
-      compareBytes(row.key, left.start) >= 0 && (left.end === null || compareBytes(row.key, left.end) < 0);
-    const rows = [
-      ...response.rows.filter((row) => !isHidden(row)),
-      ...own.filter((row) => isLeft(row) && covered(row)),
-    ].sort((a, b) => descending ? compareBytes(b.key, a.key) : compareBytes(a.key, b.key));
-    const limit = request.limit ?? 0;
-    const kept = limit === 0 ? rows : rows.slice(0, limit);
-    if (kept.length > 0 || !response.more || last === undefined) {
-      return { ...response, rows: kept, more: response.more || kept.length < rows.length };
-    }
+    const page = yield* fetchPage(asked, view);
+    const last = page.more && page.rows.length > 0 ? keyOf(page.rows[page.rows.length - 1]) : null;
+    const covered = last === null
+      ? left
+      : descending
+      ? { start: last, end: left.end }
+      : { start: left.start, end: successor(last) };
+    const { rows, cut } = yield* merged(page.rows, covered, request, view);
+    if (rows.length > 0 || last === null) return { ...page, rows, more: page.more || cut };
     // All that came is hidden. What follows is read at the same revision.
-    const revision = asked.revision !== undefined && asked.revision !== "0"
-      ? asked.revision
-      : String(response.revision);
+    const revision = revisionOf(asked) ?? String(page.revision);
     left = descending ? { ...left, end: last } : { ...left, start: successor(last) };
     asked = { ...request, revision, key: left.start, rangeEnd: left.end ?? Uint8Array.of(0) };
   }
 }
 
-/** A Range as a command sees it that comes behind what is staged. */
-export async function readRange(
-  message: Uint8Array,
-  staged: StagedWrites,
-  command: number,
-  reader: Reader,
-): Promise<Uint8Array> {
-  const request = decodeRangeRequest(message);
-  const writes = staged.within(keyRangeOf(request), command);
-  if (writes.length === 0) return await reader.range(message);
-  return encodeRangeResponse(await overlaid(request, writes, reader));
+function* overlaid(request: RangeRequest, view: View): Work<Page> {
+  if (request.countOnly) return yield* overlaidCount(request, view);
+  const target = request.order?.target ?? "key";
+  return yield* (target === "key" ? overlaidPage(request, view) : overlaidSorted(request, view));
 }
 
-function overlaid(request: RangeRequest, writes: Write[], reader: Reader): Promise<RangeResponse> {
-  if (request.countOnly) return overlaidCount(request, writes, reader);
-  const target = request.order?.target ?? "key";
-  return target === "key" ? overlaidPage(request, writes, reader) : overlaidSorted(request, writes, reader);
+/** A Range as a command sees it. */
+export function* readRange(message: Uint8Array, view: View): Work<Uint8Array> {
+  const request = decodeRangeRequest(message);
+  if (yield* hasOwn(view, keyRangeOf(request))) return yield* encodePage(yield* overlaid(request, view));
+  if (view.note === null) return yield* askRange(message);
+  if (request.countOnly) return yield* encodePage(yield* fetchCount(request, view));
+  const reply = yield* askRange(message);
+  yield* view.note(request, yield* decodePage(reply));
+  return reply;
 }
 
 /** A Txn of reads, likewise: all of them at one revision. */
-export async function readTxn(
-  message: Uint8Array,
-  staged: StagedWrites,
-  command: number,
-  reader: Reader,
-): Promise<Uint8Array> {
-  const reply = await reader.txn(message);
-  const { header, revision, responses } = decodeTxn(reply);
-  const results = await Promise.all(
-    readsOf(message).map((read, i) => {
-      const request = decodeRangeRequest(read);
-      const writes = staged.within(keyRangeOf(request), command);
-      if (writes.length === 0) return responses[i]!;
-      if (request.rangeEnd === null && !request.countOnly) {
-        return overlaidKey(responses[i]!, writes[0], request);
-      }
-      const at = request.revision !== undefined && request.revision !== "0"
-        ? request.revision
-        : String(revision);
-      return overlaid({ ...request, revision: at }, writes, reader).then(encodeRangeResponse);
-    }),
-  );
+export function* readTxn(message: Uint8Array, view: View): Work<Uint8Array> {
+  const { header, revision, responses } = decodeTxn(yield* ask(Method.READ_TXN, message));
+  const results: Uint8Array[] = [];
+  for (const [i, read] of readsOf(message).entries()) {
+    const request = decodeRangeRequest(read);
+    // The answers in a Txn do not say what they were read at, and what is asked again names the revision.
+    const note: View["note"] = view.note === null
+      ? null
+      : (asked, page) => view.note!({ ...asked, revision: request.revision }, { ...page, revision });
+    const noting = { ...view, note };
+    const own = yield* hasOwn(view, keyRangeOf(request));
+    if (!own && note === null) results.push(responses[i]!);
+    else if (request.countOnly || own && request.rangeEnd !== null) {
+      const at = { ...request, revision: revisionOf(request) ?? String(revision) };
+      results.push(yield* encodePage(yield* (own ? overlaid(at, noting) : fetchCount(at, noting))));
+    } else {
+      const page = yield* decodePage(responses[i]!);
+      if (note !== null) yield* note(request, page);
+      results.push(own ? yield* encodePage(overlaidKey(page, request, view)) : responses[i]!);
+    }
+  }
   return encodeReadResponses(header, results);
 }
 
-function overlaidKey(response: Uint8Array, write: Write, request: RangeRequest): Uint8Array {
-  const rows = rowsOf([write], request);
-  return encodeRangeResponse({
-    ...decodeRangeResponse(response),
-    rows,
-    count: BigInt(rows.length),
-    more: false,
-  });
+/** A single key that the transaction wrote. */
+function overlaidKey(page: Page, request: RangeRequest, { records, command }: View): Page {
+  const write = records.find(request.key, command);
+  const rows = write !== undefined && isShown(write, request)
+    ? [rowOf(write, request.keysOnly ?? false).raw]
+    : [];
+  return { ...page, rows, count: BigInt(rows.length), more: false };
 }

@@ -1,35 +1,55 @@
 // A transaction of one backend on one cluster: its writes until they are committed, its reads with these laid over them,
-// and what it has read where SERIALIZABLE demands that this still holds at the end.
+// what it has read where SERIALIZABLE demands that this still holds at the end, and the leases that it has granted.
+//
+//   OPEN -> COMMITTING -> COMMITTED | REFUSED | UNKNOWN
+//   OPEN, REFUSED -> ABORTED
+//
+// Its leases are kept by COMMITTED, revoked by ABORTED and REFUSED, and left to their time by UNKNOWN: to revoke them after
+// a lost answer would delete rows that were committed.
 
-import { compareBytes } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
-import { decodeRangeRequest, decodeRangeResponse } from "../../etcd/ranges.ts";
-import { decodeLease, encodeLease, encodeLeaseGrant } from "../../etcd/lease.ts";
-import { type Compare, decodeTxn, encodeTxn, readsOf } from "../../etcd/txn.ts";
+import { decodeKeyRow, decodePage, decodeRangeRequest, decodeRangeResponse } from "../../etcd/ranges.ts";
+import { decodeLease, encodeLeaseGrant } from "../../etcd/lease.ts";
+import { decodeTxn, encodeTxn, readsOf } from "../../etcd/txn.ts";
 import { encodeRangeRequest, type RangeRequest } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
 import { MAX_TXN_OPS } from "../../ipc/limits.ts";
-import { type KeyRange, successor, unite } from "../../etcd/keyrange.ts";
+import { successor } from "../../etcd/keyrange.ts";
 import {
-  decodeSeconds,
+  decodeGrant,
   decodeStageEntries,
   decodeStageHeader,
   type StageEntry,
   StageFlag,
+  type StageHeader,
   StageKind,
   type StageReply,
 } from "../../ipc/stage.ts";
-import { type CommitOptions, commitWrites } from "./commit.ts";
-import { keyRangeOf, type Reader, readRange, readTxn } from "./overlay.ts";
-import type { DeletedRange } from "./steps.ts";
-import { sortable, StagedWrites, type Write } from "./writes.ts";
-
-/** etcd, as a session reaches it. */
-export type Call = (method: number, payload: Uint8Array) => Promise<Uint8Array>;
+import { Budget } from "../memory.ts";
+import { keyRangeOf, readRange, readTxn, type View } from "./overlay.ts";
+import { type Batch, checkRow, type CommitOptions, type DeletedRange } from "./plan.ts";
+import { ReadSet } from "./reads.ts";
+import { Records } from "./records.ts";
+import { ask, STRIDE, type Work } from "./work.ts";
 
 export interface TransactionOptions extends CommitOptions {
   /** What it may hold until it commits. */
   maxStagedBytes: number;
+}
+
+export type State = "OPEN" | "COMMITTING" | "COMMITTED" | "REFUSED" | "UNKNOWN" | "ABORTED";
+
+/** What a request comes to: its answer, or what must be written for it first. */
+export type Answer = { reply: StageReply } | { write: Batch; count: number; refused: number[] };
+
+interface Lease {
+  id: bigint;
+  seconds: bigint;
+  level: number;
+  /** In milliseconds of the driver's clock. */
+  grantedAt: number;
+  /** A row that was written at once has it: the transaction's end does not concern it any more. */
+  used: boolean;
 }
 
 /** Pages of a DELETE that finds its keys here. */
@@ -37,21 +57,31 @@ const LISTING_PAGE = 20_000;
 
 export class Transaction {
   readonly #options: TransactionOptions;
-  readonly #writes: StagedWrites;
-  readonly #leases: bigint[] = [];
+  readonly #parent: Budget;
+  readonly #records: Records;
+  readonly #reads: ReadSet;
+  readonly #revoke: (lease: bigint) => void;
+  #state: State = "OPEN";
+  #leases: Lease[] = [];
   /** Ranges that DELETEs have emptied. */
   #deleted: (DeletedRange & { level: number })[] = [];
   /** What went wrong with a write that nobody waits for. */
   #failure: { error: EtcdFdwError; level: number } | null = null;
-  /** Ranges that were read under SERIALIZABLE, and the keys in them with their mod_revision, 0 for none. */
-  #readRanges: KeyRange[] = [];
-  /** That all of it was read at; the lowest, should a table have read the past. */
-  #readRevision: bigint | null = null;
-  readonly #readKeys = new Map<string, { key: Uint8Array; mod: bigint; create: bigint }>();
+  /** Rises with every rollback: work that has begun before must not add to what is left. */
+  #epoch = 0;
 
-  constructor(options: TransactionOptions) {
+  /** @param revoke Ends a lease, if etcd can be reached; otherwise it runs out. */
+  constructor(options: TransactionOptions, parent: Budget, revoke: (lease: bigint) => void) {
     this.#options = options;
-    this.#writes = new StagedWrites(options.maxStagedBytes);
+    this.#parent = parent;
+    const budget = new Budget(options.maxStagedBytes, parent, "a transaction");
+    this.#records = new Records(budget);
+    this.#reads = new ReadSet(budget);
+    this.#revoke = revoke;
+  }
+
+  get state(): State {
+    return this.#state;
   }
 
   /** A WRITE that nobody waits for: it is staged at once, so that what follows finds it. */
@@ -60,253 +90,265 @@ export class Transaction {
     try {
       const { header, rest } = decodeStageHeader(payload);
       level = header.level;
-      for (const entry of decodeStageEntries(rest)) this.#add(entry, header.level, header.command);
+      for (const entry of decodeStageEntries(rest)) this.#add(entry, header);
     } catch (thrown) {
       this.#failure ??= { error: EtcdFdwError.from(thrown), level };
     }
   }
 
-  #add(entry: StageEntry, level: number, command: number): void {
-    this.#writes.add(entry, level, command);
+  #add(
+    entry: StageEntry,
+    { level, command }: Pick<StageHeader, "level" | "command">,
+    into = this.#records,
+  ): void {
+    checkRow(entry.key, entry.value, this.#options);
+    into.add(entry, level, command);
   }
 
   #check(): void {
     if (this.#failure !== null) throw this.#failure.error;
+    if (this.#state !== "OPEN") {
+      throw new EtcdFdwError("25000", "the transaction has ended in the etcd proxy");
+    }
   }
 
-  /** A WRITE that is waited for. Rejects as the write itself would. */
-  async write(payload: Uint8Array, call: Call): Promise<StageReply> {
+  /** Throws when the transaction was rolled back, as far as it matters, since the work began. */
+  #stillIn(epoch: number): void {
+    if (epoch !== this.#epoch) throw new EtcdFdwError("57014", "request was cancelled");
+  }
+
+  /** A WRITE that is waited for. Throws as the write itself would. */
+  *write(payload: Uint8Array): Work<Answer> {
     this.#check();
+    const epoch = this.#epoch;
     const { header, rest } = decodeStageHeader(payload);
     const entries = decodeStageEntries(rest);
-    if (header.flags & StageFlag.IMMEDIATE) return await this.#writeNow(entries, header.flags, call);
-    const refused = header.flags & StageFlag.CHECK ? await this.#existing(entries, call) : [];
+    const refused = header.flags & StageFlag.CHECK ? yield* this.#existing(entries) : [];
     const skipped = new Set(refused);
-    entries.forEach((entry, i) => {
-      if (!skipped.has(i)) this.#add(entry, header.level, header.command);
-    });
-    return { revision: 0n, count: 0, refused };
+    const isNow = (header.flags & StageFlag.IMMEDIATE) !== 0;
+    const batch = isNow ? this.#batch() : null;
+    try {
+      for (const [i, entry] of entries.entries()) {
+        if (i % STRIDE === 0) yield;
+        this.#stillIn(epoch);
+        // Twice the same key in one statement: the second write finds what the first one left.
+        if (!skipped.has(i)) this.#add(entry, batch === null ? header : NOW, batch?.records);
+      }
+    } catch (error) {
+      batch?.records.clear();
+      throw error;
+    }
+    if (batch === null) return { reply: { revision: 0n, count: 0, refused } };
+    this.#useLeases(entries);
+    return { write: batch, count: 0, refused };
+  }
+
+  /** What is to be written at once, apart from what is staged. */
+  #batch(): Batch {
+    const budget = new Budget(this.#options.maxStagedBytes, this.#parent, "a transaction");
+    return { records: new Records(budget), deleted: [], reads: null };
+  }
+
+  #useLeases(entries: StageEntry[]): void {
+    if (this.#leases.length === 0) return;
+    const used = new Set(entries.map(({ lease }) => lease));
+    for (const lease of this.#leases) lease.used ||= used.has(lease.id);
   }
 
   /** Which INSERT entries have keys that exist, in etcd or by the transaction itself. */
-  async #existing(entries: StageEntry[], call: Call): Promise<number[]> {
+  *#existing(entries: StageEntry[]): Work<number[]> {
     const refused: number[] = [];
     const unknown: number[] = [];
     const seen = new Set<string>();
-    entries.forEach(({ kind, key }, i) => {
-      if (kind !== StageKind.INSERT) return;
-      const id = sortable(key);
-      const exists = seen.has(id) || this.#writes.exists(key);
+    for (const [i, { kind, key }] of entries.entries()) {
+      if (kind !== StageKind.INSERT) continue;
+      const id = String.fromCharCode(...key);
+      const exists = seen.has(id) || this.#records.exists(key);
       seen.add(id);
       if (exists === undefined) unknown.push(i);
       else if (exists) refused.push(i);
-    });
-    const asked: Promise<void>[] = [];
-    for (let at = 0; at < unknown.length; at += MAX_TXN_OPS) {
-      const part = unknown.slice(at, at + MAX_TXN_OPS);
-      const success = part.map((i) => ({ range: { key: entries[i].key, rangeEnd: null, countOnly: true } }));
-      asked.push(
-        call(Method.READ_TXN, encodeTxn({ compare: [], success, failure: [] })).then((reply) => {
-          decodeTxn(reply).responses.forEach((response, n) => {
-            if (decodeRangeResponse(response!).count > 0n) refused.push(part[n]);
-          });
-        }),
-      );
     }
-    await Promise.all(asked);
+    const parts: number[][] = [];
+    for (let at = 0; at < unknown.length; at += MAX_TXN_OPS) parts.push(unknown.slice(at, at + MAX_TXN_OPS));
+    if (parts.length === 0) return refused;
+    const replies = yield parts.map((part) => {
+      const success = part.map((i) => ({ range: { key: entries[i].key, rangeEnd: null, countOnly: true } }));
+      return { method: Method.READ_TXN, payload: encodeTxn({ compare: [], success, failure: [] }) };
+    });
+    for (const [i, reply] of replies.entries()) {
+      decodeTxn(reply).responses.forEach((response, j) => {
+        if (decodeRangeResponse(response!).count > 0n) refused.push(parts[i][j]);
+      });
+    }
     return refused.sort((a, b) => a - b);
   }
 
-  async #writeNow(entries: StageEntry[], flags: number, call: Call): Promise<StageReply> {
-    const refused = flags & StageFlag.CHECK ? await this.#existing(entries, call) : [];
-    return { revision: await this.#commitNow(entries, [], refused, call), count: 0, refused };
-  }
-
-  async #commitNow(
-    entries: StageEntry[],
-    deleted: DeletedRange[],
-    refused: number[],
-    call: Call,
-  ): Promise<bigint> {
-    const skipped = new Set(refused);
-    // Twice the same key in one statement: the second write finds what the first one left.
-    const now = new StagedWrites(this.#options.maxStagedBytes);
-    entries.forEach((entry, i) => {
-      if (!skipped.has(i)) now.add(entry, 1, 0);
-    });
-    return (await commitWrites(now.final(), deleted, [], this.#options, txnOf(call))).revision;
-  }
-
   /** Deletes what is in the ranges, as a command of this number sees them. */
-  async deleteRange(payload: Uint8Array, call: Call): Promise<StageReply> {
+  *deleteRange(payload: Uint8Array): Work<Answer> {
     this.#check();
+    const epoch = this.#epoch;
     const { header, rest } = decodeStageHeader(payload);
-    const before = header.flags & StageFlag.IMMEDIATE ? 0 : header.command;
+    const batch = header.flags & StageFlag.IMMEDIATE ? this.#batch() : null;
+    const view = this.#view(batch === null ? header.command : 0, (header.flags & StageFlag.RECORDED) !== 0);
+    const level = batch === null ? header : NOW;
     let count = 0;
-    let revisionRead = 0n;
-    const doomed: StageEntry[] = [];
-    const deleted: DeletedRange[] = [];
-    if (header.flags & StageFlag.RECORDED) await this.#record(Method.READ_TXN, rest, readerOf(call));
-    for (const read of readsOf(rest)) {
-      const asked = decodeRangeRequest(read);
-      let request: RangeRequest = { ...asked, keysOnly: true, limit: LISTING_PAGE };
-      let revision = 0n;
-      for (;;) {
-        const reply = decodeRangeResponse(
-          await readRange(encodeRangeRequest(request), this.#writes, before, readerOf(call)),
-        );
-        if (revision === 0n) revision = request.revision ? BigInt(request.revision) : reply.revision;
-        if (reply.revision > revisionRead) revisionRead = reply.revision;
-        for (const row of reply.rows) {
-          count++;
-          doomed.push({
-            ...{ kind: StageKind.DELETE, key: row.key, value: new Uint8Array(0), lease: 0n },
-            ...{ seenMod: row.modRevision, seenCreate: row.createRevision, seenVersion: row.version },
-          });
-        }
-        if (!reply.more || request.rangeEnd === null) break;
-        request = { ...request, revision: String(revision), key: successor(reply.rows.at(-1)!.key) };
+    let latest = 0n;
+    try {
+      for (const read of readsOf(rest)) {
+        const asked = decodeRangeRequest(read);
+        const found = yield* this.#emptyRange(asked, view, (entry) => {
+          this.#stillIn(epoch);
+          this.#add(entry, level, batch?.records);
+        });
+        count += found.count;
+        if (found.latest > latest) latest = found.latest;
+        this.#stillIn(epoch);
+        if (asked.rangeEnd === null || isFiltered(asked)) continue;
+        const deleted = {
+          range: keyRangeOf(copied(asked)),
+          revision: found.revision,
+          command: level.command,
+        };
+        if (batch === null) this.#deleted.push({ ...deleted, level: header.level });
+        else batch.deleted.push(deleted);
       }
-      if (asked.rangeEnd !== null && !isFiltered(asked)) deleted.push({ range: keyRangeOf(asked), revision });
+    } catch (error) {
+      batch?.records.clear();
+      throw error;
     }
-    if (header.flags & StageFlag.IMMEDIATE) {
-      return { revision: await this.#commitNow(doomed, deleted, [], call), count, refused: [] };
-    }
-    for (const entry of doomed) this.#add(entry, header.level, header.command);
-    for (const one of deleted) this.#deleted.push({ ...one, level: header.level });
-    return { revision: revisionRead, count, refused: [] };
+    if (batch !== null) return { write: batch, count, refused: [] };
+    return { reply: { revision: latest, count, refused: [] } };
   }
 
-  /** Grants a lease of so many seconds. Rejects as etcd does. */
-  async grant(payload: Uint8Array, call: Call): Promise<StageReply> {
-    const lease = decodeLease(await call(Method.LEASE_GRANT, encodeLeaseGrant(decodeSeconds(payload))));
-    this.#leases.push(lease);
-    return { revision: lease, count: 0, refused: [] };
+  /** Hands out a DELETE for each key of a range; at which revision they were found, and the latest one heard of. */
+  *#emptyRange(
+    asked: RangeRequest,
+    view: View,
+    add: (entry: StageEntry) => void,
+  ): Work<{ count: number; revision: bigint; latest: bigint }> {
+    let request: RangeRequest = { ...asked, keysOnly: true, limit: LISTING_PAGE };
+    const found = { count: 0, revision: 0n, latest: 0n };
+    for (;;) {
+      const page = yield* decodePage(yield* readRange(encodeRangeRequest(request), view));
+      if (found.revision === 0n) found.revision = request.revision ? BigInt(request.revision) : page.revision;
+      if (page.revision > found.latest) found.latest = page.revision;
+      let last: Uint8Array | null = null;
+      for (const [i, raw] of page.rows.entries()) {
+        if (i % STRIDE === 0) yield;
+        const row = decodeKeyRow(raw);
+        last = row.key;
+        found.count++;
+        add({
+          ...{ kind: StageKind.DELETE, key: row.key, value: row.value, lease: 0n },
+          ...{ seenMod: row.modRevision, seenCreate: row.createRevision, seenVersion: row.version },
+        });
+      }
+      if (!page.more || request.rangeEnd === null || last === null) return found;
+      request = { ...request, revision: String(found.revision), key: successor(last) };
+    }
   }
 
-  /** The transaction has not committed: its leases are of no use. Whoever cannot be reached lets them run out. */
-  end(call: Call): void {
-    for (const lease of this.#leases) call(Method.LEASE_REVOKE, encodeLease(lease)).catch(() => {});
+  /**
+   * Grants a lease of so many seconds, or answers with one that has most of them left. Throws as etcd does.
+   *
+   * @param now Milliseconds.
+   */
+  *grant(payload: Uint8Array, now: number): Work<Answer> {
+    this.#check();
+    const epoch = this.#epoch;
+    const { seconds, level } = decodeGrant(payload);
+    const fresh = ({ grantedAt }: Lease) => now - grantedAt < Number(seconds) * 1000 / 2;
+    const known = this.#leases.find((one) =>
+      one.seconds === seconds && one.level <= level && !one.used && fresh(one)
+    );
+    if (known !== undefined) return { reply: { revision: known.id, count: 0, refused: [] } };
+    const id = decodeLease(yield* ask(Method.LEASE_GRANT, encodeLeaseGrant(seconds)));
+    if (epoch !== this.#epoch) this.#revoke(id);
+    this.#stillIn(epoch);
+    this.#leases.push({ id, seconds, level, grantedAt: now, used: false });
+    return { reply: { revision: id, count: 0, refused: [] } };
   }
 
   rollback(level: number): void {
-    this.#writes.rollback(level);
+    this.#epoch++;
+    this.#records.rollback(level);
     this.#deleted = this.#deleted.filter((one) => one.level < level);
+    this.#revokeFrom(level);
     if (this.#failure !== null && this.#failure.level >= level) this.#failure = null;
   }
 
+  #revokeFrom(level: number): void {
+    for (const lease of this.#leases) if (lease.level >= level && !lease.used) this.#revoke(lease.id);
+    this.#leases = this.#leases.filter((lease) => lease.level < level);
+  }
+
   release(level: number): void {
-    this.#writes.release(level);
-    for (const one of this.#deleted) one.level = Math.min(one.level, level - 1);
+    this.#records.release(level);
+    for (const one of [...this.#deleted, ...this.#leases]) one.level = Math.min(one.level, level - 1);
     if (this.#failure !== null && this.#failure.level >= level) this.#failure.level = level - 1;
   }
 
   /** A read of the command with this number; `record` where SERIALIZABLE must hold for it. */
-  async read(
-    method: number,
-    message: Uint8Array,
-    command: number,
-    record: boolean,
-    call: Call,
-  ): Promise<Uint8Array> {
+  *read(method: number, message: Uint8Array, command: number, record: boolean): Work<Uint8Array> {
     this.#check();
-    const reader = readerOf(call);
-    if (record) await this.#record(method, message, reader);
-    if (this.#writes.size === 0) return await call(method, message);
-    if (method === Method.RANGE) return await readRange(message, this.#writes, command, reader);
-    if (method === Method.READ_TXN) return await readTxn(message, this.#writes, command, reader);
-    return await call(method, message);
+    const view = this.#view(command, record);
+    if (method === Method.RANGE) return yield* readRange(message, view);
+    if (method === Method.READ_TXN) return yield* readTxn(message, view);
+    return yield* ask(method, message);
   }
 
-  /** Notes what the read finds in etcd: its keys, which may be deleted, and its range, where keys may come and change. */
-  async #record(method: number, message: Uint8Array, reader: Reader): Promise<void> {
-    const reads = method === Method.READ_TXN ? readsOf(message) : method === Method.RANGE ? [message] : [];
-    for (const read of reads) {
-      const request = decodeRangeRequest(read);
-      // Not for what a limit shows: which keys come first depends on all of them up to there.
-      const whole = { ...request, countOnly: false, keysOnly: true };
-      const reply = decodeRangeResponse(await reader.range(encodeRangeRequest(whole)));
-      const revision = request.revision && request.revision !== "0"
-        ? BigInt(request.revision)
-        : reply.revision;
-      for (const { key, modRevision, createRevision } of reply.rows) {
-        this.#readKeys.set(sortable(key), { key, mod: modRevision, create: createRevision });
-      }
-      if (request.rangeEnd === null) {
-        if (reply.rows.length === 0) {
-          this.#readKeys.set(sortable(request.key), { key: request.key, mod: 0n, create: 0n });
-        }
-        continue;
-      }
-      const shown = cutOff(request, reply.more ? reply.rows.at(-1)?.key : undefined);
-      this.#readRanges = unite([...this.#readRanges, keyRangeOf(shown)]);
-      if (this.#readRevision === null || revision < this.#readRevision) this.#readRevision = revision;
-    }
+  #view(command: number, record: boolean): View {
+    const records = this.#records;
+    return {
+      records,
+      command,
+      note: record ? (request, page) => this.#reads.note(request, page, records) : null,
+    };
   }
 
-  /** What must still hold of what was read, beside the guards of what is written. */
-  #readCompares(writes: Write[]): Compare[] {
-    const compares = this.#readRanges.map(({ start, end }): Compare => ({
-      key: start.length === 0 ? Uint8Array.of(0) : start,
-      rangeEnd: end ?? Uint8Array.of(0),
-      ...{ target: "mod", result: "less", value: this.#readRevision! + 1n },
-    }));
-    const guarded = new Set(
-      writes.filter(({ version }) => version.guard !== null).map(({ key }) => sortable(key)),
-    );
-    for (const [id, { key, mod, create }] of this.#readKeys) {
-      if (guarded.has(id)) continue;
-      const ranged = this.#readRanges.some(({ start, end }) =>
-        compareBytes(key, start) >= 0 && (end === null || compareBytes(key, end) < 0)
-      );
-      // In a range that is compared as a whole, a key that was not changed can only be gone.
-      if (ranged && create === 0n) continue;
-      compares.push({
-        key,
-        ...(ranged ? { target: "create", value: create } : { target: "mod", value: mod }),
-        result: "equal",
-      });
-    }
-    return compares;
-  }
-
-  /** Writes it all to etcd. Rejects with 23505, 40001, 08007 or 54000. */
-  async commit(call: Call): Promise<StageReply> {
+  /** All that it comes to, to be written; `settle` tells how that went. Throws what writes before have met with. */
+  commit(): Batch {
     this.#check();
-    const writes = this.#writes.final();
-    const { revision, txns } = await commitWrites(
-      writes,
-      this.#deleted,
-      this.#readCompares(writes),
-      this.#options,
-      txnOf(call),
-    );
-    return { revision, count: txns, refused: [] };
+    this.#state = "COMMITTING";
+    const reads = this.#records.hasReads || this.#reads.ranges.length > 0 ? this.#reads : null;
+    return { records: this.#records, deleted: this.#deleted, reads };
+  }
+
+  /** The outcome of the commit. */
+  settle(outcome: "COMMITTED" | "REFUSED" | "UNKNOWN"): void {
+    this.#state = outcome;
+    if (outcome === "REFUSED") this.#revokeFrom(0);
+    this.#clear();
+  }
+
+  /** The backend has ended it. A commit under way has its outcome first. */
+  end(): void {
+    if (this.#state !== "OPEN" && this.#state !== "REFUSED") return;
+    this.#state = "ABORTED";
+    this.#revokeFrom(0);
+    this.#clear();
+  }
+
+  #clear(): void {
+    this.#epoch++;
+    this.#records.clear();
+    this.#reads.clear();
+    this.#deleted = [];
+    this.#leases = [];
   }
 }
 
-/** The part of a range that a page up to this key has shown. */
-function cutOff(request: RangeRequest, last: Uint8Array | undefined): RangeRequest {
-  if (last === undefined || request.order !== undefined && request.order.target !== "key") return request;
-  return request.order?.descending ? { ...request, key: last } : { ...request, rangeEnd: successor(last) };
+/** Of what is written at once. */
+const NOW = { level: 1, command: 0 };
+
+/** The request, without a hold on the frame that it came in. */
+function copied(request: RangeRequest): RangeRequest {
+  return { ...request, key: request.key.slice(), rangeEnd: request.rangeEnd?.slice() ?? null };
 }
 
 /** Whether the request leaves keys of its range out. */
 function isFiltered(request: RangeRequest): boolean {
   const { minModRevision, maxModRevision, minCreateRevision, maxCreateRevision } = request;
-  return [minModRevision, maxModRevision, minCreateRevision, maxCreateRevision].some((one) =>
-    one !== undefined
-  ) ||
-    Boolean(request.limit);
-}
-
-function readerOf(call: Call): Reader {
-  return {
-    range: (request) => call(Method.RANGE, request),
-    txn: (request) => call(Method.READ_TXN, request),
-  };
-}
-
-function txnOf(call: Call) {
-  return (request: Uint8Array, writes: boolean) => call(writes ? Method.TXN : Method.READ_TXN, request);
+  const bounds = [minModRevision, maxModRevision, minCreateRevision, maxCreateRevision];
+  return bounds.some((one) => one !== undefined) || Boolean(request.limit);
 }

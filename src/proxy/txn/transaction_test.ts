@@ -5,28 +5,19 @@ import { encodeRangeRequest, encodeReadTxn, type RangeRequest, SORT_TARGETS } fr
 import { decodeRangeResponse, type RangeResponse } from "../../etcd/ranges.ts";
 import { decodeTxn, rangesOf } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
-import { encodeStageWrite, type StageEntry, StageFlag, StageKind } from "../../ipc/stage.ts";
-import { Deadline } from "../deadline.ts";
-import { Cluster } from "../etcd/cluster.ts";
-import { TestEtcd } from "../testing_etcd.ts";
+import { StageFlag, StageKind } from "../../ipc/stage.ts";
 import { errorFrom, put } from "../testing_requests.ts";
-import { REAL } from "../testing_runtime.ts";
-import { type Call, Transaction } from "./transaction.ts";
+import {
+  deletion,
+  entry,
+  randomOf,
+  TestTransaction as Transaction,
+  withEtcd,
+  write,
+} from "../testing_txn.ts";
+import type { Call } from "./driver.ts";
 
-const terms = () => ({ connect: 3_000, retries: 1, deadline: Deadline.after(REAL, 5_000) });
-const OPTIONS = { maxTxnOps: 128, requireAtomic: false, maxStagedBytes: 64 * 1024 * 1024 };
 const LATER = 1_000_000;
-
-async function withEtcd(test: (call: Call, etcd: TestEtcd) => Promise<void>): Promise<void> {
-  const etcd = await TestEtcd.start();
-  const cluster = new Cluster({ runtime: REAL, endpoints: [etcd.endpoint], log: () => {} });
-  try {
-    await test((method, payload) => cluster.call(method, payload, terms()), etcd);
-  } finally {
-    cluster.close();
-    await etcd.stop();
-  }
-}
 
 const range = (key: string, end: string | null, more: Partial<RangeRequest> = {}): RangeRequest => ({
   key: encodeUtf8(key),
@@ -39,28 +30,13 @@ async function see(call: Call, key: string) {
   return decodeRangeResponse(await call(Method.RANGE, encodeRangeRequest(range(key, null)))).rows[0];
 }
 
-type Row = Awaited<ReturnType<typeof see>>;
-
-function entry(kind: number, key: string, value = "", row?: Row, lease = 0n): StageEntry {
-  const seen = {
-    seenMod: row?.modRevision ?? 0n,
-    seenCreate: row?.createRevision ?? 0n,
-    seenVersion: row?.version ?? 0n,
-  };
-  return { kind, ...seen, lease, key: encodeUtf8(key), value: encodeUtf8(value) };
-}
-
-const write = (entries: StageEntry[], { level = 1, command = 1, flags = 0 } = {}) =>
-  encodeStageWrite({ level, command, flags }, entries);
-
 async function read(
   transaction: Transaction,
-  call: Call,
   request: RangeRequest,
   command = LATER,
 ): Promise<RangeResponse> {
   return decodeRangeResponse(
-    await transaction.read(Method.RANGE, encodeRangeRequest(request), command, false, call),
+    await transaction.read(Method.RANGE, encodeRangeRequest(request), command),
   );
 }
 
@@ -70,15 +46,15 @@ const values = ({ rows }: RangeResponse) =>
 Deno.test("Transaction: a command sees what commands before it wrote, and etcd nothing until the commit", async () => {
   await withEtcd(async (call) => {
     await call(Method.PUT, put("/a", "1"));
-    const transaction = new Transaction(OPTIONS);
+    const transaction = new Transaction(call);
     transaction.stage(write([entry(StageKind.UPDATE, "/a", "2", await see(call, "/a"))], { command: 3 }));
     transaction.stage(write([entry(StageKind.INSERT, "/b", "new")], { command: 4 }));
     const all = range("/", "0");
-    assert.deepEqual(values(await read(transaction, call, all, 3)), ["/a=1"]);
-    assert.deepEqual(values(await read(transaction, call, all, 4)), ["/a=2"]);
-    assert.deepEqual(values(await read(transaction, call, all, 5)), ["/a=2", "/b=new"]);
+    assert.deepEqual(values(await read(transaction, all, 3)), ["/a=1"]);
+    assert.deepEqual(values(await read(transaction, all, 4)), ["/a=2"]);
+    assert.deepEqual(values(await read(transaction, all, 5)), ["/a=2", "/b=new"]);
     assert.equal((await see(call, "/b")) as unknown, undefined);
-    await transaction.commit(call);
+    await transaction.commit();
     assert.equal(decodeUtf8((await see(call, "/a")).value), "2");
     assert.equal((await see(call, "/a")).modRevision, (await see(call, "/b")).modRevision);
   });
@@ -86,7 +62,7 @@ Deno.test("Transaction: a command sees what commands before it wrote, and etcd n
 
 Deno.test("Transaction: subtransactions end either way, to any depth", async () => {
   await withEtcd(async (call) => {
-    const transaction = new Transaction(OPTIONS);
+    const transaction = new Transaction(call);
     const all = range("/", "0");
     const stage = (key: string, level: number) =>
       transaction.stage(write([entry(StageKind.UPSERT, key, String(level))], { level }));
@@ -96,25 +72,13 @@ Deno.test("Transaction: subtransactions end either way, to any depth", async () 
     transaction.release(3);
     stage("/c", 3);
     transaction.rollback(3);
-    assert.deepEqual(values(await read(transaction, call, all)), ["/a=2", "/b=3"]);
+    assert.deepEqual(values(await read(transaction, all)), ["/a=2", "/b=3"]);
     transaction.rollback(2);
-    assert.deepEqual(values(await read(transaction, call, all)), ["/a=1"]);
+    assert.deepEqual(values(await read(transaction, all)), ["/a=1"]);
     transaction.rollback(1);
-    assert.equal((await transaction.commit(call)).revision, 0n);
+    assert.equal((await transaction.commit()).revision, 0n);
   });
 });
-
-/** Small enough to repeat: mulberry32. */
-function randomOf(seed: number) {
-  let state = seed;
-  const next = () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 0x1_0000_0000;
-  };
-  return { below: (end: number) => Math.floor(next() * end), chance: (p: number) => next() < p };
-}
 
 Deno.test("Transaction: its reads are those that follow its commit", async () => {
   await withEtcd(async (call) => {
@@ -123,10 +87,10 @@ Deno.test("Transaction: its reads are those that follow its commit", async () =>
       const key = () => `/${seed}/${String(random.below(40)).padStart(2, "0")}`;
       const [start, end] = [`/${seed}/`, `/${seed}0`];
       for (let i = 0; i < 30; i++) await call(Method.PUT, put(key(), `v${random.below(5)}`));
-      const transaction = new Transaction(OPTIONS);
+      const transaction = new Transaction(call);
       for (let command = 1; command <= 25; command++) {
         const name = key();
-        const row = (await read(transaction, call, range(name, null), command)).rows[0];
+        const row = (await read(transaction, range(name, null), command)).rows[0];
         const kind = row === undefined
           ? StageKind.INSERT
           : random.chance(0.5)
@@ -146,10 +110,10 @@ Deno.test("Transaction: its reads are those that follow its commit", async () =>
         }));
       }
       const before = [];
-      for (const request of requests) before.push(await read(transaction, call, request));
+      for (const request of requests) before.push(await read(transaction, request));
       const txn = encodeReadTxn(requests.slice(0, 20));
-      const inTxn = rangesOf(decodeTxn(await transaction.read(Method.READ_TXN, txn, LATER, false, call)));
-      await transaction.commit(call);
+      const inTxn = rangesOf(decodeTxn(await transaction.read(Method.READ_TXN, txn, LATER)));
+      await transaction.commit();
       for (const [i, request] of requests.entries()) {
         const after = decodeRangeResponse(await call(Method.RANGE, encodeRangeRequest(request)));
         // Which of equal values or versions comes first is etcd's business.
@@ -177,20 +141,20 @@ Deno.test("Transaction: its reads are those that follow its commit", async () =>
 Deno.test("Transaction: a key that exists is refused when asked for, otherwise at the commit", async () => {
   await withEtcd(async (call) => {
     await call(Method.PUT, put("/a", "1"));
-    const transaction = new Transaction(OPTIONS);
+    const transaction = new Transaction(call);
     const entries = ["/a", "/b", "/b", "/c"].map((key) => entry(StageKind.INSERT, key, "x"));
-    const { refused } = await transaction.write(write(entries, { flags: StageFlag.CHECK }), call);
+    const { refused } = await transaction.write(write(entries, { flags: StageFlag.CHECK }));
     assert.deepEqual(refused, [0, 2]);
-    assert.deepEqual(values(await read(transaction, call, range("/", "0"))), ["/a=1", "/b=x", "/c=x"]);
-    const late = new Transaction(OPTIONS);
+    assert.deepEqual(values(await read(transaction, range("/", "0"))), ["/a=1", "/b=x", "/c=x"]);
+    const late = new Transaction(call);
     late.stage(write([entry(StageKind.INSERT, "/a", "x"), entry(StageKind.INSERT, "/z", "x")]));
-    const error = await errorFrom(late.commit(call));
+    const error = await errorFrom(late.commit());
     assert.equal(error.sqlstate, "23505");
     assert.match(error.message, /"\/a"/);
     assert.equal((await see(call, "/z")) as unknown, undefined);
-    const twice = new Transaction(OPTIONS);
+    const twice = new Transaction(call);
     twice.stage(write([entry(StageKind.INSERT, "/n", "x"), entry(StageKind.INSERT, "/n", "y")]));
-    assert.equal((await errorFrom(twice.commit(call))).sqlstate, "23505");
+    assert.equal((await errorFrom(twice.commit())).sqlstate, "23505");
   });
 });
 
@@ -198,12 +162,12 @@ Deno.test("Transaction: what another client changed is 40001, and nothing is wri
   await withEtcd(async (call) => {
     for (const kind of [StageKind.UPDATE, StageKind.DELETE]) {
       await call(Method.PUT, put("/a", "1"));
-      const transaction = new Transaction(OPTIONS);
+      const transaction = new Transaction(call);
       transaction.stage(
         write([entry(kind, "/a", "2", await see(call, "/a")), entry(StageKind.UPSERT, "/b", "2")]),
       );
       await call(Method.PUT, put("/a", "theirs"));
-      const error = await errorFrom(transaction.commit(call));
+      const error = await errorFrom(transaction.commit());
       assert.equal(error.sqlstate, "40001");
       assert.match(error.detail, /"\/a"/);
       assert.equal((await see(call, "/b")) as unknown, undefined);
@@ -217,32 +181,25 @@ Deno.test("Transaction: more than one Txn takes several, with all guards checked
       Array.from({ length: count }, (_, i) => entry(StageKind.INSERT, `/m/${from + i}`, "x"));
     // A key of another client's between new ones is no conflict.
     await call(Method.PUT, put("/m/500x", "theirs"));
-    const transaction = new Transaction(OPTIONS);
+    const flat = { nested: false };
+    const transaction = new Transaction(call, flat);
     transaction.stage(write(many(0, 1000)));
-    assert.equal((await transaction.commit(call)).count, 8);
-    const conflicting = new Transaction(OPTIONS);
+    assert.equal((await transaction.commit()).count, 8);
+    assert.equal(transaction.progress, 16);
+    const conflicting = new Transaction(call, flat);
     conflicting.stage(write(many(999, 1000)));
-    assert.equal((await errorFrom(conflicting.commit(call))).sqlstate, "23505");
+    assert.equal((await errorFrom(conflicting.commit())).sqlstate, "23505");
     const stored = decodeRangeResponse(
       await call(Method.RANGE, encodeRangeRequest(range("/m/", "/m0", { countOnly: true }))),
     );
     assert.equal(stored.count, 1001n);
-    const atomic = new Transaction({ ...OPTIONS, requireAtomic: true });
+    const atomic = new Transaction(call, { requireAtomic: true, nested: false });
     atomic.stage(write(many(5000, 129)));
-    const error = await errorFrom(atomic.commit(call));
+    const error = await errorFrom(atomic.commit());
     assert.equal(error.sqlstate, "54000");
     assert.match(error.hint, /max_txn_ops/);
   });
 });
-
-function deletion(key: string, end: string, level = 1): Uint8Array {
-  const request = encodeReadTxn([range(key, end)]);
-  const payload = new Uint8Array(9 + request.length);
-  new DataView(payload.buffer).setUint32(0, level);
-  new DataView(payload.buffer).setUint32(4, 2);
-  payload.set(request, 9);
-  return payload;
-}
 
 async function fill(call: Call, prefix: string, keys: number): Promise<void> {
   for (let i = 0; i < keys; i++) await call(Method.PUT, put(`${prefix}${String(i).padStart(4, "0")}`, "x"));
@@ -254,10 +211,10 @@ const countOf = async (call: Call, key: string, end: string) =>
 Deno.test("Transaction: a range is deleted by one operation, whatever it holds", async () => {
   await withEtcd(async (call) => {
     await fill(call, "/d/", 300);
-    const transaction = new Transaction({ ...OPTIONS, requireAtomic: true });
+    const transaction = new Transaction(call, { requireAtomic: true });
     transaction.stage(write([entry(StageKind.UPSERT, "/c", "1"), entry(StageKind.UPSERT, "/e", "1")]));
-    assert.equal((await transaction.deleteRange(deletion("/d/", "/d0"), call)).count, 300);
-    assert.equal((await transaction.commit(call)).count, 1);
+    assert.equal((await transaction.deleteRange(deletion("/d/", "/d0"))).count, 300);
+    assert.equal((await transaction.commit()).count, 1);
     assert.equal(await countOf(call, "/d/", "/d0"), 0);
     assert.equal(await countOf(call, "/c", "/f"), 2);
   });
@@ -266,25 +223,27 @@ Deno.test("Transaction: a range is deleted by one operation, whatever it holds",
 Deno.test("Transaction: a range that has changed meanwhile is deleted key by key, or refused", async () => {
   await withEtcd(async (call, etcd) => {
     for (
-      const [size, requireAtomic, change] of [
-        [3, true, "new"],
-        [3, true, "changed"],
-        [300, false, "new"],
-        [300, true, "new"],
-        [300, false, "changed"],
+      const [size, requireAtomic, change, nested] of [
+        [3, true, "new", false],
+        [3, true, "changed", true],
+        [300, false, "new", false],
+        [300, true, "new", true],
+        [300, true, "new", false],
+        [300, false, "changed", false],
+        [300, false, "changed", true],
       ] as const
     ) {
       await etcd.ctl("del", "--prefix", "/d/");
       await fill(call, "/d/", size);
-      const transaction = new Transaction({ ...OPTIONS, requireAtomic });
-      await transaction.deleteRange(deletion("/d/", "/d0"), call);
+      const transaction = new Transaction(call, { requireAtomic, nested });
+      await transaction.deleteRange(deletion("/d/", "/d0"));
       await call(Method.PUT, put(change === "new" ? "/d/9" : "/d/0001", "theirs"));
-      const what = `${size} ${requireAtomic} ${change}`;
-      if (change === "new" && !(size === 300 && requireAtomic)) {
-        await transaction.commit(call);
+      const what = `${size} ${requireAtomic} ${change} ${nested}`;
+      if (change === "new" && !(size === 300 && requireAtomic && !nested)) {
+        await transaction.commit();
         assert.equal(await countOf(call, "/d/", "/d0"), 1, what);
       } else {
-        const error = await errorFrom(transaction.commit(call));
+        const error = await errorFrom(transaction.commit());
         assert.equal(error.sqlstate, "40001", what);
         assert.match(error.detail, change === "new" ? /"\/d\/9"/ : /"\/d\/0001"/);
         assert.equal(await countOf(call, "/d/", "/d0"), change === "new" ? size + 1 : size, what);
@@ -296,33 +255,33 @@ Deno.test("Transaction: a range that has changed meanwhile is deleted key by key
 Deno.test("Transaction: a range that is not deleted whole in the end is not deleted as a range", async () => {
   await withEtcd(async (call, etcd) => {
     await fill(call, "/d/", 5);
-    const transaction = new Transaction(OPTIONS);
-    await transaction.deleteRange(deletion("/d/", "/d/0002"), call);
-    await transaction.deleteRange(deletion("/d/0003", "/d0", 2), call);
+    const transaction = new Transaction(call);
+    await transaction.deleteRange(deletion("/d/", "/d/0002"));
+    await transaction.deleteRange(deletion("/d/0003", "/d0", 2));
     transaction.rollback(2);
-    await transaction.deleteRange(deletion("/d/0002", "/d/0004", 3), call);
+    await transaction.deleteRange(deletion("/d/0002", "/d/0004", 3));
     transaction.release(3);
     transaction.stage(write([entry(StageKind.INSERT, "/d/0001", "again")], { command: 4 }));
-    await transaction.commit(call);
+    await transaction.commit();
     const left = decodeRangeResponse(await call(Method.RANGE, encodeRangeRequest(range("/d/", "/d0"))));
     assert.deepEqual(values(left), ["/d/0001=again", "/d/0004=x"]);
 
     // A key that is gone is seen as long as its guard fits into the Txn.
-    const other = new Transaction(OPTIONS);
-    await other.deleteRange(deletion("/d/", "/d0"), call);
+    const other = new Transaction(call);
+    await other.deleteRange(deletion("/d/", "/d0"));
     await etcd.ctl("del", "/d/0004");
-    assert.equal((await errorFrom(other.commit(call))).sqlstate, "40001");
+    assert.equal((await errorFrom(other.commit())).sqlstate, "40001");
   });
 });
 
 Deno.test("Transaction: a deleted range holds what its command saw, and is guarded", async () => {
   await withEtcd(async (call) => {
     for (const key of ["/d/1", "/d/2", "/d/3", "/e"]) await call(Method.PUT, put(key, "x"));
-    const transaction = new Transaction(OPTIONS);
+    const transaction = new Transaction(call);
     transaction.stage(write([entry(StageKind.INSERT, "/d/4", "own")]));
-    assert.equal((await transaction.deleteRange(deletion("/d/", "/d0"), call)).count, 4);
-    assert.deepEqual(values(await read(transaction, call, range("/", "0"))), ["/e=x"]);
-    await transaction.commit(call);
+    assert.equal((await transaction.deleteRange(deletion("/d/", "/d0"))).count, 4);
+    assert.deepEqual(values(await read(transaction, range("/", "0"))), ["/e=x"]);
+    await transaction.commit();
     assert.equal((await see(call, "/d/1")) as unknown, undefined);
     assert.equal((await see(call, "/d/4")) as unknown, undefined);
     assert.ok(await see(call, "/e"));
@@ -340,24 +299,24 @@ Deno.test("Transaction: what was read must hold under SERIALIZABLE: changed, new
     for (const [what, change] of changes) {
       for (const key of ["/s/1", "/s/2"]) await call(Method.PUT, put(key, "1"));
       await etcd.ctl("del", "/s/5");
-      const transaction = new Transaction(OPTIONS);
+      const transaction = new Transaction(call);
       const request = encodeRangeRequest(range("/s/", "/s0"));
-      await transaction.read(Method.RANGE, request, 1, true, call);
+      await transaction.read(Method.RANGE, request, 1, true);
       const single = encodeRangeRequest(range("/none", null));
-      await transaction.read(Method.RANGE, single, 1, true, call);
+      await transaction.read(Method.RANGE, single, 1, true);
       transaction.stage(write([entry(StageKind.UPSERT, "/w", what)]));
       await change();
-      if (what === "elsewhere") await transaction.commit(call);
-      else assert.equal((await errorFrom(transaction.commit(call))).sqlstate, "40001", what);
+      if (what === "elsewhere") await transaction.commit();
+      else assert.equal((await errorFrom(transaction.commit())).sqlstate, "40001", what);
     }
   });
 });
 
 Deno.test("Transaction: what it may hold is bounded, and a failure unseen is told by what follows", async () => {
   await withEtcd(async (call) => {
-    const transaction = new Transaction({ ...OPTIONS, maxStagedBytes: 10_000 });
+    const transaction = new Transaction(call, { maxStagedBytes: 10_000 });
     transaction.stage(write([entry(StageKind.UPSERT, "/a", "x".repeat(20_000))]));
-    const error = await errorFrom(transaction.commit(call));
+    const error = await errorFrom(transaction.commit());
     assert.ok(error instanceof EtcdFdwError);
     assert.equal(error.sqlstate, "53200");
     assert.match(error.hint, /max_staged_mb/);

@@ -1,0 +1,219 @@
+// TxnRequests of any number of guarded writes, by nesting.
+//
+// etcd counts operations, and comparisons, per level: a nested Txn may have as many as its parent's limit less what the
+// parent has itself. So with a limit of 128, 64 groups of 64 are 4,096, and three levels are some 77,000. All comparisons,
+// nested ones too, are made before anything is applied.
+//
+// One that fails must take everything down with it. A group's failing branch therefore reads at a revision that is not
+// there yet: etcd checks the path that it is about to take before it applies anything, and refuses the whole Txn. That asks
+// for no right beyond the comparison's own, and is an answer that nothing else in such a Txn can cause.
+
+import { EtcdFdwError } from "../base/errors.ts";
+import { fieldSize, Out, wideSize } from "./wire.ts";
+
+/** What must hold of a key, or of all keys of a range, when the Txn is applied. */
+export interface Guard {
+  key: Uint8Array;
+  /** Absent: the single key. */
+  rangeEnd?: Uint8Array;
+  /** The mod_revision that the key must have, 0 for no such key; of a range, what all of them must be below. */
+  mod: bigint;
+}
+
+export type WriteOp =
+  | { put: { key: Uint8Array; value: Uint8Array; lease: bigint } }
+  | { delete: { key: Uint8Array; rangeEnd?: Uint8Array } };
+
+/** One guard, one operation, or both. */
+export interface Step {
+  guard: Guard | null;
+  op: WriteOp | null;
+}
+
+/** Levels beyond which nothing is gained. */
+const MAX_LEVELS = 4;
+/** The last revision that there can be. */
+const NEVER = 2n ** 63n - 1n;
+
+/** The fan-outs of so many levels, whose sum is the limit. */
+function evenly(limit: number, levels: number): number[] {
+  return Array.from({ length: levels }, (_, i) => Math.floor((limit + i) / levels));
+}
+
+/** Fan-outs from the root to the leaves for so many steps; null when they do not fit. One level: a flat Txn. */
+export function levelsFor(steps: number, limit: number, nested: boolean): number[] | null {
+  for (let levels = 1; levels <= (nested ? MAX_LEVELS : 1); levels++) {
+    const fanOuts = evenly(limit, levels);
+    if (fanOuts.reduce((product, one) => product * one, 1) >= steps) return fanOuts;
+  }
+  return null;
+}
+
+/** The most steps that one Txn holds. */
+export function mostSteps(limit: number, nested: boolean): number {
+  let most = limit;
+  for (let levels = 2; nested && levels <= MAX_LEVELS; levels++) {
+    most = Math.max(most, evenly(limit, levels).reduce((product, one) => product * one, 1));
+  }
+  return most;
+}
+
+function guardBody({ key, rangeEnd, mod }: Guard): number {
+  const size = 4 + fieldSize(key.length) + 1 + wideSize(mod);
+  return rangeEnd === undefined ? size : size + 1 + fieldSize(rangeEnd.length);
+}
+
+function opBody(op: WriteOp): number {
+  if ("delete" in op) {
+    const { key, rangeEnd } = op.delete;
+    return fieldSize(key.length) + (rangeEnd === undefined ? 0 : fieldSize(rangeEnd.length));
+  }
+  const { key, value, lease } = op.put;
+  return fieldSize(key.length) + fieldSize(value.length) + (lease === 0n ? 0 : 1 + wideSize(lease));
+}
+
+/** Of RequestRange: the key, and the revision. */
+const neverBody = (key: Uint8Array) => fieldSize(key.length) + 1 + wideSize(NEVER);
+
+/** The bytes that a step takes in a Txn. */
+export function stepSize({ guard, op }: Step): number {
+  return (guard === null ? 0 : fieldSize(guardBody(guard))) +
+    (op === null ? 0 : fieldSize(fieldSize(opBody(op))));
+}
+
+/** The bytes that grouping may add for each group, beside its first guarded key twice. */
+export const GROUP_BYTES = 40;
+
+/** Of TxnRequest. */
+const COMPARE = 1 << 3 | 2;
+const SUCCESS = 2 << 3 | 2;
+const FAILURE = 3 << 3 | 2;
+/** Of RequestOp. */
+const RANGE = 1 << 3 | 2;
+const PUT = 2 << 3 | 2;
+const DELETE_RANGE = 3 << 3 | 2;
+const TXN = 4 << 3 | 2;
+/** Of the messages in these: the first two fields. */
+const FIRST = 1 << 3 | 2;
+const SECOND = 2 << 3 | 2;
+/** Of Compare: result, target, key, mod_revision, range_end. */
+const COMPARE_LESS = 2;
+const COMPARE_MOD = 2;
+
+function writeGuard(out: Out, guard: Guard): void {
+  const { key, rangeEnd, mod } = guard;
+  out.open(COMPARE, guardBody(guard));
+  out.open(1 << 3, rangeEnd === undefined ? 0 : COMPARE_LESS);
+  out.open(2 << 3, COMPARE_MOD);
+  out.field(3 << 3 | 2, key);
+  out.wide(6 << 3, mod);
+  if (rangeEnd === undefined) return;
+  out.varint(64 << 3 | 2);
+  out.varint(rangeEnd.length);
+  out.raw(rangeEnd);
+}
+
+function writeOp(out: Out, op: WriteOp): void {
+  const body = opBody(op);
+  out.open(SUCCESS, fieldSize(body));
+  out.open("put" in op ? PUT : DELETE_RANGE, body);
+  if ("put" in op) {
+    out.field(FIRST, op.put.key);
+    out.field(SECOND, op.put.value);
+    if (op.put.lease !== 0n) out.wide(3 << 3, op.put.lease);
+    return;
+  }
+  out.field(FIRST, op.delete.key);
+  if (op.delete.rangeEnd !== undefined) out.field(SECOND, op.delete.rangeEnd);
+}
+
+/** The steps of a Txn by their index. */
+export type StepAt = (index: number) => Step;
+
+/** A Txn and what is in it: steps, or groups. */
+interface Group {
+  from: number;
+  to: number;
+  groups: Group[];
+  /** Of the message. */
+  size: number;
+  /** The key that its failing branch reads; null: nothing of its own can fail. */
+  guarded: Uint8Array | null;
+}
+
+function leaf(from: number, to: number, stepAt: StepAt, isRoot: boolean): Group {
+  let size = 0;
+  let guarded: Uint8Array | null = null;
+  for (let i = from; i < to; i++) {
+    const step = stepAt(i);
+    size += stepSize(step);
+    if (!isRoot) guarded ??= step.guard?.key ?? null;
+  }
+  if (guarded !== null) size += fieldSize(fieldSize(neverBody(guarded)));
+  return { from, to, groups: [], size, guarded };
+}
+
+/** Makes the groups level by level. Yields where others may run. */
+function* grouped(
+  from: number,
+  to: number,
+  fanOuts: number[],
+  stepAt: StepAt,
+  isRoot: boolean,
+): Generator<undefined, Group, unknown> {
+  if (fanOuts.length === 1) {
+    yield;
+    return leaf(from, to, stepAt, isRoot);
+  }
+  const below = fanOuts.slice(1);
+  const each = below.reduce((product, one) => product * one, 1);
+  const groups: Group[] = [];
+  let size = 0;
+  for (let at = from; at < to; at += each) {
+    const group = yield* grouped(at, Math.min(at + each, to), below, stepAt, false);
+    groups.push(group);
+    size += fieldSize(fieldSize(group.size));
+  }
+  return { from, to, groups, size, guarded: null };
+}
+
+function* write(out: Out, group: Group, stepAt: StepAt): Generator<undefined, void, unknown> {
+  for (const inner of group.groups) {
+    out.open(SUCCESS, fieldSize(inner.size));
+    out.open(TXN, inner.size);
+    yield* write(out, inner, stepAt);
+  }
+  if (group.groups.length > 0) return;
+  const steps = Array.from({ length: group.to - group.from }, (_, i) => stepAt(group.from + i));
+  for (const { guard } of steps) if (guard !== null) writeGuard(out, guard);
+  for (const { op } of steps) if (op !== null) writeOp(out, op);
+  if (group.guarded !== null) {
+    const body = neverBody(group.guarded);
+    out.open(FAILURE, fieldSize(body));
+    out.open(RANGE, body);
+    out.field(FIRST, group.guarded);
+    out.wide(4 << 3, NEVER);
+  }
+  yield;
+}
+
+/**
+ * A TxnRequest of the steps from one index to another. All of it takes place or nothing: a comparison that fails makes
+ * a flat one (one level) answer that it has not succeeded, and a nested one fail with FUTURE_REVISION. Yields where others
+ * may run.
+ */
+export function* encodeSteps(
+  from: number,
+  to: number,
+  fanOuts: number[],
+  stepAt: StepAt,
+): Generator<undefined, Uint8Array, unknown> {
+  const root = yield* grouped(from, to, fanOuts, stepAt, true);
+  const out = new Out(root.size);
+  yield* write(out, root, stepAt);
+  if (out.at !== root.size) throw new EtcdFdwError("XX000", "a Txn is not as long as it was counted");
+  return out.bytes;
+}
+
+/** What etcd's refusal of a nested Txn with a guard that fails is called in errors. */
+export const FUTURE_REVISION = "required revision is in the future";

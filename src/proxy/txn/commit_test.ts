@@ -1,0 +1,227 @@
+import assert from "node:assert/strict";
+import { EtcdFdwError } from "../../base/errors.ts";
+import { begin, type Commit, type Effect, type Event, isOver, step } from "./commit.ts";
+
+const refusal = new EtcdFdwError("42501", "no");
+const loss = new EtcdFdwError("08007", "lost");
+const LAST = ["COMMITTED", "REFUSED", "UNKNOWN"];
+
+/** etcd and the backend, as far as the machine can tell: what happened to each Txn, and what was done by then. */
+interface World {
+  state: Commit;
+  /** What the machine has been told to do and the world has yet to answer. */
+  due: ("plan" | "explain")[];
+  /** Forms that are left: Txns that check and write. */
+  forms: { checks: number; writes: number }[];
+  /** Whether each writing Txn that was sent has taken effect; null while that is open. By id. */
+  written: Map<number, boolean | null>;
+  replies: number;
+  failures: EtcdFdwError[];
+  revoked: boolean;
+  over: "no" | "cancelled" | "ended";
+  /** A Txn of the present form was refused or lost. */
+  trouble: boolean;
+  trail: string[];
+}
+
+const isNothing = ({ written }: World) => [...written.values()].every((one) => one === false);
+
+function perform(world: World, effects: Effect[]): void {
+  for (const effect of effects) {
+    const told = world.replies + world.failures.length;
+    assert.ok(told === 0, `behind the outcome: ${effect.do}`);
+    switch (effect.do) {
+      case "plan":
+      case "explain":
+        world.due.push(effect.do);
+        break;
+      case "send":
+        assert.equal(world.over, "no", "nothing is sent behind a cancel or the end");
+        assert.ok(!world.trouble, "nothing more of a form is sent behind a refusal or a loss");
+        if (effect.txn.kind === "write") world.written.set(effect.txn.id, null);
+        break;
+      case "progress":
+        break;
+      case "reply":
+        world.replies++;
+        // Those of a form that was refused are as if they had never been.
+        assert.ok([...world.written.values()].every((one) => one !== null), "all of it was written");
+        assert.equal([...world.written.values()].filter(Boolean).length, world.state.writes);
+        break;
+      case "fail":
+        world.failures.push(effect.error);
+        break;
+      case "revoke":
+        world.revoked = true;
+        assert.ok(isNothing(world), "nothing that was sent can have been written");
+    }
+  }
+}
+
+function told(world: World, event: Event, change: (next: World) => void = () => {}): World {
+  const next: World = {
+    ...world,
+    ...{ due: [...world.due], forms: [...world.forms], written: new Map(world.written) },
+    ...{
+      failures: [...world.failures],
+      trail: [...world.trail, `${event.type} ${"id" in event ? event.id : ""}`],
+    },
+  };
+  change(next);
+  next.trouble ||= event.type === "refused" || event.type === "lost";
+  const { state, effects } = step(world.state, event);
+  next.state = state;
+  perform(next, effects);
+  return next;
+}
+
+/** Everything that can happen next. */
+function* successors(world: World): Generator<World> {
+  const { state } = world;
+  for (const due of new Set(world.due)) {
+    const done = (next: World) => void next.due.splice(next.due.indexOf(due), 1);
+    if (due === "plan") {
+      const [form, ...rest] = world.forms;
+      yield told(world, { type: "planned", form: form ?? null }, (next) => {
+        done(next);
+        next.forms = rest;
+        next.trouble = false;
+        // What the form before it wrote, nothing, is settled.
+        assert.ok(isNothing(next));
+      });
+    } else yield told(world, { type: "explained", error: refusal }, done);
+    yield told(world, { type: "failed", error: refusal }, done);
+  }
+  for (const { id, kind } of state.sent) {
+    const settle = (written: boolean) => (next: World) => {
+      if (kind === "write") next.written.set(id, written);
+    };
+    yield told(world, { type: "answered", id, revision: 7n }, settle(true));
+    yield told(world, { type: "refused", id, error: null }, settle(false));
+    yield told(world, { type: "refused", id, error: refusal }, settle(false));
+    // Whether a write that was lost took effect stays open.
+    yield told(world, { type: "lost", id, error: loss });
+  }
+  if (world.over !== "no") return;
+  for (const type of ["cancelled", "ended"] as const) {
+    yield told(world, { type }, (next) => void (next.over = type));
+  }
+}
+
+/** What must be so at the end. */
+function checkOutcome(world: World): void {
+  const { state, written, replies, failures, revoked } = world;
+  assert.equal(replies + failures.length, 1, "exactly one outcome");
+  assert.equal(replies === 1, state.phase === "COMMITTED");
+  assert.equal(revoked, state.phase === "REFUSED");
+  const [failure] = failures;
+  if (state.phase === "UNKNOWN") assert.equal(failure.sqlstate, "08007");
+  if (state.phase === "REFUSED") {
+    assert.ok(isNothing(world));
+    // That the outcome is unknown is said of nothing that is known; of a check it may be.
+    if (written.size > 0 && state.checks === 0) assert.notEqual(failure.sqlstate, "08007");
+  }
+  if (!isNothing(world) && replies === 0) {
+    assert.equal(failure.sqlstate, "08007", "a loss is not hidden behind a refusal");
+  }
+}
+
+function explore(forms: World["forms"]): number {
+  const seen = new Set<string>();
+  const { state, effects } = begin();
+  const first: World = {
+    ...{
+      state,
+      forms,
+      due: [],
+      written: new Map(),
+      replies: 0,
+      failures: [],
+      revoked: false,
+      over: "no",
+      trouble: false,
+      trail: [],
+    },
+  };
+  perform(first, effects);
+  const stack = [first];
+  while (stack.length > 0) {
+    const world = stack.pop()!;
+    const key = JSON.stringify(
+      [
+        world.state,
+        world.due,
+        world.forms,
+        [...world.written],
+        world.replies,
+        world.failures.length,
+        world.over,
+      ],
+      (_, value) => typeof value === "bigint" ? String(value) : value,
+    );
+    if (seen.has(key)) continue;
+    seen.add(key);
+    let stuck = true;
+    try {
+      if (isOver(world.state)) checkOutcome(world);
+      for (const next of successors(world)) {
+        stuck = false;
+        if (isOver(world.state)) assert.deepEqual(next.state, world.state, "an outcome stays");
+        stack.push(next);
+      }
+      assert.ok(!stuck || isOver(world.state), `nothing goes on in ${world.state.phase}`);
+    } catch (error) {
+      throw new Error(`after ${world.trail.join(" ")}`, { cause: error });
+    }
+  }
+  return seen.size;
+}
+
+Deno.test("commit: whatever is answered, lost or cut off, there is one outcome, and it is true", () => {
+  let states = 0;
+  for (
+    const forms of [
+      [],
+      [{ checks: 0, writes: 1 }],
+      [{ checks: 0, writes: 1 }, { checks: 0, writes: 1 }],
+      [{ checks: 1, writes: 2 }],
+      [{ checks: 2, writes: 3 }, { checks: 0, writes: 1 }],
+      [{ checks: 0, writes: 1 }, { checks: 1, writes: 2 }],
+      // More than are on their way at a time.
+      [{ checks: 5, writes: 2 }],
+      [{ checks: 0, writes: 5 }],
+    ]
+  ) states += explore(forms);
+  assert.ok(states > 1000, `${states} states`);
+});
+
+Deno.test("commit: the phases, and what they are called for", () => {
+  const run = (...events: Event[]) =>
+    events.reduce((world, event) => {
+      const { state, effects } = step(world.state, event);
+      return { state, effects };
+    }, begin());
+  const planned: Event = { type: "planned", form: { checks: 0, writes: 2 } };
+  const partly = run(planned, { type: "answered", id: 1, revision: 5n }, {
+    type: "refused",
+    id: 2,
+    error: null,
+  });
+  assert.equal(partly.state.phase, "UNKNOWN");
+  const [fail] = partly.effects.slice(-1);
+  assert.ok(fail.do === "fail" && /1 of 2 Txns took effect/.test(fail.error.detail));
+  const hidden = run(planned, { type: "refused", id: 1, error: refusal }, {
+    type: "lost",
+    id: 2,
+    error: loss,
+  });
+  assert.deepEqual(hidden.effects, [{ do: "fail", error: loss }]);
+  assert.deepEqual(run(planned, { type: "answered", id: 2, revision: 5n }).effects, [{ do: "progress" }]);
+  const done = run(planned, { type: "answered", id: 2, revision: 5n }, {
+    type: "answered",
+    id: 1,
+    revision: 4n,
+  });
+  assert.deepEqual(done.effects, [{ do: "progress" }, { do: "reply", revision: 5n, txns: 2 }]);
+  assert.ok(LAST.includes(done.state.phase));
+});

@@ -1,0 +1,194 @@
+// What must hold of keys that a transaction has seen, against a real etcd and other clients.
+
+import assert from "node:assert/strict";
+import { decodeUtf8, encodeUtf8 } from "../../base/bytes.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
+import { encodeLease } from "../../etcd/lease.ts";
+import { encodeRangeRequest, encodeReadTxn } from "../../etcd/messages.ts";
+import { decodeRangeResponse } from "../../etcd/ranges.ts";
+import { Method } from "../../ipc/frame.ts";
+import { StageKind } from "../../ipc/stage.ts";
+import { errorFrom, get, getPrefix, put } from "../testing_requests.ts";
+import { deletion, entry, TestTransaction, withEtcd, write } from "../testing_txn.ts";
+import type { Call } from "./driver.ts";
+
+async function rowOf(call: Call, key: string) {
+  return decodeRangeResponse(await call(Method.RANGE, get(key))).rows[0];
+}
+
+/** What etcd holds. */
+async function stored(call: Call): Promise<Record<string, string>> {
+  const { rows } = decodeRangeResponse(await call(Method.RANGE, getPrefix("/")));
+  return Object.fromEntries(rows.map(({ key, value }) => [decodeUtf8(key), decodeUtf8(value)]));
+}
+
+async function reset(call: Call, rows: Record<string, string>): Promise<void> {
+  const all = getPrefix("/");
+  await call(Method.DELETE_RANGE, all);
+  for (const [key, value] of Object.entries(rows)) await call(Method.PUT, put(key, value));
+}
+
+Deno.test("guards: a deleted range does not take what others made of the transaction's own rows", async () => {
+  await withEtcd(async (call) => {
+    // What the transaction did to /d/2, what another client does then.
+    for (const [own, theirs] of [["update", "change"], ["insert", "make"], ["delete", "remake"]]) {
+      const there: Record<string, string> = own === "insert" ? {} : { "/d/2": "old" };
+      await reset(call, { "/d/1": "old", "/d/3": "old", ...there });
+      const transaction = new TestTransaction(call);
+      const kind = { update: StageKind.UPDATE, insert: StageKind.INSERT, delete: StageKind.DELETE }[own]!;
+      transaction.stage(write([entry(kind, "/d/2", "own", await rowOf(call, "/d/2"))]));
+      if (theirs === "remake") await call(Method.DELETE_RANGE, get("/d/2"));
+      await call(Method.PUT, put("/d/2", "theirs"));
+      await transaction.deleteRange(deletion("/d/", "/d0"));
+      if (own === "insert") {
+        // Made and deleted again: it was never there, and what is there now is another's.
+        await transaction.commit();
+        assert.deepEqual(await stored(call), { "/d/2": "theirs" }, own);
+      } else {
+        assert.equal((await errorFrom(transaction.commit())).sqlstate, "40001", own);
+        assert.deepEqual(await stored(call), { "/d/1": "old", "/d/2": "theirs", "/d/3": "old" }, own);
+      }
+    }
+  });
+});
+
+const reading = (key: string, revision?: bigint) =>
+  encodeRangeRequest({
+    key: encodeUtf8(key),
+    rangeEnd: null,
+    revision: revision === undefined ? undefined : String(revision),
+  });
+
+Deno.test("guards: what was read must hold even if the key is made and deleted again", async () => {
+  await withEtcd(async (call) => {
+    await reset(call, {});
+    // Both read both keys as absent, and each makes one: at most one may commit.
+    const [one, two] = [new TestTransaction(call), new TestTransaction(call)];
+    for (const [transaction, mine, other] of [[one, "/x", "/y"], [two, "/y", "/x"]] as const) {
+      await transaction.read(Method.RANGE, reading(mine), 1, true);
+      await transaction.read(Method.RANGE, reading(other), 1, true);
+      transaction.stage(write([entry(StageKind.INSERT, other, "made")], { command: 2 }));
+      transaction.stage(write([entry(StageKind.DELETE, other)], { command: 3 }));
+      transaction.stage(write([entry(StageKind.INSERT, mine, "mine")], { command: 4 }));
+    }
+    await one.commit();
+    const error = await errorFrom(two.commit());
+    assert.equal(error.sqlstate, "40001");
+    assert.match(error.detail, /"\/x"/);
+    assert.deepEqual(await stored(call), { "/x": "mine" });
+  });
+});
+
+Deno.test("guards: a key that was read and that another deleted cannot be inserted", async () => {
+  await withEtcd(async (call) => {
+    await reset(call, { "/x": "1" });
+    const transaction = new TestTransaction(call);
+    await transaction.read(Method.RANGE, reading("/x"), 1, true);
+    await call(Method.DELETE_RANGE, get("/x"));
+    const insert = write([entry(StageKind.INSERT, "/x", "2")], { command: 2, flags: 1 });
+    assert.equal((await errorFrom(transaction.write(insert))).sqlstate, "40001");
+    // The reverse: what was read as absent, and was made by another, is a conflict and no duplicate.
+    const other = new TestTransaction(call);
+    await other.read(Method.RANGE, reading("/x"), 1, true);
+    other.stage(write([entry(StageKind.INSERT, "/x", "2")], { command: 2 }));
+    await call(Method.PUT, put("/x", "theirs"));
+    assert.equal((await errorFrom(other.commit())).sqlstate, "40001");
+  });
+});
+
+Deno.test("guards: history that was read is no obstacle, in whatever order it is read", async () => {
+  await withEtcd(async (call) => {
+    await reset(call, { "/old": "1", "/new": "1" });
+    const past = (await rowOf(call, "/old")).modRevision;
+    await call(Method.PUT, put("/old", "2"));
+    await call(Method.PUT, put("/new", "2"));
+    for (const first of ["past", "latest"]) {
+      const transaction = new TestTransaction(call);
+      const read = (message: Uint8Array) => transaction.read(Method.RANGE, message, 1, true);
+      if (first === "past") await read(reading("/old", past));
+      const { revision } = decodeRangeResponse(await read(reading("/new")));
+      if (first === "latest") await read(reading("/old", past));
+      const scan = { key: encodeUtf8("/"), rangeEnd: encodeUtf8("0"), revision: String(revision) };
+      await transaction.read(Method.READ_TXN, encodeReadTxn([scan]), 2, true);
+      transaction.stage(write([entry(StageKind.UPSERT, "/w", first)], { command: 3 }));
+      await transaction.commit();
+      const stale = new TestTransaction(call);
+      await stale.read(Method.RANGE, reading("/old", past), 1, true);
+      await stale.read(Method.RANGE, reading("/new"), 1, true);
+      await call(Method.PUT, put("/new", "3"));
+      stale.stage(write([entry(StageKind.UPSERT, "/w", "stale")], { command: 3 }));
+      assert.equal((await errorFrom(stale.commit())).sqlstate, "40001");
+    }
+  });
+});
+
+Deno.test("guards: a transaction that has only read is validated by its commit, and writes nothing", async () => {
+  await withEtcd(async (call) => {
+    await reset(call, { "/a": "1", "/b": "1" });
+    const shapes = {
+      key: reading("/a"),
+      range: getPrefix("/"),
+      count: encodeRangeRequest({ key: encodeUtf8("/"), rangeEnd: encodeUtf8("0"), countOnly: true }),
+      first: encodeRangeRequest({ key: encodeUtf8("/"), rangeEnd: encodeUtf8("0"), limit: 1 }),
+    };
+    const changes: Record<string, () => Promise<unknown>> = {
+      none: () => Promise.resolve(),
+      change: () => call(Method.PUT, put("/a", "2")),
+      removal: () => call(Method.DELETE_RANGE, get("/a")),
+      elsewhere: () => call(Method.PUT, put("/b", "2")),
+    };
+    for (const [shape, message] of Object.entries(shapes)) {
+      for (const [what, change] of Object.entries(changes)) {
+        await call(Method.PUT, put("/a", "1"));
+        const transaction = new TestTransaction(call);
+        await transaction.read(Method.RANGE, message, 1, true);
+        await change();
+        const before = (await rowOf(call, "/b")).modRevision;
+        const conflicts = what === "change" || what === "removal" ||
+          what === "elsewhere" && (shape === "range" || shape === "count");
+        if (conflicts) {
+          assert.equal((await errorFrom(transaction.commit())).sqlstate, "40001", `${shape} ${what}`);
+        } else await transaction.commit();
+        const { revision, rows } = decodeRangeResponse(await call(Method.RANGE, get("/b")));
+        assert.equal(rows[0].modRevision, before);
+        assert.ok(what !== "none" || revision >= before);
+      }
+    }
+  });
+});
+
+Deno.test("guards: what was read in a subtransaction that is rolled back was read all the same", async () => {
+  await withEtcd(async (call) => {
+    await reset(call, { "/a": "1" });
+    const transaction = new TestTransaction(call);
+    await transaction.read(Method.RANGE, reading("/a"), 1, true);
+    transaction.stage(write([entry(StageKind.UPDATE, "/a", "2", await rowOf(call, "/a"))], { level: 2 }));
+    transaction.rollback(2);
+    transaction.stage(write([entry(StageKind.UPSERT, "/w", "x")], { command: 3 }));
+    await call(Method.PUT, put("/a", "theirs"));
+    assert.equal((await errorFrom(transaction.commit())).sqlstate, "40001");
+  });
+});
+
+Deno.test("leases: rows whose commit was not answered keep theirs, and a savepoint's go with it", async () => {
+  await withEtcd(async (call) => {
+    await reset(call, {});
+    // etcd has applied the Txn, and its answer does not come through.
+    const losing: Call = async (method, payload) => {
+      const reply = await call(method, payload);
+      if (method === Method.TXN) throw new EtcdFdwError("08007", "lost");
+      return reply;
+    };
+    const transaction = new TestTransaction(losing);
+    const lease = await transaction.grant(600);
+    transaction.stage(write([entry(StageKind.INSERT, "/l", "kept", undefined, lease)]));
+    const inner = await transaction.grant(700, 2);
+    transaction.stage(write([entry(StageKind.INSERT, "/m", "dropped", undefined, inner)], { level: 2 }));
+    transaction.rollback(2);
+    assert.equal((await errorFrom(transaction.commit())).sqlstate, "08007");
+    transaction.end();
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    assert.deepEqual(await stored(call), { "/l": "kept" });
+    assert.deepEqual(transaction.revoked, [encodeLease(inner)]);
+  });
+});
