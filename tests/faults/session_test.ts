@@ -13,8 +13,9 @@ const { db, etcd, test } = await suite("session");
 await db.sql(`CREATE SERVER etcd FOREIGN DATA WRAPPER etcd_fdw
     OPTIONS (connstr '${etcd.endpoints[0]}', request_timeout '1', connect_timeout '1', max_retries '0');
   CREATE FOREIGN TABLE s (key text, value text) SERVER etcd OPTIONS (prefix '/s/');
-  CREATE FOREIGN TABLE big (key text, value text) SERVER etcd OPTIONS (prefix '/big/');
-  CREATE FOREIGN TABLE now (key text, value text) SERVER etcd OPTIONS (prefix '/now/', write_mode 'immediate')`);
+  CREATE SERVER patient FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${etcd.endpoints[0]}');
+  CREATE FOREIGN TABLE big (key text, value text) SERVER patient OPTIONS (prefix '/big/');
+  CREATE FOREIGN TABLE now (key text, value text) SERVER patient OPTIONS (prefix '/now/', write_mode 'immediate')`);
 const dataDirectory = (await db.sql("SHOW data_directory"))[0].data_directory as string;
 const failure = (statement: string) => db.sql(statement).then(() => null, (error: SqlError) => error);
 
