@@ -13,7 +13,7 @@
 #include "modify/modify.h"
 #include "plan/analyze.h"
 #include "plan/plan.h"
-#include "scan/scan.h"
+#include "scan/node.h"
 #include "server/server.h"
 #include "txn/revision.h"
 #include "txn/stage.h"

@@ -7,8 +7,8 @@
 #include "base/compat.h"
 #include "core/dispatch.h"
 #include "plan/explain.h"
+#include "scan/node.h"
 #include "scan/private.h"
-#include "scan/scan.h"
 #include "txn/revision.h"
 
 #include "catalog/pg_type.h"
