@@ -67,7 +67,7 @@ test("an UPDATE keeps no more of its rows in memory than work_mem", async () => 
     CREATE TABLE memory (bytes bigint);
     CREATE FUNCTION note_memory() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
       IF NEW.key = '/w/999' THEN INSERT INTO memory SELECT sum(total_bytes) FROM pg_backend_memory_contexts
-        WHERE name = 'etcd_fdw rows' OR parent = 'etcd_fdw rows'; END IF; RETURN NEW; END $$;
+        WHERE name = 'etcd_fdw rows' OR ident = 'etcd_fdw rows'; END IF; RETURN NEW; END $$;
     CREATE TRIGGER note BEFORE UPDATE ON w FOR EACH ROW EXECUTE FUNCTION note_memory();
     SET work_mem = '64kB'`,
   );

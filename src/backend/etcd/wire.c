@@ -36,6 +36,7 @@ read_varint(const char **at, const char *end)
 			return result;
 	}
 	etcd_corrupt("A number is longer than 64 bits.");
+	return 0;					/* not reached */
 }
 
 /*

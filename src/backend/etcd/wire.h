@@ -21,7 +21,7 @@ typedef struct EtcdField
 	const char *data;
 } EtcdField;
 
-pg_attribute_noreturn() extern void etcd_corrupt(const char *what);
+extern void etcd_corrupt(const char *what);
 extern bool etcd_next_field(const char **at, const char *end, EtcdField *field);
 extern void etcd_expect(const EtcdField *field, uint32 wire);
 

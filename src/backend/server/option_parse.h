@@ -25,7 +25,9 @@ typedef enum OptionKind
 	KIND_MISMATCH,
 	KIND_ATOMIC,
 	KIND_WRITE_MODE,
-	KIND_POSITIVE
+	KIND_POSITIVE,
+	KIND_PATTERN,
+	KIND_PATH
 } OptionKind;
 
 /* What the endpoints of one list say about TLS. */
