@@ -11,6 +11,7 @@
 #include "ipc/worker.h"
 #include "modify/direct.h"
 #include "modify/modify.h"
+#include "modify/prepare.h"
 #include "plan/analyze.h"
 #include "plan/plan.h"
 #include "scan/node.h"
@@ -49,6 +50,7 @@ etcd_fdw_handler(PG_FUNCTION_ARGS)
 	etcd_scan_callbacks(routine);
 	etcd_analyze_callbacks(routine);
 	etcd_import_callbacks(routine);
+	etcd_prepare_callbacks(routine);
 	etcd_modify_callbacks(routine);
 	etcd_direct_callbacks(routine);
 	PG_RETURN_POINTER(routine);
