@@ -11,9 +11,10 @@
 #include "ipc/worker.h"
 #include "modify/direct.h"
 #include "modify/modify.h"
+#include "modify/prepare.h"
 #include "plan/analyze.h"
 #include "plan/plan.h"
-#include "scan/scan.h"
+#include "scan/node.h"
 #include "server/server.h"
 #include "txn/revision.h"
 #include "txn/transaction.h"
@@ -49,6 +50,7 @@ etcd_fdw_handler(PG_FUNCTION_ARGS)
 	etcd_scan_callbacks(routine);
 	etcd_analyze_callbacks(routine);
 	etcd_import_callbacks(routine);
+	etcd_prepare_callbacks(routine);
 	etcd_modify_callbacks(routine);
 	etcd_direct_callbacks(routine);
 	PG_RETURN_POINTER(routine);

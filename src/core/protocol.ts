@@ -85,6 +85,8 @@ export interface PlanAnswer {
   strict: number;
   /** Bytes cut off the front of each key. */
   strip: number;
+  /** 1: the table reads what one member of etcd knows. */
+  serializable: number;
   /** What to put into begin's `order`, followed by "" or " desc", for each of the orders in which rows can come. */
   targets: string[];
   /**

@@ -11,6 +11,17 @@ const COMPARISONS = ["=", "<>", "<", "<=", ">", ">="];
 const PLANNER = [
   ...["hashjoin", "mergejoin", "nestloop", "material", "memoize", "sort", "hashagg", "incremental_sort"],
 ].map((name) => `enable_${name} = off`);
+/** Settings under which text would mean something else, if a foreign table looked at them. */
+export const HOSTILE = [
+  "DateStyle = 'SQL, DMY'",
+  "DateStyle = 'German'",
+  "DateStyle = 'Postgres, MDY'",
+  "IntervalStyle = 'sql_standard'",
+  "IntervalStyle = 'postgres_verbose'",
+  "extra_float_digits = -10",
+  "bytea_output = 'escape'",
+  "TimeZone = 'Asia/Kathmandu'",
+];
 const REVISIONS = ["create_revision", "mod_revision", "version", "lease"];
 
 export class Generator {
@@ -232,6 +243,10 @@ export class Generator {
           value: random.pick(["0", "1", "42", null]),
         }],
       ],
+      [Object.keys(table.typed).length > 0 ? 6 : 0, () => {
+        const [name, values] = random.pick(Object.entries(table.typed));
+        return [`${alias}.${name} ${comparison()} ${random.pick(values)}`];
+      }],
       [0.3, () => [random.pick(["true", "false", "NULL::boolean", "random() >= 0"])]],
     ])();
   }
@@ -378,7 +393,10 @@ export class Generator {
   }
 
   #columns([table, alias]: [TableInfo, string]): string[] {
-    return ["key", "value", ...table.texts, ...table.numbers, ...REVISIONS].map((name) => `${alias}.${name}`);
+    const { texts, numbers, typed } = table;
+    return ["key", "value", ...texts, ...numbers, ...Object.keys(typed), ...REVISIONS].map((name) =>
+      `${alias}.${name}`
+    );
   }
 
   #order(tables: [TableInfo, string][]): Pick<Query, "order" | "total"> {
@@ -426,6 +444,40 @@ export class Generator {
     ]);
   }
 
+  /** What a subquery shows whose LIMIT, OFFSET or condition comes from the row around it. */
+  #correlated([outer, outerAlias]: [TableInfo, string], hasFew: boolean): Part[] {
+    const random = this.#random;
+    const table = random.pick(this.#world.tables.filter((one) => one.keyType === outer.keyType));
+    const alias = `c${++this.#aliases}`;
+    const number = () =>
+      random.pick([
+        hasFew ? `abs(few.n) % ${random.between(2, 9)}` : `${outerAlias}.version % 4`,
+        `${outerAlias}.version`,
+        `length(${outerAlias}.key)`,
+        `nullif(length(${outerAlias}.value) % 5, 3)`,
+      ]);
+    const where: Part[] = random.chance(0.6) ? [" WHERE ", ...this.#test(table, alias, false)] : [];
+    const bounds = random.pick([
+      () => ` LIMIT ${number()}`,
+      () => ` OFFSET ${number()} LIMIT 50`,
+      () => ` LIMIT ${number()} OFFSET ${number()}`,
+    ])();
+    const rows: Part[] = [
+      `SELECT ${alias}.key FROM ${table.name} ${alias}`,
+      ...where,
+      ` ORDER BY ${alias}.key${random.chance(0.3) ? " DESC" : ""}${bounds}`,
+    ];
+    return random.pick<Part[]>([
+      ["ARRAY(", ...rows, ")"],
+      [`(SELECT count(*) || coalesce(min(${alias}.key)::text, '') FROM (`, ...rows, `) ${alias})`],
+      [
+        `(SELECT string_agg(z.key::text, ',' ORDER BY y.n) FROM (VALUES (1), (3), (2)) y(n), LATERAL (`,
+        ...rows.slice(0, -1),
+        ` ORDER BY ${alias}.key LIMIT y.n OFFSET ${number()}) z)`,
+      ],
+    ]);
+  }
+
   query(): Query {
     const random = this.#random;
     const { sources, tables } = this.#sources();
@@ -437,6 +489,7 @@ export class Generator {
       ...{ limit: null, offset: null, settings: [], prepared: null },
     };
     if (random.chance(0.2)) query.settings = random.list(random.between(1, 3), () => random.pick(PLANNER));
+    if (random.chance(0.15)) query.settings.push(random.pick(HOSTILE), random.pick(HOSTILE));
     if (random.chance(0.35)) query.prepared = random.chance(0.6) ? "force_generic_plan" : "force_custom_plan";
     if (random.chance(0.22)) return this.#aggregated(query, tables);
     const columns = tables.flatMap((one) => this.#columns(one)).concat(
@@ -446,6 +499,11 @@ export class Generator {
       ? columns.map((column) => [column])
       : random.list(random.between(1, 3), () => [random.pick(columns)]);
     if (random.chance(0.05)) query.select.push([random.pick(tables)[1]]);
+    const [one] = tables;
+    // For each row of a table a query of its own: not for those of a join.
+    if (random.chance(0.12) && (sources.length === 1 || sources[0].alias === "few")) {
+      query.select.push(this.#correlated(one, sources[0].alias === "few"));
+    }
     query.distinct = random.chance(0.06);
     Object.assign(query, this.#order(tables));
     if (query.distinct || sources.length > 1) query.total = false;

@@ -30,6 +30,8 @@ export interface TableInfo {
   /** Further columns of type text and int. */
   texts: string[];
   numbers: string[];
+  /** Further columns, with literals to compare them with that mean the same in every session. */
+  typed: Record<string, string[]>;
   /** As the key column shows them: text, or hexadecimal. */
   keys: string[];
 }
@@ -52,11 +54,20 @@ function patternKeys(random: Random): string[] {
   return [...keys];
 }
 
+const DAYS = ["2026-05-06", "2026-06-05", "1999-12-31", "2024-02-29", "0099-01-02"];
+const LONGS = ["1 day", "-1 mons +2 days -03:00:00", "1 year 2 mons", "-00:00:01.5", "01:02:03"];
+
 function jsonValue(random: Random): string {
   const value: Record<string, unknown> = {};
   if (random.chance(0.8)) value.n = random.pick([0, 1, -5, 42, null, 100]);
   if (random.chance(0.8)) value.s = random.pick([{ t: "a" }, { t: "é" }, { t: null }, {}, "none", [1]]);
   if (random.chance(0.3)) value.b = random.chance(0.5);
+  if (random.chance(0.7)) value.day = random.pick(DAYS);
+  if (random.chance(0.7)) {
+    value.at = random.pick(DAYS) + random.pick([" 01:02:03.456+00", " 23:59:59-07", "T00:00:00Z"]);
+  }
+  if (random.chance(0.7)) value.long = random.pick(LONGS);
+  if (random.chance(0.7)) value.x = random.pick([0.1, -1.5, 0.30000000000000004, 1e-7, 1234567.123456789]);
   return JSON.stringify(value);
 }
 
@@ -152,6 +163,7 @@ export async function createWorld(client: pg.Client, etcd: EtcdCluster, random: 
       valueType: "text",
       texts: [],
       numbers: [],
+      typed: {},
       keys: text.map((kv) => column.from(kv) as string),
     };
   };
@@ -168,7 +180,7 @@ export async function createWorld(client: pg.Client, etcd: EtcdCluster, random: 
     ...REVISIONS,
   ], binary);
   tables.push({
-    ...{ name: "b", keyType: "bytea", valueType: "bytea", texts: [], numbers: [] },
+    ...{ name: "b", keyType: "bytea", valueType: "bytea", texts: [], numbers: [], typed: {} },
     keys: binary.map((kv) => cut(kv).slice(2)),
   });
   tables.push(await patternTable(client, etcd, value), await jsonTable(client, etcd, value));
@@ -192,7 +204,7 @@ async function patternTable(client: pg.Client, etcd: EtcdCluster, value: TwinCol
     ...REVISIONS,
   ], kvs);
   return {
-    ...{ name: "p", keyType: "text", valueType: "text", texts: ["x", "y", "z"], numbers: [] },
+    ...{ name: "p", keyType: "text", valueType: "text", texts: ["x", "y", "z"], numbers: [], typed: {} },
     keys: kvs.map((kv) => textOf(toBinary(kv.key))),
   };
 }
@@ -210,11 +222,21 @@ async function jsonTable(client: pg.Client, etcd: EtcdCluster, value: TwinColumn
     { name: "key", type: 'text COLLATE "C"', from: (kv) => textOf(toBinary(kv.key)) },
     { name: "n", type: "int", options: "json 'n'", from: field("n") },
     { name: "t", type: 'text COLLATE "C"', options: "json 's.t'", from: field("s", "t") },
+    { name: "day", type: "date", options: "json 'day'", from: field("day") },
+    { name: "at", type: "timestamptz", options: "json 'at'", from: field("at") },
+    { name: "long", type: "interval", options: "json 'long'", from: field("long") },
+    { name: "x", type: "float8", options: "json 'x'", from: field("x") },
     value,
     ...REVISIONS,
   ], kvs);
   return {
     ...{ name: "j", keyType: "text", valueType: "text", texts: ["t"], numbers: ["n"] },
+    typed: {
+      day: DAYS.map((day) => `'${day}'::date`),
+      at: DAYS.map((day) => `'${day} 01:02:03.456+00'::timestamptz`),
+      long: ["make_interval(days => 1)", "make_interval(months => -1, days => 2, hours => -3)"],
+      x: ["0.1", "0.30000000000000004", "-1.5"],
+    },
     keys: kvs.map((kv) => textOf(toBinary(kv.key))),
   };
 }

@@ -3,9 +3,11 @@
 
 import type pg from "pg";
 import { execute, type Result, type Sessions } from "./run.ts";
+import { HOSTILE } from "./generate.ts";
 import type { Random } from "./prng.ts";
 
 export const WRITE_PREFIX = "w/";
+const JSON_PREFIX = "wj/";
 
 const KEYS = ["a", "b", "c", "A", "ab", "a/b", "%", "_", "\\", "é", "日", "'", "", "zz", "0", "10", "2"].map((
   tail,
@@ -17,7 +19,11 @@ const literal = (text: string) => `E'${text.replaceAll("\\", "\\\\").replaceAll(
 export async function createWriteTables(client: pg.Client): Promise<void> {
   await client.query(
     `CREATE FOREIGN TABLE f.wr (key text COLLATE "C", value text) SERVER etcd OPTIONS (prefix '${WRITE_PREFIX}');
-    CREATE TABLE l.wr (key text COLLATE "C" PRIMARY KEY, value text)`,
+    CREATE TABLE l.wr (key text COLLATE "C" PRIMARY KEY, value text);
+    CREATE TABLE f.log (key text COLLATE "C", value text); CREATE TABLE l.log (key text COLLATE "C", value text);
+    CREATE FOREIGN TABLE f.wj (key text COLLATE "C", d date OPTIONS (json 'd'), long interval OPTIONS (json 'a.long'),
+      x float8 OPTIONS (json 'a.x'), at timestamptz OPTIONS (json 'at')) SERVER etcd OPTIONS (prefix '${JSON_PREFIX}');
+    CREATE TABLE l.wj (key text COLLATE "C" PRIMARY KEY, d date, long interval, x float8, at timestamptz)`,
   );
 }
 
@@ -109,8 +115,62 @@ class Writer {
     return ["COMMIT"];
   }
 
+  /** A change whose rows go on to something else in the same statement. */
+  #changing(): string {
+    const random = this.random;
+    const where = this.#where();
+    const change = random.chance(0.5)
+      ? `DELETE FROM wr WHERE ${where} RETURNING key, value`
+      : `UPDATE wr SET value = left(value || '~', 30) WHERE ${where} RETURNING key, value`;
+    return `WITH changed AS (${change}) ${
+      random.pick([
+        "INSERT INTO log SELECT key, value FROM changed",
+        "INSERT INTO log SELECT key, value FROM changed RETURNING key, value",
+        "SELECT key, value FROM changed",
+        "SELECT c.key, l.value FROM changed c LEFT JOIN log l USING (key)",
+        "DELETE FROM log USING changed c WHERE c.key = log.key",
+      ])
+    }`;
+  }
+
+  /** A change of a table whose values are documents with dates, intervals and floats. */
+  #document(): string {
+    const random = this.random;
+    const key = () => literal(JSON_PREFIX + random.pick(["a", "b", "c", "d"]));
+    const fields: Record<string, () => string> = {
+      d: () => random.pick(["'2026-05-06'::date", "'1999-12-31'::date", "d + 1", "NULL"]),
+      long: () => random.pick(["make_interval(months => -1, days => 2, hours => -3)", "-long", "NULL"]),
+      x: () => random.pick(["0.1", "0.30000000000000004", "x / 3", "NULL"]),
+      at: () =>
+        random.pick([
+          "'2026-05-06 07:08:09.123456+03:30'::timestamptz",
+          "at + make_interval(hours => 1)",
+          "NULL",
+        ]),
+    };
+    const names = Object.keys(fields).filter(() => random.chance(0.5));
+    // A new row has no columns to take values from.
+    const fresh = (name: string) => {
+      const value = fields[name]();
+      return value === "NULL" || /^'|^make|^\d/.test(value) ? value : "NULL";
+    };
+    const returning = random.chance(0.3) ? " RETURNING *" : "";
+    if (names.length === 0) return `DELETE FROM wj WHERE key = ${key()}${returning}`;
+    return random.chance(0.5)
+      ? `INSERT INTO wj (key, ${names.join(", ")}) VALUES (${key()}, ${names.map(fresh).join(", ")})${
+        random.chance(0.5) ? " ON CONFLICT DO NOTHING" : ""
+      }${returning}`
+      : `UPDATE wj SET ${names.map((name) => `${name} = ${fields[name]()}`).join(", ")} WHERE key ${
+        random.pick(["=", ">="])
+      } ${key()}${returning}`;
+  }
+
   statement(): string {
     return this.random.weighted<() => string>([
+      [1.5, () => this.#changing()],
+      [2, () => this.#document()],
+      [0.7, () => `SET ${this.random.pick(HOSTILE)}`],
+      [0.2, () => "RESET ALL"],
       [4, () => this.#insert()],
       [4, () => this.#update()],
       [2, () => `DELETE FROM wr WHERE ${this.#where()}${this.#returning()}`],
@@ -126,6 +186,9 @@ const CHECKS = [
   "SELECT count(*), min(key), max(key) FROM wr",
   "SELECT key, value FROM wr ORDER BY value, key LIMIT 4 OFFSET 1",
   "SELECT count(*) FROM wr a JOIN wr b USING (value)",
+  "SELECT key, value FROM log ORDER BY key, value",
+  "SELECT key, d, long, x, at FROM wj ORDER BY key",
+  "SELECT key, (SELECT string_agg(b.key, ',') FROM (SELECT key FROM wr ORDER BY key LIMIT length(a.value)) b) FROM wr a",
 ];
 
 function shown(result: Result): string {

@@ -32,7 +32,8 @@ test("the cookbook's blocks print what it says", async () => {
   });
   await Deno.remove(backup).catch(() => {});
   const printed = stdout.split(`${END}\n`).map((text) =>
-    text.replace(/^psql:<stdin>:\d+: /gm, "").replace(/[ \t]+$/gm, "").trim()
+    // The first line of a table begins with a blank that belongs to it.
+    text.replace(/^psql:<stdin>:\d+: /gm, "").replace(/[ \t]+$/gm, "").replace(/^\n+/, "").trimEnd()
   );
   if (Deno.env.get("ETCD_FDW_COOKBOOK") === "write") {
     let i = 0;

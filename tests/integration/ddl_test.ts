@@ -62,11 +62,30 @@ test("values are checked when they are set", async () => {
     ["table", "key ''"],
     ["table", "key 'b', range_end 'a'"],
     ["table", "key 'b', range_end 'b'"],
+    ["server", "connstr '127.0.0.1;39431'"],
+    ["server", "connstr 'a:1;b:2'"],
+    ["server", "connstr 'a|b:1'"],
+    ["server", "connstr 'ftp://a:1'"],
+    ["table", "key_pattern '/a/{key'"],
+    ["table", "key_pattern '/a/key}'"],
+    ["table", "key_pattern '/a/{{key}}'"],
+    ["table", "key_pattern '/a'"],
+    ["table", "key_pattern '/{a}{b}'"],
+    ["table", "key_pattern '/{a}/{a}'"],
+    ["table", "key_pattern '/{a*}/{b}'"],
+    ["table", "key_pattern '/{*}'"],
+    ["table", "key_pattern ''"],
+    ["column", "json ''"],
+    ["column", "json 'a..b'"],
+    ["column", "json '.a'"],
+    ["column", "json 'a.'"],
   ];
   for (const [object, options] of bad) {
     const error = await failure(
       object === "server"
         ? server(options)
+        : object === "column"
+        ? `CREATE FOREIGN TABLE x (key text, f text OPTIONS (${options})) SERVER etcd`
         : `CREATE FOREIGN TABLE x (key text) SERVER etcd OPTIONS (${options})`,
     );
     assert.equal(error.code, "22023", options);

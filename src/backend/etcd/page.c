@@ -14,11 +14,7 @@
 #include "postgres.h"
 
 #include "etcd/page.h"
-
-#define WIRE_VARINT		0
-#define WIRE_FIXED64	1
-#define WIRE_BYTES		2
-#define WIRE_FIXED32	5
+#include "etcd/wire.h"
 
 #define RANGE_HEADER	1
 #define RANGE_KVS		2
@@ -35,120 +31,35 @@
 #define KV_VALUE		5
 #define KV_LEASE		6
 
-/* One field of a message: a number, or the bytes [data, data + number). */
-typedef struct WireField
-{
-	uint32		field;
-	uint32		wire;
-	uint64		number;
-	const char *data;
-} WireField;
-
-static void
-corrupt(const char *what)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_PROTOCOL_VIOLATION),
-			 errmsg("invalid reply from etcd"),
-			 errdetail("%s", what)));
-}
-
-static uint64
-read_varint(const char **at, const char *end)
-{
-	uint64		result = 0;
-
-	for (int shift = 0; shift < 64; shift += 7)
-	{
-		unsigned char byte;
-
-		if (*at >= end)
-			corrupt("A number is cut off.");
-		byte = (unsigned char) *(*at)++;
-		result |= (uint64) (byte & 0x7f) << shift;
-		if ((byte & 0x80) == 0)
-			return result;
-	}
-	corrupt("A number is longer than 64 bits.");
-	return 0;					/* not reached */
-}
-
-/*
- * Reads the next field of the message that ends at `end`; false at its end.
- */
-static bool
-read_field(const char **at, const char *end, WireField *field)
-{
-	uint64		tag;
-
-	if (*at >= end)
-		return false;
-	tag = read_varint(at, end);
-	if (tag >> 3 == 0 || tag >> 3 > PG_UINT32_MAX)
-		corrupt("A field has an impossible number.");
-	field->field = (uint32) (tag >> 3);
-	field->wire = (uint32) (tag & 7);
-	switch (field->wire)
-	{
-		case WIRE_VARINT:
-			field->number = read_varint(at, end);
-			field->data = NULL;
-			return true;
-		case WIRE_BYTES:
-			field->number = read_varint(at, end);
-			break;
-		case WIRE_FIXED64:
-			field->number = 8;
-			break;
-		case WIRE_FIXED32:
-			field->number = 4;
-			break;
-		default:
-			corrupt("A field has an unknown wire type.");
-	}
-	if (field->number > (uint64) (end - *at))
-		corrupt("A field is longer than what is left of its message.");
-	field->data = *at;
-	*at += field->number;
-	return true;
-}
-
-static void
-expect(const WireField *field, uint32 wire)
-{
-	if (field->wire != wire)
-		corrupt("A field has another wire type than etcd's protocol says.");
-}
-
 static void
 read_key_value(const char *at, const char *end, EtcdKeyValue *kv)
 {
-	WireField	field;
+	EtcdField	field;
 
 	memset(kv, 0, sizeof(*kv));
 	kv->key = kv->value = at;
-	while (read_field(&at, end, &field))
+	while (etcd_next_field(&at, end, &field))
 	{
 		switch (field.field)
 		{
 			case KV_KEY:
-				expect(&field, WIRE_BYTES);
+				etcd_expect(&field, WIRE_BYTES);
 				kv->key = field.data;
 				kv->key_len = (uint32) field.number;
 				break;
 			case KV_VALUE:
-				expect(&field, WIRE_BYTES);
+				etcd_expect(&field, WIRE_BYTES);
 				kv->value = field.data;
 				kv->value_len = (uint32) field.number;
 				break;
 			case KV_CREATE:
 			case KV_MOD:
 			case KV_VERSION:
-				expect(&field, WIRE_VARINT);
+				etcd_expect(&field, WIRE_VARINT);
 				kv->numbers[field.field - KV_CREATE] = (int64) field.number;
 				break;
 			case KV_LEASE:
-				expect(&field, WIRE_VARINT);
+				etcd_expect(&field, WIRE_VARINT);
 				kv->numbers[3] = (int64) field.number;
 				break;
 			default:
@@ -160,14 +71,14 @@ read_key_value(const char *at, const char *end, EtcdKeyValue *kv)
 static int64
 read_header_revision(const char *at, const char *end)
 {
-	WireField	field;
+	EtcdField	field;
 	int64		revision = 0;
 
-	while (read_field(&at, end, &field))
+	while (etcd_next_field(&at, end, &field))
 	{
 		if (field.field == HEADER_REVISION)
 		{
-			expect(&field, WIRE_VARINT);
+			etcd_expect(&field, WIRE_VARINT);
 			revision = (int64) field.number;
 		}
 	}
@@ -180,32 +91,32 @@ read_header_revision(const char *at, const char *end)
 static void
 open_range(EtcdPage *page, const char *at, const char *end)
 {
-	WireField	field;
+	EtcdField	field;
 	EtcdKeyValue kv;
 
-	while (read_field(&at, end, &field))
+	while (etcd_next_field(&at, end, &field))
 	{
 		switch (field.field)
 		{
 			case RANGE_HEADER:
-				expect(&field, WIRE_BYTES);
+				etcd_expect(&field, WIRE_BYTES);
 				page->revision = Max(page->revision, read_header_revision(field.data, field.data + field.number));
 				break;
 			case RANGE_KVS:
-				expect(&field, WIRE_BYTES);
+				etcd_expect(&field, WIRE_BYTES);
 				read_key_value(field.data, field.data + field.number, &kv);
 				if (kv.key_len == 0)
-					corrupt("A key is empty.");
+					etcd_corrupt("A key is empty.");
 				page->kvs++;
 				page->last_key = kv.key;
 				page->last_key_len = kv.key_len;
 				break;
 			case RANGE_MORE:
-				expect(&field, WIRE_VARINT);
+				etcd_expect(&field, WIRE_VARINT);
 				page->more = field.number != 0;
 				break;
 			case RANGE_COUNT:
-				expect(&field, WIRE_VARINT);
+				etcd_expect(&field, WIRE_VARINT);
 				page->count = (int64) field.number;
 				break;
 			default:
@@ -218,16 +129,16 @@ open_range(EtcdPage *page, const char *at, const char *end)
  * Finds the RangeResponse in a ResponseOp; false when it holds another answer.
  */
 static bool
-find_range(const WireField *op, WireField *range)
+find_range(const EtcdField *op, EtcdField *range)
 {
 	const char *at = op->data;
 
-	expect(op, WIRE_BYTES);
-	while (read_field(&at, op->data + op->number, range))
+	etcd_expect(op, WIRE_BYTES);
+	while (etcd_next_field(&at, op->data + op->number, range))
 	{
 		if (range->field == OP_RANGE)
 		{
-			expect(range, WIRE_BYTES);
+			etcd_expect(range, WIRE_BYTES);
 			return true;
 		}
 	}
@@ -243,8 +154,8 @@ void
 etcd_page_open(EtcdPage *page, const char *data, uint32 len, bool is_txn)
 {
 	const char *at = data;
-	WireField	field;
-	WireField	range;
+	EtcdField	field;
+	EtcdField	range;
 
 	memset(page, 0, sizeof(*page));
 	page->start = data;
@@ -256,17 +167,17 @@ etcd_page_open(EtcdPage *page, const char *data, uint32 len, bool is_txn)
 		open_range(page, data, page->end);
 		return;
 	}
-	while (read_field(&at, page->end, &field))
+	while (etcd_next_field(&at, page->end, &field))
 	{
 		if (field.field == TXN_HEADER)
 		{
-			expect(&field, WIRE_BYTES);
+			etcd_expect(&field, WIRE_BYTES);
 			page->revision = read_header_revision(field.data, field.data + field.number);
 		}
 		else if (field.field == TXN_RESPONSES)
 		{
 			if (!find_range(&field, &range))
-				corrupt("A transaction's answer holds something else than keys.");
+				etcd_corrupt("A transaction's answer holds something else than keys.");
 			open_range(page, range.data, range.data + range.number);
 		}
 	}
@@ -279,10 +190,10 @@ etcd_page_open(EtcdPage *page, const char *data, uint32 len, bool is_txn)
 static bool
 next_range(EtcdPage *page)
 {
-	WireField	field;
-	WireField	range;
+	EtcdField	field;
+	EtcdField	range;
 
-	while (page->is_txn && read_field(&page->rest, page->end, &field))
+	while (page->is_txn && etcd_next_field(&page->rest, page->end, &field))
 	{
 		if (field.field == TXN_RESPONSES && find_range(&field, &range))
 		{
@@ -300,11 +211,11 @@ next_range(EtcdPage *page)
 bool
 etcd_page_next(EtcdPage *page, EtcdKeyValue *kv)
 {
-	WireField	field;
+	EtcdField	field;
 
 	do
 	{
-		while (read_field(&page->next, page->next_end, &field))
+		while (etcd_next_field(&page->next, page->next_end, &field))
 		{
 			if (field.field == RANGE_KVS)
 			{

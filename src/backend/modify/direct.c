@@ -10,8 +10,8 @@
 #include "constants.h"
 #include "modify/direct.h"
 #include "plan/analyze.h"
+#include "scan/node.h"
 #include "scan/private.h"
-#include "scan/scan.h"
 #include "server/option.h"
 #include "txn/revision.h"
 #include "txn/stage.h"
@@ -32,7 +32,7 @@ typedef struct EtcdDirect
 	Oid			table;
 	List	   *params;			/* of ExprState */
 	List	   *param_types;
-	const char *plan;
+	List	   *plan;			/* the scan's private list */
 	bool		set_processed;
 	bool		done;
 } EtcdDirect;
@@ -85,7 +85,7 @@ etcdBeginDirectModify(ForeignScanState *node, int eflags)
 	direct->table = linitial_oid(list_nth(plan->fdw_private, ETCD_SCAN_TABLE));
 	direct->params = ExecInitExprList(plan->fdw_exprs, &node->ss.ps);
 	direct->param_types = list_nth(plan->fdw_private, ETCD_SCAN_PARAM_TYPES);
-	direct->plan = strVal(list_nth(plan->fdw_private, ETCD_SCAN_PLAN));
+	direct->plan = plan->fdw_private;
 	direct->set_processed = intVal(llast(plan->fdw_private)) != 0;
 	node->fdw_state = direct;
 }
@@ -94,10 +94,11 @@ etcdBeginDirectModify(ForeignScanState *node, int eflags)
  * Has the proxy delete what the plan finds; how many keys these are.
  */
 static uint32
-remove_keys(Oid userid, Oid table, const char *plan, const char *params, EState *estate, CommandId command)
+remove_keys(Oid userid, Oid table, List *fdw_private, const char *params, EState *estate, CommandId command)
 {
 	Oid			serverid = GetForeignTable(table)->serverid;
 	bool		immediate = etcd_writes_at_once(table);
+	bool		serializable = list_nth_int(list_nth(fdw_private, ETCD_SCAN_NUMBERS), ETCD_SCAN_SERIALIZABLE) != 0;
 	int64		revision = etcd_session_revision();
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "etcd_fdw remove", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -107,10 +108,10 @@ remove_keys(Oid userid, Oid table, const char *plan, const char *params, EState 
 	EtcdStageReply reply = {0};
 
 	if (revision == 0 && estate != NULL)
-		revision = etcd_statement_revision(estate, serverid);
+		revision = etcd_statement_revision(estate, serverid, serializable);
 	initStringInfo(&input);
 	appendStringInfoString(&input, "{\"plan\":");
-	escape_json(&input, plan);
+	escape_json(&input, strVal(list_nth(fdw_private, ETCD_SCAN_PLAN)));
 	appendStringInfo(&input, ",\"params\":[%s],\"revision\":\"" INT64_FORMAT "\",\"order\":\"\",\"limit\":null,\"aggregates\":[]}",
 					 params, revision);
 	etcd_dispatch(etcd_dispatch_function(serverid), "remove", &input, &answer);
@@ -123,7 +124,7 @@ remove_keys(Oid userid, Oid table, const char *plan, const char *params, EState 
 		etcd_stage_note(userid, serverid, !immediate);
 		etcd_stage_reply(etcd_stage(userid, serverid, STAGE_DELETE_RANGE, payload.data, payload.len, context), &reply);
 		if (revision == 0 && estate != NULL && !immediate)
-			etcd_set_statement_revision(estate, serverid, reply.revision);
+			etcd_set_statement_revision(estate, serverid, serializable, reply.revision);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
@@ -179,8 +180,7 @@ etcdExecForeignTruncate(List *relations, DropBehavior behavior, bool restart_seq
 					 errmsg("cannot truncate foreign table \"%s\" with a key_pattern", RelationGetRelationName(relation)),
 					 errdetail("Keys that do not match it are not the table's, though they lie among them."),
 					 errhint("Use DELETE.")));
-		(void) remove_keys(GetUserId(), table, strVal(list_nth(plan, ETCD_SCAN_PLAN)), "", NULL,
-						   GetCurrentCommandId(true));
+		(void) remove_keys(GetUserId(), table, plan, "", NULL, GetCurrentCommandId(true));
 	}
 }
 

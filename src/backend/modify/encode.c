@@ -13,12 +13,13 @@
 #include "core/dispatch.h"
 #include "modify/encode.h"
 #include "scan/cell.h"
-#include "scan/rows.h"
+#include "scan/modes.h"
 
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
 #include "mb/pg_wchar.h"
+#include "nodes/value.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -43,10 +44,12 @@ bytes_of(char *hex)
  * Reads core's answer to "modify", which is kept as text in the plan.
  */
 EtcdWriter *
-etcd_writer_create(Relation relation, const char *plan, Bitmapset *assigned)
+etcd_writer_create(Relation relation, const char *plan, Bitmapset *named)
 {
 	Jsonb	   *answer = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(plan)));
 	EtcdWriter *writer = palloc0(sizeof(EtcdWriter));
+	TupleDesc	desc = RelationGetDescr(relation);
+	List	   *literals = NIL;
 	ListCell   *lc;
 
 	writer->relation = relation;
@@ -59,19 +62,19 @@ etcd_writer_create(Relation relation, const char *plan, Bitmapset *assigned)
 	writer->version = (int) etcd_json_number(answer, "version");
 	writer->segments = etcd_json_ints(answer, "segments");
 	foreach(lc, etcd_json_strings(answer, "literals"))
-	{
-		EtcdBytes  *literal = palloc(sizeof(EtcdBytes));
-
-		*literal = bytes_of(lfirst(lc));
-		writer->literals = lappend(writer->literals, literal);
-	}
-	writer->rest = etcd_json_number(answer, "rest") != 0;
+		literals = lappend(literals, makeString(lfirst(lc)));
+	etcd_pattern_read(&writer->pattern, literals, etcd_json_number(answer, "rest") != 0);
 	writer->fields = etcd_json_ints(answer, "fields");
 	writer->paths = etcd_json_strings(answer, "paths");
 	writer->strip = bytes_of(etcd_json_text(answer, "strip"));
 	writer->start = bytes_of(etcd_json_text(answer, "start"));
 	writer->end = bytes_of(etcd_json_text(answer, "end"));
-	writer->assigned = assigned;
+	writer->named = named;
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (!TupleDescAttr(desc, i)->attisdropped)
+			writer->modes |= etcd_modes_of(TupleDescAttr(desc, i)->atttypid);
+	}
 	return writer;
 }
 
@@ -80,9 +83,9 @@ etcd_writer_create(Relation relation, const char *plan, Bitmapset *assigned)
  * UPDATE sets it.
  */
 bool
-etcd_writer_sets(EtcdWriter *writer, int attnum, const EtcdRow *old)
+etcd_writer_sets(EtcdWriter *writer, int attnum, const EtcdKeyValue *old)
 {
-	return attnum > 0 && (old == NULL || bms_is_member(attnum, writer->assigned));
+	return attnum > 0 && (old == NULL || bms_is_member(attnum, writer->named));
 }
 
 static char *
@@ -164,6 +167,13 @@ check_key(EtcdWriter *writer, const char *key, int len)
 						etcd_printable(key, len), RelationGetRelationName(writer->relation)),
 				 errdetail("The table would not show the row."),
 				 errhint("Its options prefix, key, range_end and key_pattern, and its server's prefix, say which keys it shows.")));
+	if (writer->pattern.nliterals > 0 &&
+		!etcd_pattern_split(&writer->pattern, key, len, palloc(writer->pattern.nliterals * sizeof(EtcdBytes))))
+		ereport(ERROR,
+				(errcode(ERRCODE_WITH_CHECK_OPTION_VIOLATION),
+				 errmsg("key \"%s\" does not match key_pattern of foreign table \"%s\"",
+						etcd_printable(key, len), RelationGetRelationName(writer->relation)),
+				 errdetail("The table would not show the row.")));
 }
 
 static void
@@ -173,8 +183,8 @@ append_segments(EtcdWriter *writer, TupleTableSlot *slot, StringInfo buf)
 
 	for (int i = 0; i < count; i++)
 	{
-		EtcdBytes  *literal = list_nth(writer->literals, i);
-		EtcdBytes  *next = list_nth(writer->literals, i + 1);
+		EtcdBytes  *literal = &writer->pattern.literals[i];
+		EtcdBytes  *next = &writer->pattern.literals[i + 1];
 		int			attnum = list_nth_int(writer->segments, i);
 		int			at;
 		bool		isnull;
@@ -188,7 +198,7 @@ append_segments(EtcdWriter *writer, TupleTableSlot *slot, StringInfo buf)
 		at = buf->len;
 		append_datum(buf, value, attribute_type(writer, attnum));
 		wrong = buf->len == at ||
-			(!(writer->rest && last) && memchr(buf->data + at, '/', buf->len - at) != NULL);
+			(!(writer->pattern.rest && last) && memchr(buf->data + at, '/', buf->len - at) != NULL);
 		/* Read back, the part would end where the pattern goes on. */
 		if (!last && !wrong && buf->len - at > 1)
 			wrong = memmem(buf->data + at + 1, buf->len - at - 1, next->data, next->len) != NULL;
@@ -200,8 +210,7 @@ append_segments(EtcdWriter *writer, TupleTableSlot *slot, StringInfo buf)
 							RelationGetRelationName(writer->relation)),
 					 errdetail("By its key_pattern, the key would be read otherwise than it was written.")));
 	}
-	appendBinaryStringInfo(buf, ((EtcdBytes *) llast(writer->literals))->data,
-						   ((EtcdBytes *) llast(writer->literals))->len);
+	appendBinaryStringInfo(buf, writer->pattern.literals[count].data, writer->pattern.literals[count].len);
 }
 
 /*
@@ -211,7 +220,7 @@ append_segments(EtcdWriter *writer, TupleTableSlot *slot, StringInfo buf)
  * table.
  */
 void
-etcd_write_key(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, StringInfo buf)
+etcd_write_key(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, StringInfo buf)
 {
 	int			at = buf->len;
 	bool		by_column = etcd_writer_sets(writer, writer->key, old);
@@ -341,11 +350,38 @@ with_parents(Datum document, Datum path)
 }
 
 /*
+ * Whether the row's column becomes a field of the document.  NULL in a new row
+ * counts only where the statement names the column: others are NULL because
+ * nobody said anything about them.
+ */
+static bool
+sets_field(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, int attnum)
+{
+	bool		isnull;
+
+	if (old != NULL || bms_is_member(attnum, writer->named))
+		return etcd_writer_sets(writer, attnum, old);
+	(void) slot_getattr(slot, attnum, &isnull);
+	return !isnull;
+}
+
+static bool
+sets_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old)
+{
+	for (int i = 0; i + 1 < list_length(writer->fields); i += 2)
+	{
+		if (sets_field(writer, slot, old, list_nth_int(writer->fields, i)))
+			return true;
+	}
+	return false;
+}
+
+/*
  * The document with the row's fields put into it.  NULL takes a field away:
  * both an absent field and a null read as NULL.
  */
 static Datum
-put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, Datum document)
+put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, Datum document)
 {
 	for (int i = 0; i + 1 < list_length(writer->fields); i += 2)
 	{
@@ -354,7 +390,7 @@ put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, Datum d
 		bool		isnull;
 		Datum		value;
 
-		if (!etcd_writer_sets(writer, attnum, old))
+		if (!sets_field(writer, slot, old, attnum))
 			continue;
 		path = text_array(list_nth(writer->paths, list_nth_int(writer->fields, i + 1)));
 		value = slot_getattr(slot, attnum, &isnull);
@@ -367,26 +403,17 @@ put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, Datum d
 	return document;
 }
 
-static bool
-sets_fields(EtcdWriter *writer, const EtcdRow *old)
-{
-	for (int i = 0; i + 1 < list_length(writer->fields); i += 2)
-	{
-		if (etcd_writer_sets(writer, list_nth_int(writer->fields, i), old))
-			return true;
-	}
-	return false;
-}
-
 /*
  * Appends the row's value.  `old` is the row as it was, NULL for a new one:
- * what an UPDATE does not set stays, to the byte.
+ * what an UPDATE does not set stays, to the byte, as does a document whose
+ * fields nobody sets.
  */
 void
-etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, StringInfo buf)
+etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, StringInfo buf)
 {
 	int			at = buf->len;
-	bool		fields = sets_fields(writer, old);
+	bool		fields = sets_fields(writer, slot, old);
+	bool		has_fields = old == NULL ? writer->fields != NIL : fields;
 	Datum		document;
 	char	   *text;
 
@@ -398,12 +425,13 @@ etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, S
 
 		if (!isnull)
 			append_datum(buf, value, type);
-		else if (!fields && type != TEXTOID && type != BYTEAOID && type != VARCHAROID)
+		else if (!has_fields && type != TEXTOID && type != BYTEAOID && type != VARCHAROID)
 			null_violation(writer, writer->value, "etcd has empty values but no NULL; give a value of the column's type.");
 	}
 	else if (old != NULL)
-		appendBinaryStringInfo(buf, old->kv.value, old->kv.value_len);
-	if (!fields)
+		appendBinaryStringInfo(buf, old->value, old->value_len);
+	/* A new row without a value is a document nevertheless, or its fields could not be read. */
+	if (!fields && !(has_fields && buf->len == at))
 		return;
 
 	text = buf->len > at ? pg_any_to_server(pnstrdup(buf->data + at, buf->len - at), buf->len - at, PG_UTF8) : "{}";

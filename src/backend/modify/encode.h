@@ -8,8 +8,6 @@
 #include "postgres.h"
 
 #include "scan/cell.h"
-#include "scan/rows.h"
-
 #include "executor/tuptable.h"
 #include "utils/rel.h"
 
@@ -24,21 +22,21 @@ typedef struct EtcdWriter
 	int			create_revision;
 	int			mod_revision;
 	int			version;
-	List	   *segments;		/* attnums */
-	List	   *literals;		/* of EtcdBytes * */
-	bool		rest;
+	List	   *segments;		/* attnums of the pattern's placeholders */
+	EtcdPattern pattern;
 	List	   *fields;			/* attnum and path's index, alternating */
 	List	   *paths;			/* of char *, literals of text[] */
 	EtcdBytes	strip;
 	EtcdBytes	start;
 	EtcdBytes	end;
-	Bitmapset  *assigned;		/* attnums that an UPDATE sets */
+	Bitmapset  *named;			/* attnums that the UPDATE sets, or the INSERT gives */
+	int			modes;			/* of the columns that become text */
 } EtcdWriter;
 
-extern EtcdWriter *etcd_writer_create(Relation relation, const char *plan, Bitmapset *assigned);
-extern void etcd_write_key(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, StringInfo buf);
-extern void etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdRow *old, StringInfo buf);
-extern bool etcd_writer_sets(EtcdWriter *writer, int attnum, const EtcdRow *old);
+extern EtcdWriter *etcd_writer_create(Relation relation, const char *plan, Bitmapset *named);
+extern void etcd_write_key(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, StringInfo buf);
+extern void etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, StringInfo buf);
+extern bool etcd_writer_sets(EtcdWriter *writer, int attnum, const EtcdKeyValue *old);
 extern int64 etcd_ttl_seconds(EtcdWriter *writer, TupleTableSlot *slot);
 
 #endif							/* ETCD_FDW_ENCODE_H */

@@ -7,38 +7,40 @@
  * this very statement.  In a transaction that is this statement alone, the
  * commit tells it just as well.  With write_mode 'immediate', batches go
  * to etcd as they come, some of them at a time.
+ *
+ * A new row whose key exists (enum EtcdCollision), by what is known when the
+ * statement starts; the first that holds:
+ *
+ *	ON CONFLICT DO NOTHING			SKIP			waits for the answer to each batch
+ *	upsert 'true'					REPLACE			waits for nothing
+ *	write_mode 'immediate'			REFUSE_LATER	the batch fails
+ *	in a transaction block or
+ *	subtransaction					REFUSE_NOW		waits: the error may be caught
+ *	alone in its transaction		REFUSE_LATER	the commit fails
  */
 #include "postgres.h"
 
 #include "base/bytes.h"
 #include "base/compat.h"
-#include "core/dispatch.h"
 #include "ipc/request.h"
 #include "constants.h"
 #include "modify/encode.h"
 #include "modify/modify.h"
+#include "modify/prepare.h"
 #include "modify/show.h"
-#include "plan/analyze.h"
-#include "plan/describe.h"
 #include "scan/cell.h"
+#include "scan/modes.h"
 #include "scan/rows.h"
 #include "server/option.h"
 #include "txn/stage.h"
 
-#include "access/htup_details.h"
 #include "access/sysattr.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "commands/explain.h"
 #include "executor/executor.h"
 #include "foreign/fdwapi.h"
-#include "nodes/makefuncs.h"
-#include "optimizer/inherit.h"
-#include "optimizer/optimizer.h"
-#include "optimizer/pathnode.h"
-#include "parser/parsetree.h"
-#include "utils/builtins.h"
+#include "foreign/foreign.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 
 /* Rows of a batch, and batches on their way with write_mode 'immediate'. */
 #define BATCH_ROWS		1024
@@ -49,135 +51,55 @@
 #define WRITE_HEADER	9
 #define ENTRY_HEADER	(1 + 4 * 8)
 
-/* ---- what may be changed ---- */
-
-static int
-etcdIsForeignRelUpdatable(Relation relation)
-{
-	if (!etcd_table_flag(RelationGetRelid(relation), "updatable"))
-		return 0;
-	return (1 << CMD_INSERT) | (1 << CMD_UPDATE) | (1 << CMD_DELETE);
-}
-
-static void
-etcdAddForeignUpdateTargets(PlannerInfo *root, Index rtindex, RangeTblEntry *rte, Relation relation)
-{
-	Var		   *tid = makeVar(rtindex, SelfItemPointerAttributeNumber, TIDOID, -1, InvalidOid, 0);
-
-	(void) rte;
-	(void) relation;
-	add_row_identity_var(root, tid, rtindex, "ctid");
-}
-
-/* ---- planning ---- */
+/* ---- beginning and end ---- */
 
 /*
- * The columns that the statement sets, as attnums.  Triggers may set others,
- * and generated columns set themselves.
+ * The columns that the statement gives to new rows, as attnums: those that an
+ * INSERT or COPY names, or that the UPDATE sets which moves rows here from
+ * another partition.
  */
 static Bitmapset *
-assigned_columns(Relation relation, Bitmapset *updated)
+given_columns(ResultRelInfo *rinfo, EState *estate)
 {
-	TupleDesc	desc = RelationGetDescr(relation);
-	TriggerDesc *triggers = relation->trigdesc;
-	bool		all = triggers != NULL && triggers->trig_update_before_row;
+	Bitmapset  *given = bms_union(ExecGetInsertedCols(rinfo, estate), ExecGetUpdatedCols(rinfo, estate));
 	Bitmapset  *result = NULL;
+	int			member = -1;
 
-	for (int i = 0; i < desc->natts; i++)
+	while ((member = bms_next_member(given, member)) >= 0)
 	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-
-		if (!att->attisdropped &&
-			(all || att->attgenerated != '\0' ||
-			 bms_is_member(att->attnum - FirstLowInvalidHeapAttributeNumber, updated)))
-			result = bms_add_member(result, att->attnum);
+		if (member + FirstLowInvalidHeapAttributeNumber > 0)
+			result = bms_add_member(result, member + FirstLowInvalidHeapAttributeNumber);
 	}
 	return result;
 }
 
-static Bitmapset *
-offset_columns(Bitmapset *attnums)
+static EtcdCollision
+collision_of(Oid table, bool immediate, bool do_nothing)
 {
-	Bitmapset  *result = NULL;
-	int			attnum = -1;
-
-	while ((attnum = bms_next_member(attnums, attnum)) >= 0)
-		result = bms_add_member(result, attnum - FirstLowInvalidHeapAttributeNumber);
-	return result;
+	if (do_nothing)
+		return ETCD_SKIP;
+	if (etcd_table_flag(table, "upsert"))
+		return ETCD_REPLACE;
+	/* Alone in its transaction, the statement fails with the commit. */
+	if (!immediate && (IsTransactionBlock() || GetCurrentTransactionNestLevel() > 1))
+		return ETCD_REFUSE_NOW;
+	return ETCD_REFUSE_LATER;
 }
-
-/*
- * Core's plan for the operation, as text.
- */
-static char *
-plan_modify(Relation relation, const char *operation, Bitmapset *assigned)
-{
-	StringInfoData input;
-	EtcdAnswer	answer;
-
-	initStringInfo(&input);
-	etcd_describe_table(&input, relation, offset_columns(assigned));
-	appendStringInfo(&input, ",\"operation\":\"%s\"}", operation);
-	etcd_dispatch(etcd_dispatch_function(GetForeignTable(RelationGetRelid(relation))->serverid),
-				  "modify", &input, &answer);
-	return JsonbToCString(NULL, &answer.control->root, 0);
-}
-
-static List *
-attnum_list(Bitmapset *attnums)
-{
-	List	   *result = NIL;
-	int			attnum = -1;
-
-	while ((attnum = bms_next_member(attnums, attnum)) >= 0)
-		result = lappend_int(result, attnum);
-	return result;
-}
-
-static List *
-etcdPlanForeignModify(PlannerInfo *root, ModifyTable *plan, Index index, int subplan)
-{
-	RangeTblEntry *rte = planner_rt_fetch(index, root);
-	Relation	relation = table_open(rte->relid, NoLock);
-	Bitmapset  *assigned = NULL;
-	const char *operation = plan->operation == CMD_INSERT ? "insert"
-		: plan->operation == CMD_UPDATE ? "update" : "delete";
-	char	   *text;
-
-	(void) subplan;
-	if (plan->onConflictAction == ONCONFLICT_UPDATE)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("INSERT ... ON CONFLICT DO UPDATE is not supported on foreign tables"),
-				 errhint("The table's option upsert 'true' makes INSERT overwrite.")));
-	if (plan->operation == CMD_UPDATE)
-		assigned = assigned_columns(relation, get_rel_all_updated_cols(root, find_base_rel(root, index)));
-	text = plan_modify(relation, operation, assigned);
-	table_close(relation, NoLock);
-	return list_make4(makeString(text), attnum_list(assigned),
-					  makeInteger(plan->onConflictAction == ONCONFLICT_NOTHING),
-					  plan->operation == CMD_DELETE && plan->returningLists != NIL ? etcd_whole_row(rte->relid) : NIL);
-}
-
-/* ---- beginning and end ---- */
 
 static EtcdModify *
-create_modify(EState *estate, ResultRelInfo *rinfo, const char *plan, Bitmapset *assigned, bool skip)
+create_modify(EState *estate, ResultRelInfo *rinfo, const char *plan, Bitmapset *named, bool do_nothing)
 {
 	Relation	relation = rinfo->ri_RelationDesc;
 	Oid			table = RelationGetRelid(relation);
 	EtcdModify *modify = palloc0(sizeof(EtcdModify));
 
-	modify->writer = etcd_writer_create(relation, plan, assigned);
+	modify->writer = etcd_writer_create(relation, plan, named);
 	modify->estate = estate;
 	modify->userid = compat_modify_user(rinfo, estate);
 	modify->serverid = GetForeignTable(table)->serverid;
-	modify->upsert = etcd_table_flag(table, "upsert");
+	modify->command = estate->es_output_cid;
 	modify->immediate = etcd_writes_at_once(table);
-	modify->skip = skip;
-	/* Alone in its transaction, the statement fails with the commit. */
-	modify->check = skip || (!modify->upsert && !modify->immediate &&
-							 (IsTransactionBlock() || GetCurrentTransactionNestLevel() > 1));
+	modify->collision = collision_of(table, modify->immediate, do_nothing);
 	modify->work = AllocSetContextCreate(estate->es_query_cxt, "etcd_fdw modify", ALLOCSET_DEFAULT_SIZES);
 	initStringInfo(&modify->payload);
 	return modify;
@@ -186,26 +108,32 @@ create_modify(EState *estate, ResultRelInfo *rinfo, const char *plan, Bitmapset 
 static void
 etcdBeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *rinfo, List *fdw_private, int subplan, int eflags)
 {
+	EState	   *estate = mtstate->ps.state;
+	Oid			table = RelationGetRelid(rinfo->ri_RelationDesc);
 	EtcdModify *modify;
-	Bitmapset  *assigned = NULL;
+	Bitmapset  *named = NULL;
 	ListCell   *lc;
 
 	(void) subplan;
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
 	foreach(lc, (List *) lsecond(fdw_private))
-		assigned = bms_add_member(assigned, lfirst_int(lc));
-	modify = create_modify(mtstate->ps.state, rinfo, strVal(linitial(fdw_private)), assigned,
-						   intVal(lthird(fdw_private)) != 0);
+		named = bms_add_member(named, lfirst_int(lc));
+	if (mtstate->operation == CMD_INSERT)
+		named = given_columns(rinfo, estate);
+	modify = create_modify(estate, rinfo, strVal(linitial(fdw_private)), named, intVal(lthird(fdw_private)) != 0);
+	modify->whole_row = lfourth(fdw_private);
 	if (mtstate->operation != CMD_INSERT)
 	{
 		modify->tid_attno = ExecFindJunkAttributeInTlist(outerPlanState(mtstate)->plan->targetlist, "ctid");
 		if (!AttributeNumberIsValid(modify->tid_attno))
 			elog(ERROR, "could not find junk ctid column");
+		modify->rows = etcd_rows_create(estate, table);
+		/* Attnum 0, of no value column, is no member. */
+		if (mtstate->operation == CMD_UPDATE ? !bms_is_member(modify->writer->value, named)
+			: modify->whole_row != NIL)
+			etcd_rows_keep_values(modify->rows);
 	}
-	if (lfourth(fdw_private) != NIL)
-		modify->cells = etcd_cells_create(RelationGetRelid(rinfo->ri_RelationDesc), lfourth(fdw_private),
-										  RelationGetDescr(rinfo->ri_RelationDesc));
 	rinfo->ri_FdwState = modify;
 }
 
@@ -214,6 +142,8 @@ etcdBeginForeignInsert(ModifyTableState *mtstate, ResultRelInfo *rinfo)
 {
 	ModifyTable *plan = castNode(ModifyTable, mtstate->ps.plan);
 	Relation	relation = rinfo->ri_RelationDesc;
+	EState	   *estate = mtstate->ps.state;
+	EtcdModify *modify;
 
 	if (plan != NULL && plan->onConflictAction == ONCONFLICT_UPDATE)
 		ereport(ERROR,
@@ -222,8 +152,12 @@ etcdBeginForeignInsert(ModifyTableState *mtstate, ResultRelInfo *rinfo)
 	/* A row that an UPDATE moves out of another partition. */
 	if (rinfo->ri_FdwState != NULL)
 		return;
-	rinfo->ri_FdwState = create_modify(mtstate->ps.state, rinfo, plan_modify(relation, "insert", NULL), NULL,
-									   plan != NULL && plan->onConflictAction == ONCONFLICT_NOTHING);
+	modify = create_modify(estate, rinfo, etcd_plan_modify(relation, "insert", NULL), given_columns(rinfo, estate),
+						   plan != NULL && plan->onConflictAction == ONCONFLICT_NOTHING);
+	/* COPY says nowhere which command it is. */
+	if (plan == NULL)
+		modify->command = GetCurrentCommandId(true);
+	rinfo->ri_FdwState = modify;
 }
 
 static void
@@ -252,23 +186,32 @@ etcdEndForeignModify(EState *estate, ResultRelInfo *rinfo)
 
 /* ---- writing ---- */
 
+/*
+ * Whether the statement itself learns which keys exist.
+ */
+static bool
+waits_to_know(EtcdModify *modify)
+{
+	return modify->collision == ETCD_SKIP || modify->collision == ETCD_REFUSE_NOW;
+}
+
 static void
 begin_payload(EtcdModify *modify)
 {
-	uint8		flags = (modify->check ? STAGE_CHECK : 0) | (modify->immediate ? STAGE_IMMEDIATE : 0);
+	uint8		flags = (waits_to_know(modify) ? STAGE_CHECK : 0) | (modify->immediate ? STAGE_IMMEDIATE : 0);
 
 	resetStringInfo(&modify->payload);
-	etcd_stage_header(&modify->payload, flags, modify->estate->es_output_cid);
+	etcd_stage_header(&modify->payload, flags, modify->command);
 }
 
 /*
  * Appends an entry up to its key's length; the key and the value follow.
  */
 static void
-append_entry(StringInfo buf, uint8 kind, const EtcdRow *old, int64 lease)
+append_entry(StringInfo buf, uint8 kind, const EtcdKeyValue *old, int64 lease)
 {
 	const int64 none[4] = {0};
-	const int64 *numbers = old != NULL ? old->kv.numbers : none;
+	const int64 *numbers = old != NULL ? old->numbers : none;
 
 	appendStringInfoChar(buf, (char) kind);
 	etcd_append_int64(buf, numbers[ETCD_MOD_REVISION - ETCD_CREATE_REVISION]);
@@ -294,7 +237,7 @@ send_write(EtcdModify *modify, const char *payload, int len, bool wait, EtcdStag
 	MemoryContext context = NULL;
 	EtcdRequest *request;
 
-	wait = wait || modify->check;
+	wait = wait || waits_to_know(modify);
 	if (wait || modify->immediate)
 		context = AllocSetContextCreate(modify->estate->es_query_cxt, "etcd_fdw write", ALLOCSET_SMALL_SIZES);
 	etcd_stage_note(modify->userid, modify->serverid, !modify->immediate);
@@ -313,7 +256,7 @@ send_write(EtcdModify *modify, const char *payload, int len, bool wait, EtcdStag
 		modify->in_flight = lappend(modify->in_flight, request);
 		MemoryContextSwitchTo(old);
 		/* Writes of one key must keep their order, which only INSERT has no need of. */
-		while (list_length(modify->in_flight) >= (modify->upsert ? 1 : MAX_IN_FLIGHT))
+		while (list_length(modify->in_flight) >= (modify->collision == ETCD_REPLACE ? 1 : MAX_IN_FLIGHT))
 			await_oldest(modify);
 	}
 }
@@ -386,6 +329,50 @@ duplicate_key(EtcdModify *modify, const char *key, int len)
 			 errtable(modify->writer->relation)));
 }
 
+static uint8
+insert_kind(EtcdModify *modify)
+{
+	return modify->collision == ETCD_REPLACE ? STAGE_UPSERT : STAGE_INSERT;
+}
+
+/*
+ * Appends new rows to the payload; where each entry's key begins.
+ */
+static int *
+append_rows(EtcdModify *modify, TupleTableSlot **slots, int count, int64 *lease)
+{
+	int		   *keys = palloc(count * sizeof(int));
+	StringInfoData part;
+	int			level = etcd_modes_enter(modify->writer->modes);
+
+	initStringInfo(&part);
+	for (int i = 0; i < count; i++)
+	{
+		etcd_check_maintained(modify->writer, slots[i]);
+		*lease = etcd_row_lease(modify, slots[i], NULL);
+		append_entry(&modify->payload, insert_kind(modify), NULL, *lease);
+		resetStringInfo(&part);
+		etcd_write_key(modify->writer, slots[i], NULL, &part);
+		keys[i] = modify->payload.len;
+		append_bytes(&modify->payload, part.data, part.len);
+		resetStringInfo(&part);
+		etcd_write_value(modify->writer, slots[i], NULL, &part);
+		append_bytes(&modify->payload, part.data, part.len);
+	}
+	etcd_modes_leave(level);
+	return keys;
+}
+
+/*
+ * The key, or the value, that stands in the payload behind its length.
+ */
+static const char *
+payload_bytes(const char *at, uint32 *len)
+{
+	*len = etcd_get_uint32(at);
+	return at + sizeof(*len);
+}
+
 /*
  * Inserts rows; returns the list of indexes that were refused because their
  * keys exist, which only happens with ON CONFLICT DO NOTHING.
@@ -394,37 +381,29 @@ static List *
 insert_rows(EtcdModify *modify, ResultRelInfo *rinfo, TupleTableSlot **slots, int count)
 {
 	bool		shown = etcd_shows_rows(rinfo);
-	int64	   *leases = palloc(count * sizeof(int64));
-	int		   *keys = palloc(count * sizeof(int));
+	int64		lease = 0;
+	int		   *keys;
 	EtcdStageReply reply;
 
 	begin_payload(modify);
-	for (int i = 0; i < count; i++)
-	{
-		StringInfoData part;
-
-		etcd_check_maintained(modify->writer, slots[i]);
-		initStringInfo(&part);
-		leases[i] = etcd_row_lease(modify, slots[i], NULL);
-		append_entry(&modify->payload, modify->upsert ? STAGE_UPSERT : STAGE_INSERT, NULL, leases[i]);
-		etcd_write_key(modify->writer, slots[i], NULL, &part);
-		keys[i] = modify->payload.len;
-		append_bytes(&modify->payload, part.data, part.len);
-		resetStringInfo(&part);
-		etcd_write_value(modify->writer, slots[i], NULL, &part);
-		append_bytes(&modify->payload, part.data, part.len);
-	}
+	keys = append_rows(modify, slots, count, &lease);
 	send_payload(modify, modify->immediate && shown, &reply);
-	if (reply.refused != NIL && !modify->skip)
+	if (reply.refused != NIL && modify->collision != ETCD_SKIP)
 	{
-		char	   *key = modify->payload.data + keys[linitial_int(reply.refused)];
 		uint32		len;
+		const char *key = payload_bytes(modify->payload.data + keys[linitial_int(reply.refused)], &len);
 
-		memcpy(&len, key, sizeof(len));
-		duplicate_key(modify, key + sizeof(len), (int) pg_ntoh32(len));
+		duplicate_key(modify, key, (int) len);
 	}
-	for (int i = 0; shown && i < count; i++)
-		etcd_show_row(modify, slots[i], NULL, leases[i], reply.revision);
+	/* Rows that are shown come one at a time. */
+	if (shown && reply.refused == NIL)
+	{
+		EtcdKeyValue kv = {.numbers = {reply.revision, reply.revision, 1, lease}};
+
+		kv.key = payload_bytes(modify->payload.data + keys[0], &kv.key_len);
+		kv.value = payload_bytes(kv.key + kv.key_len, &kv.value_len);
+		etcd_show_row(modify, slots[0], &kv);
+	}
 	return reply.refused;
 }
 
@@ -471,23 +450,84 @@ etcdGetForeignModifyBatchSize(ResultRelInfo *rinfo)
 	return BATCH_ROWS;
 }
 
-static EtcdRow *
-row_to_change(EtcdModify *modify, TupleTableSlot *plan_slot)
+/*
+ * The row as the scan has found it; false when this statement has changed it.
+ */
+static bool
+row_to_change(EtcdModify *modify, TupleTableSlot *plan_slot, EtcdKeyValue *row)
 {
 	bool		isnull;
 	Datum		tid = ExecGetJunkAttribute(plan_slot, modify->tid_attno, &isnull);
 
 	if (isnull)
 		elog(ERROR, "ctid is NULL");
-	return etcd_rows_find(modify->estate, RelationGetRelid(modify->writer->relation), (ItemPointer) DatumGetPointer(tid));
+	return etcd_rows_take(modify->rows, (ItemPointer) DatumGetPointer(tid), row);
+}
+
+/*
+ * Makes the bytes of a changed row; whether it goes under another key.
+ */
+static bool
+write_changed(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *row, StringInfo key, StringInfo value,
+			  int64 *lease)
+{
+	EtcdWriter *writer = modify->writer;
+	int			level = etcd_modes_enter(writer->modes);
+	bool		renamed = etcd_writer_sets(writer, writer->key, row);
+	ListCell   *lc;
+
+	initStringInfo(key);
+	initStringInfo(value);
+	foreach(lc, writer->segments)
+		renamed = renamed || etcd_writer_sets(writer, lfirst_int(lc), row);
+	if (renamed)
+	{
+		etcd_write_key(writer, slot, row, key);
+		renamed = key->len != (int) row->key_len || memcmp(key->data, row->key, key->len) != 0;
+	}
+	if (!renamed)
+	{
+		resetStringInfo(key);
+		appendBinaryStringInfo(key, row->key, row->key_len);
+	}
+	*lease = etcd_row_lease(modify, slot, row);
+	etcd_write_value(writer, slot, row, value);
+	etcd_modes_leave(level);
+	return renamed;
+}
+
+static void
+append_delete(EtcdModify *modify, const EtcdKeyValue *row)
+{
+	append_entry(&modify->payload, STAGE_DELETE, row, 0);
+	append_bytes(&modify->payload, row->key, row->key_len);
+	append_bytes(&modify->payload, "", 0);
+}
+
+/*
+ * Shows a row that was changed.  Of those that the transaction itself has made,
+ * only one version counts, however often it writes them.
+ */
+static void
+show_changed(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *old, StringInfo key, StringInfo value,
+			 int64 lease, int64 revision)
+{
+	EtcdKeyValue kv = {.key = key->data, .value = value->data, .key_len = key->len, .value_len = value->len,
+	.numbers = {revision, revision, 1, lease}};
+
+	if (old != NULL)
+	{
+		kv.numbers[0] = old->numbers[0];
+		kv.numbers[2] = old->numbers[2] + (old->numbers[1] != 0);
+	}
+	etcd_show_row(modify, slot, &kv);
 }
 
 static TupleTableSlot *
 etcdExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot, TupleTableSlot *plan_slot)
 {
 	EtcdModify *modify = rinfo->ri_FdwState;
-	EtcdWriter *writer = modify->writer;
-	EtcdRow    *row = row_to_change(modify, plan_slot);
+	EtcdKeyValue row;
 	MemoryContext old;
 	StringInfoData key;
 	StringInfoData value;
@@ -496,40 +536,21 @@ etcdExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 	EtcdStageReply reply;
 
 	(void) estate;
-	/* As with a local table, a row is changed once by a statement. */
-	if (row->changed)
+	if (!row_to_change(modify, plan_slot, &row))
 		return NULL;
 	old = MemoryContextSwitchTo(modify->work);
-	initStringInfo(&key);
-	initStringInfo(&value);
-	renamed = etcd_writer_sets(writer, writer->key, row);
-	for (int i = 0; i < list_length(writer->segments); i++)
-		renamed = renamed || etcd_writer_sets(writer, list_nth_int(writer->segments, i), row);
-	if (renamed)
-	{
-		etcd_write_key(writer, slot, row, &key);
-		renamed = key.len != (int) row->kv.key_len || memcmp(key.data, row->kv.key, key.len) != 0;
-	}
-	lease = etcd_row_lease(modify, slot, row);
-	etcd_write_value(writer, slot, row, &value);
-
+	renamed = write_changed(modify, slot, &row, &key, &value, &lease);
 	begin_payload(modify);
 	if (renamed)
-	{
-		append_entry(&modify->payload, STAGE_DELETE, row, 0);
-		append_bytes(&modify->payload, row->kv.key, row->kv.key_len);
-		append_bytes(&modify->payload, "", 0);
-	}
-	append_entry(&modify->payload, renamed ? modify->upsert ? STAGE_UPSERT : STAGE_INSERT : STAGE_UPDATE,
-				 renamed ? NULL : row, lease);
-	append_bytes(&modify->payload, renamed ? key.data : row->kv.key, renamed ? (uint32) key.len : row->kv.key_len);
+		append_delete(modify, &row);
+	append_entry(&modify->payload, renamed ? insert_kind(modify) : STAGE_UPDATE, renamed ? NULL : &row, lease);
+	append_bytes(&modify->payload, key.data, key.len);
 	append_bytes(&modify->payload, value.data, value.len);
 	send_payload(modify, renamed || (modify->immediate && etcd_shows_rows(rinfo)), &reply);
 	if (reply.refused != NIL)
 		duplicate_key(modify, key.data, key.len);
-	row->changed = true;
 	if (etcd_shows_rows(rinfo))
-		etcd_show_row(modify, slot, renamed ? NULL : row, lease, reply.revision);
+		show_changed(modify, slot, renamed ? NULL : &row, &key, &value, lease, reply.revision);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(modify->work);
 	return slot;
@@ -539,46 +560,27 @@ static TupleTableSlot *
 etcdExecForeignDelete(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot, TupleTableSlot *plan_slot)
 {
 	EtcdModify *modify = rinfo->ri_FdwState;
-	EtcdRow    *row = row_to_change(modify, plan_slot);
+	EtcdKeyValue row;
 	MemoryContext old;
 	EtcdStageReply reply;
 
 	(void) estate;
-	if (row->changed)
+	if (!row_to_change(modify, plan_slot, &row))
 		return NULL;
 	old = MemoryContextSwitchTo(modify->work);
 	begin_payload(modify);
-	append_entry(&modify->payload, STAGE_DELETE, row, 0);
-	append_bytes(&modify->payload, row->kv.key, row->kv.key_len);
-	append_bytes(&modify->payload, "", 0);
+	append_delete(modify, &row);
 	send_payload(modify, false, &reply);
-	row->changed = true;
-	if (modify->cells != NULL)
-		etcd_show_deleted(modify, slot, row);
+	if (rinfo->ri_projectReturning != NULL)
+		etcd_show_row(modify, slot, &row);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(modify->work);
 	return slot;
 }
 
-static void
-etcdExplainForeignModify(ModifyTableState *mtstate, ResultRelInfo *rinfo, List *fdw_private, int subplan,
-						 struct ExplainState *es)
-{
-	Oid			table = RelationGetRelid(rinfo->ri_RelationDesc);
-
-	(void) mtstate;
-	(void) fdw_private;
-	(void) subplan;
-	if (es->verbose)
-		ExplainPropertyText("Etcd Write", etcd_writes_at_once(table) ? "immediate" : "at commit", es);
-}
-
 void
 etcd_modify_callbacks(FdwRoutine *routine)
 {
-	routine->IsForeignRelUpdatable = etcdIsForeignRelUpdatable;
-	routine->AddForeignUpdateTargets = etcdAddForeignUpdateTargets;
-	routine->PlanForeignModify = etcdPlanForeignModify;
 	routine->BeginForeignModify = etcdBeginForeignModify;
 	routine->BeginForeignInsert = etcdBeginForeignInsert;
 	routine->ExecForeignInsert = etcdExecForeignInsert;
@@ -588,5 +590,4 @@ etcd_modify_callbacks(FdwRoutine *routine)
 	routine->ExecForeignDelete = etcdExecForeignDelete;
 	routine->EndForeignModify = etcdEndForeignModify;
 	routine->EndForeignInsert = etcdEndForeignModify;
-	routine->ExplainForeignModify = etcdExplainForeignModify;
 }

@@ -9,20 +9,32 @@
 
 #include "modify/encode.h"
 #include "scan/cell.h"
+#include "scan/rows.h"
 
 #include "nodes/execnodes.h"
 
-typedef struct EtcdModify{
+/* What becomes of a new row whose key exists. */
+typedef enum EtcdCollision
+{
+	ETCD_REPLACE,				/* the row takes its place */
+	ETCD_SKIP,					/* the row is left out: ON CONFLICT DO NOTHING */
+	ETCD_REFUSE_NOW,			/* an error of the statement, which waits to know */
+	ETCD_REFUSE_LATER			/* an error of the commit, or of the batch */
+} EtcdCollision;
+
+typedef struct EtcdModify
+{
 	EtcdWriter *writer;
 	EState	   *estate;
 	Oid			userid;
 	Oid			serverid;
-	bool		upsert;
+	CommandId	command;		/* that writes; later ones see it */
+	EtcdCollision collision;
 	bool		immediate;
-	bool		check;			/* a key that exists is told at once */
-	bool		skip;			/* ON CONFLICT DO NOTHING */
+	EtcdRows   *rows;			/* that the scan found, for UPDATE and DELETE */
 	AttrNumber	tid_attno;
-	EtcdCells  *cells;			/* of whole rows, for DELETE ... RETURNING */
+	List	   *whole_row;		/* the plan of `cells`; NIL until it is needed */
+	EtcdCells  *cells;			/* of whole rows, to show them; NULL until it is needed */
 	MemoryContext work;			/* of one row or batch */
 	StringInfoData payload;
 	List	   *in_flight;		/* of EtcdRequest * */

@@ -11,8 +11,9 @@
 #include "modify/encode.h"
 #include "modify/modify.h"
 #include "modify/show.h"
+#include "plan/analyze.h"
 #include "scan/cell.h"
-#include "scan/rows.h"
+#include "scan/lease.h"
 #include "txn/stage.h"
 
 #include "access/htup_details.h"
@@ -27,7 +28,7 @@
  * The lease of a row: by its ttl, by its lease, or as it was.
  */
 int64
-etcd_row_lease(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *old)
+etcd_row_lease(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *old)
 {
 	EtcdWriter *writer = modify->writer;
 	int64		seconds = 0;
@@ -70,7 +71,7 @@ etcd_row_lease(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *old)
 	/* An UPDATE that sets ttl to NULL takes the lease away. */
 	if (old == NULL || etcd_writer_sets(writer, writer->ttl, old))
 		return 0;
-	return old->kv.numbers[ETCD_LEASE - ETCD_CREATE_REVISION];
+	return old->numbers[ETCD_LEASE - ETCD_CREATE_REVISION];
 }
 
 /*
@@ -96,68 +97,40 @@ etcd_check_maintained(EtcdWriter *writer, TupleTableSlot *slot)
 	}
 }
 
-static Datum
-number_as(int64 number, Form_pg_attribute att)
+static EtcdCells *
+row_cells(EtcdModify *modify)
 {
-	Oid			input;
-	Oid			ioparam;
+	Relation	relation = modify->writer->relation;
+	MemoryContext old = MemoryContextSwitchTo(modify->estate->es_query_cxt);
 
-	getTypeInputInfo(att->atttypid, &input, &ioparam);
-	return OidInputFunctionCall(input, psprintf(INT64_FORMAT, number), ioparam, att->atttypmod);
+	if (modify->whole_row == NIL)
+		modify->whole_row = etcd_whole_row(RelationGetRelid(relation));
+	modify->cells = etcd_cells_create(RelationGetRelid(relation), modify->whole_row, RelationGetDescr(relation));
+	modify->cells->userid = modify->userid;
+	modify->cells->serverid = modify->serverid;
+	MemoryContextSwitchTo(old);
+	return modify->cells;
 }
 
 /*
- * Makes the slot what a read of the row would show, for RETURNING, triggers and
- * check options.  `revision` is 0 before the commit.
+ * Makes the slot what a read of this key shows, for RETURNING, triggers and
+ * check options.
  */
 void
-etcd_show_row(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *old, int64 lease, int64 revision)
+etcd_show_row(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *kv)
 {
-	EtcdWriter *writer = modify->writer;
 	TupleDesc	desc = slot->tts_tupleDescriptor;
-	int64		created = old != NULL ? old->kv.numbers[0] : revision;
-	int64		version = old != NULL ? old->kv.numbers[ETCD_VERSION - ETCD_CREATE_REVISION] + 1 : 1;
-	struct
-	{
-		int			attnum;
-		int64		number;
-	}			shown[] = {
-		{writer->create_revision, created}, {writer->mod_revision, revision},
-		{writer->version, version}, {writer->lease, lease}
-	};
-	Datum	   *values;
-	bool	   *isnull;
-	bool		empty;
+	EtcdCells  *cells = modify->cells != NULL ? modify->cells : row_cells(modify);
+	Datum	   *values = palloc0(desc->natts * sizeof(Datum));
+	bool	   *isnull = palloc(desc->natts * sizeof(bool));
 	HeapTuple	tuple;
 
-	/* A row of this transaction is counted once, however often it was written. */
-	if (old != NULL && old->kv.numbers[ETCD_MOD_REVISION - ETCD_CREATE_REVISION] == 0)
-		shown[2].number = version - 1;
-	slot_getallattrs(slot);
-	empty = writer->value > 0 && slot->tts_isnull[writer->value - 1] && list_length(writer->fields) == 0;
-	if (writer->create_revision == 0 && writer->mod_revision == 0 && writer->version == 0 && writer->lease == 0 &&
-		!empty)
-		return;
-	values = palloc(desc->natts * sizeof(Datum));
-	isnull = palloc(desc->natts * sizeof(bool));
-	memcpy(values, slot->tts_values, desc->natts * sizeof(Datum));
-	memcpy(isnull, slot->tts_isnull, desc->natts * sizeof(bool));
-	for (int i = 0; i < (int) lengthof(shown); i++)
-	{
-		int			index = shown[i].attnum - 1;
-
-		if (index < 0)
-			continue;
-		isnull[index] = i < 2 && shown[i].number == 0;
-		if (!isnull[index])
-			values[index] = number_as(shown[i].number, TupleDescAttr(desc, index));
-	}
-	/* etcd has no NULL; only text and bytea come here without a value. */
-	if (empty)
-	{
-		isnull[writer->value - 1] = false;
-		values[writer->value - 1] = PointerGetDatum(cstring_to_text(""));
-	}
+	memset(isnull, true, desc->natts * sizeof(bool));
+	if (!etcd_cells_match(cells, kv))
+		elog(ERROR, "the row does not match its table");
+	if (modify->ttl_lease != 0 && kv->numbers[ETCD_LEASE - ETCD_CREATE_REVISION] == modify->ttl_lease)
+		etcd_lease_note(cells, modify->ttl_lease, modify->ttl);
+	etcd_cells_fill(cells, kv, values, isnull);
 	tuple = heap_form_tuple(desc, values, isnull);
 	/* The row lives as long as its slot, not as this row's work. */
 	MemoryContextSwitchTo(modify->estate->es_query_cxt);
@@ -173,25 +146,4 @@ etcd_shows_rows(ResultRelInfo *rinfo)
 	return rinfo->ri_projectReturning != NULL || rinfo->ri_WithCheckOptions != NIL ||
 		(triggers != NULL && (triggers->trig_insert_after_row || triggers->trig_update_after_row ||
 							  triggers->trig_insert_new_table || triggers->trig_update_new_table));
-}
-
-/*
- * The row as it was, for RETURNING.
- */
-void
-etcd_show_deleted(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *row)
-{
-	TupleDesc	desc = slot->tts_tupleDescriptor;
-	Datum	   *values = palloc0(desc->natts * sizeof(Datum));
-	bool	   *isnull = palloc(desc->natts * sizeof(bool));
-	HeapTuple	tuple;
-
-	memset(isnull, true, desc->natts * sizeof(bool));
-	if (!etcd_cells_match(modify->cells, &row->kv))
-		elog(ERROR, "the deleted row does not match its table");
-	etcd_cells_fill(modify->cells, &row->kv, values, isnull);
-	tuple = heap_form_tuple(desc, values, isnull);
-	MemoryContextSwitchTo(modify->estate->es_query_cxt);
-	ExecForceStoreHeapTuple(heap_copytuple(tuple), slot, true);
-	MemoryContextSwitchTo(modify->work);
 }

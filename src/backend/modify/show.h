@@ -9,10 +9,9 @@
 
 #include "modify/modify.h"
 
-extern int64 etcd_row_lease(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *old);
+extern int64 etcd_row_lease(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *old);
 extern void etcd_check_maintained(EtcdWriter *writer, TupleTableSlot *slot);
-extern void etcd_show_row(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *old, int64 lease, int64 revision);
-extern void etcd_show_deleted(EtcdModify *modify, TupleTableSlot *slot, const EtcdRow *row);
+extern void etcd_show_row(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *kv);
 extern bool etcd_shows_rows(ResultRelInfo *rinfo);
 
 #endif							/* ETCD_FDW_SHOW_H */

@@ -6,14 +6,16 @@
 
 #include "base/compat.h"
 #include "core/dispatch.h"
+#include "plan/ancestors.h"
 #include "plan/explain.h"
+#include "scan/node.h"
 #include "scan/private.h"
-#include "scan/scan.h"
 #include "txn/revision.h"
 
 #include "catalog/pg_type.h"
 #include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
+#include "nodes/nodeFuncs.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
@@ -39,19 +41,42 @@ deparse(Node *expression, List *context, bool verbose)
 }
 
 /*
+ * Params of the executor as such of the query, which are shown by their
+ * numbers.
+ */
+static Node *
+number_params(Node *node, void *context)
+{
+	if (node != NULL && IsA(node, Param))
+	{
+		Param	   *param = copyObject((Param *) node);
+
+		param->paramkind = PARAM_EXTERN;
+		return (Node *) param;
+	}
+	return expression_tree_mutator(node, number_params, context);
+}
+
+/*
  * The expressions that are evaluated when the scan starts, as SQL.
  */
 static List *
 deparse_expressions(ForeignScanState *node, ExplainState *es)
 {
 	ForeignScan *plan = castNode(ForeignScan, node->ss.ps.plan);
-	List	   *context = NIL;
+	List	   *expressions = plan->fdw_exprs;
+	List	   *ancestors;
+	List	   *context;
 	List	   *result = NIL;
 	ListCell   *lc;
 
-	if (plan->fdw_exprs != NIL)
-		context = set_deparse_context_plan(es->deparse_cxt, node->ss.ps.plan, NIL);
-	foreach(lc, plan->fdw_exprs)
+	if (expressions == NIL)
+		return NIL;
+	/* A param that is not found above would be a failed assertion. */
+	if (!etcd_find_ancestors(es->pstmt, &plan->scan.plan, &ancestors))
+		expressions = (List *) number_params((Node *) expressions, NULL);
+	context = set_deparse_context_plan(es->deparse_cxt, &plan->scan.plan, ancestors);
+	foreach(lc, expressions)
 		result = lappend(result, deparse(lfirst(lc), context, es->verbose));
 	return result;
 }

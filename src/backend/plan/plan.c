@@ -121,6 +121,7 @@ etcd_read_plan(EtcdPlan *plan, Oid table, Jsonb *answer)
 	plan->rest = (int) etcd_json_number(answer, "rest");
 	plan->strict = (int) etcd_json_number(answer, "strict");
 	plan->strip = (int) etcd_json_number(answer, "strip");
+	plan->serializable = (int) etcd_json_number(answer, "serializable");
 	plan->targets = etcd_json_strings(answer, "targets");
 	plan->orders = etcd_json_ints(answer, "orders");
 	plan->limitable = etcd_json_number(answer, "limitable") != 0;
@@ -465,7 +466,7 @@ etcd_scan_private(EtcdPath *path, List *param_types, int limit, int offset)
 	List	   *result = list_make5(makeString(plan->plan), list_make1_oid(plan->table), plan->columns,
 									strings(plan->paths), strings(plan->literals));
 
-	result = lappend(result, numbers);
+	result = lappend(result, lappend_int(numbers, plan->serializable));
 	result = lappend(result, param_types);
 	result = lappend(result, makeString(path->order));
 	result = lappend(result, strings(path->aggregates));

@@ -26,6 +26,7 @@ typedef struct EtcdPlan
 	int			rest;
 	int			strict;
 	int			strip;
+	int			serializable;
 	List	   *targets;
 	List	   *orders;			/* integer: attnum, bytes, paged ... */
 	bool		limitable;

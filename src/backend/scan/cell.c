@@ -13,6 +13,7 @@
 #include "etcd/page.h"
 #include "scan/cell.h"
 #include "scan/lease.h"
+#include "scan/modes.h"
 #include "scan/private.h"
 
 #include "catalog/namespace.h"
@@ -52,6 +53,8 @@ init_column(EtcdColumn *column, Form_pg_attribute att)
 {
 	Oid			input;
 
+	/* An error's context must look nothing up. */
+	column->name = pstrdup(NameStr(att->attname));
 	column->typmod = att->atttypmod;
 	column->type = getBaseTypeAndTypmod(att->atttypid, &column->typmod);
 	column->domain = column->type == att->atttypid ? InvalidOid : att->atttypid;
@@ -73,15 +76,12 @@ etcd_cells_create(Oid table, List *fdw_private, TupleDesc desc)
 	EtcdCells  *cells = palloc0(sizeof(EtcdCells));
 	List	   *columns = list_nth(fdw_private, ETCD_SCAN_COLUMNS);
 	List	   *paths = list_nth(fdw_private, ETCD_SCAN_PATHS);
-	List	   *literals = list_nth(fdw_private, ETCD_SCAN_LITERALS);
 	List	   *numbers = list_nth(fdw_private, ETCD_SCAN_NUMBERS);
 	List	   *aggregates = list_nth(fdw_private, ETCD_SCAN_AGGREGATES);
-	ListCell   *lc;
 
-	cells->table = table;
+	cells->table = get_rel_name(table);
 	cells->context = CurrentMemoryContext;
 	cells->strip = list_nth_int(numbers, ETCD_SCAN_STRIP);
-	cells->rest = list_nth_int(numbers, ETCD_SCAN_REST) != 0;
 	cells->strict = list_nth_int(numbers, ETCD_SCAN_STRICT) != 0;
 	cells->ncolumns = aggregates != NIL ? list_length(aggregates) : list_length(columns) / 3;
 	cells->columns = palloc0(sizeof(EtcdColumn) * Max(cells->ncolumns, 1));
@@ -100,18 +100,13 @@ etcd_cells_create(Oid table, List *fdw_private, TupleDesc desc)
 			column->path = OidInputFunctionCall(F_ARRAY_IN, strVal(list_nth(paths, column->segment)),
 												TEXTOID, -1);
 		init_column(column, TupleDescAttr(desc, column->attnum - 1));
+		if (column->form == ETCD_FORM_INPUT)
+			cells->modes |= etcd_modes_of(column->type);
+		cells->domains = cells->domains || OidIsValid(column->domain);
 	}
-	cells->nliterals = list_length(literals);
-	cells->literals = palloc(sizeof(EtcdBytes) * Max(cells->nliterals, 1));
-	cells->segments = palloc(sizeof(EtcdBytes) * Max(cells->nliterals, 1));
-	foreach(lc, literals)
-	{
-		EtcdBytes  *literal = &cells->literals[foreach_current_index(lc)];
-		int			len;
-
-		literal->data = etcd_from_hex(strVal(lfirst(lc)), &len);
-		literal->len = len;
-	}
+	etcd_pattern_read(&cells->pattern, list_nth(fdw_private, ETCD_SCAN_LITERALS),
+					  list_nth_int(numbers, ETCD_SCAN_REST) != 0);
+	cells->segments = palloc(sizeof(EtcdBytes) * Max(cells->pattern.nliterals, 1));
 	return cells;
 }
 
@@ -134,20 +129,45 @@ find_bytes(const char *at, const char *end, EtcdBytes wanted)
 	return NULL;
 }
 
-static bool
-split_key(EtcdCells *cells, const EtcdKeyValue *kv)
+/*
+ * Reads what core says of a pattern: hexadecimal, as String nodes.
+ */
+void
+etcd_pattern_read(EtcdPattern *pattern, List *literals, bool rest)
 {
-	const char *at = kv->key;
-	const char *end = kv->key + kv->key_len;
-	int			last = cells->nliterals - 1;
+	ListCell   *lc;
 
-	if (kv->key_len < cells->literals[0].len || memcmp(at, cells->literals[0].data, cells->literals[0].len) != 0)
+	pattern->nliterals = list_length(literals);
+	pattern->rest = rest;
+	pattern->literals = palloc(sizeof(EtcdBytes) * Max(pattern->nliterals, 1));
+	foreach(lc, literals)
+	{
+		EtcdBytes  *literal = &pattern->literals[foreach_current_index(lc)];
+		int			len;
+
+		literal->data = etcd_from_hex(strVal(lfirst(lc)), &len);
+		literal->len = len;
+	}
+}
+
+/*
+ * The parts of a key, one fewer than there are literals; false when it does
+ * not match.
+ */
+bool
+etcd_pattern_split(const EtcdPattern *pattern, const char *key, uint32 len, EtcdBytes *parts)
+{
+	const EtcdBytes *literals = pattern->literals;
+	const char *at = key;
+	const char *end = key + len;
+	int			last = pattern->nliterals - 1;
+
+	if (len < literals[0].len || memcmp(at, literals[0].data, literals[0].len) != 0)
 		return false;
-	at += cells->literals[0].len;
+	at += literals[0].len;
 	for (int i = 0; i < last; i++)
 	{
-		EtcdBytes	next = cells->literals[i + 1];
-		EtcdBytes  *segment = &cells->segments[i];
+		EtcdBytes	next = literals[i + 1];
 		const char *stop;
 
 		/* The last placeholder takes all but the pattern's end, others as little as they can. */
@@ -158,9 +178,9 @@ split_key(EtcdCells *cells, const EtcdKeyValue *kv)
 			stop = at < end ? find_bytes(at + 1, end, next) : NULL;
 		if (stop == NULL || stop == at)
 			return false;
-		segment->data = at;
-		segment->len = stop - at;
-		if (!(cells->rest && i + 1 == last) && memchr(at, '/', segment->len) != NULL)
+		parts[i].data = at;
+		parts[i].len = stop - at;
+		if (!(pattern->rest && i + 1 == last) && memchr(at, '/', parts[i].len) != NULL)
 			return false;
 		at = stop + next.len;
 	}
@@ -173,38 +193,29 @@ split_key(EtcdCells *cells, const EtcdKeyValue *kv)
 bool
 etcd_cells_match(EtcdCells *cells, const EtcdKeyValue *kv)
 {
-	if (cells->nliterals == 0 || split_key(cells, kv))
+	if (cells->pattern.nliterals == 0 ||
+		etcd_pattern_split(&cells->pattern, kv->key, kv->key_len, cells->segments))
 		return true;
 	if (cells->strict)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),
 				 errmsg("etcd key \"%s\" does not match key_pattern of foreign table \"%s\"",
-						printable_key(kv), get_rel_name(cells->table)),
+						printable_key(kv), cells->table),
 				 errhint("Set the table's option key_mismatch to \"skip\" to leave such keys out.")));
 	return false;
 }
 
 /* ---- values ---- */
 
-static char *
-column_name(EtcdCells *cells, EtcdColumn *column)
-{
-	char	   *name = get_attname(cells->table, column->attnum, true);
-
-	return name ? name : "?";
-}
-
 static void
 invalid_text(EtcdCells *cells, EtcdColumn *column)
 {
-	char	   *name = column_name(cells, column);
-
 	ereport(ERROR,
 			(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
 			 errmsg("column \"%s\" of foreign table \"%s\" cannot show the etcd key \"%s\"",
-					name, get_rel_name(cells->table), cells->kv ? printable_key(cells->kv) : "?"),
+					column->name, cells->table, cells->kv ? printable_key(cells->kv) : "?"),
 			 errdetail("Its bytes are not valid text in encoding \"%s\".", GetDatabaseEncodingName()),
-			 errhint("Declare column \"%s\" as bytea.", name)));
+			 errhint("Declare column \"%s\" as bytea.", column->name)));
 }
 
 /*
@@ -222,14 +233,6 @@ make_text(EtcdCells *cells, EtcdColumn *column, const char *data, uint32 len)
 	return value;
 }
 
-static Datum
-checked(EtcdCells *cells, EtcdColumn *column, Datum value, bool isnull)
-{
-	if (OidIsValid(column->domain))
-		domain_check(value, isnull, column->domain, &column->domain_cache, cells->context);
-	return value;
-}
-
 /*
  * The value of a column, from bytes as etcd holds them.
  */
@@ -237,26 +240,21 @@ Datum
 etcd_cell_make(EtcdCells *cells, EtcdColumn *column, const char *data, uint32 len)
 {
 	bytea	   *bytes;
-	Datum		value;
 
 	switch (column->form)
 	{
 		case ETCD_FORM_TEXT:
-			value = PointerGetDatum(make_text(cells, column, data, len));
-			break;
+			return PointerGetDatum(make_text(cells, column, data, len));
 		case ETCD_FORM_BYTES:
 			bytes = palloc(VARHDRSZ + len);
 			SET_VARSIZE(bytes, VARHDRSZ + len);
 			memcpy(VARDATA(bytes), data, len);
-			value = PointerGetDatum(bytes);
-			break;
+			return PointerGetDatum(bytes);
 		default:
-			value = InputFunctionCall(&column->input,
-									  text_to_cstring(make_text(cells, column, data, len)),
-									  column->ioparam, column->typmod);
-			break;
+			return InputFunctionCall(&column->input,
+									 text_to_cstring(make_text(cells, column, data, len)),
+									 column->ioparam, column->typmod);
 	}
-	return checked(cells, column, value, false);
 }
 
 static Datum
@@ -265,7 +263,7 @@ make_number(EtcdCells *cells, EtcdColumn *column, int64 number)
 	char		digits[MAX_INT64_DIGITS];
 
 	if (column->form == ETCD_FORM_INT8)
-		return checked(cells, column, Int64GetDatum(number), false);
+		return Int64GetDatum(number);
 	snprintf(digits, sizeof(digits), INT64_FORMAT, number);
 	return etcd_cell_make(cells, column, digits, strlen(digits));
 }
@@ -291,18 +289,15 @@ make_json_field(EtcdCells *cells, EtcdColumn *column, Datum *document, bool *isn
 	fcinfo->args[1].isnull = false;
 	result = FunctionCallInvoke(fcinfo);
 	*isnull = fcinfo->isnull;
-	if (*isnull)
-		return checked(cells, column, (Datum) 0, true);
-	if (column->type == JSONBOID)
-		return checked(cells, column, result, false);
+	if (*isnull || column->type == JSONBOID)
+		return result;
 	if (column->is_json)
 		result = DirectFunctionCall1(jsonb_out, result);
 	else if (column->form == ETCD_FORM_TEXT)
-		return checked(cells, column, result, false);
+		return result;
 	else
 		result = CStringGetDatum(TextDatumGetCString(result));
-	return checked(cells, column, InputFunctionCall(&column->input, DatumGetCString(result),
-													column->ioparam, column->typmod), false);
+	return InputFunctionCall(&column->input, DatumGetCString(result), column->ioparam, column->typmod);
 }
 
 /*
@@ -321,7 +316,7 @@ make_ttl(EtcdCells *cells, EtcdColumn *column, int64 lease, bool *isnull)
 		Interval   *interval = palloc0(sizeof(Interval));
 
 		interval->time = seconds * USECS_PER_SEC;
-		return checked(cells, column, IntervalPGetDatum(interval), false);
+		return IntervalPGetDatum(interval);
 	}
 	return make_number(cells, column, seconds);
 }
@@ -333,7 +328,7 @@ cell_context(void *arg)
 
 	if (cells->current != NULL && cells->kv != NULL)
 		errcontext("column \"%s\" of foreign table \"%s\", etcd key \"%s\"",
-				   column_name(cells, cells->current), get_rel_name(cells->table), printable_key(cells->kv));
+				   cells->current->name, cells->table, printable_key(cells->kv));
 }
 
 static Datum
@@ -369,6 +364,20 @@ make_value(EtcdCells *cells, EtcdColumn *column, Datum *document, bool *isnull)
 	}
 }
 
+static void
+check_domains(EtcdCells *cells, Datum *values, bool *isnull)
+{
+	for (int i = 0; i < cells->ncolumns; i++)
+	{
+		EtcdColumn *column = &cells->columns[i];
+		int			index = column->attnum - 1;
+
+		cells->current = column;
+		if (OidIsValid(column->domain))
+			domain_check(values[index], isnull[index], column->domain, &column->domain_cache, cells->context);
+	}
+}
+
 /*
  * Fills a row from a key that etcd_cells_match() has taken.  Columns that no
  * source is known for stay NULL.
@@ -378,6 +387,7 @@ etcd_cells_fill(EtcdCells *cells, const EtcdKeyValue *kv, Datum *values, bool *i
 {
 	ErrorContextCallback context = {error_context_stack, cell_context, cells};
 	Datum		document = (Datum) 0;
+	int			level = etcd_modes_enter(cells->modes);
 
 	cells->kv = kv;
 	error_context_stack = &context;
@@ -389,6 +399,10 @@ etcd_cells_fill(EtcdCells *cells, const EtcdKeyValue *kv, Datum *values, bool *i
 		cells->current = column;
 		values[index] = make_value(cells, column, &document, &isnull[index]);
 	}
+	etcd_modes_leave(level);
+	/* A domain's check is the user's code and runs under the session's own settings. */
+	if (cells->domains)
+		check_domains(cells, values, isnull);
 	cells->current = NULL;
 	cells->kv = NULL;
 	error_context_stack = context.previous;

@@ -39,6 +39,7 @@ typedef enum EtcdForm
 typedef struct EtcdColumn
 {
 	AttrNumber	attnum;			/* in the row that is formed */
+	const char *name;
 	EtcdSource	source;
 	int			segment;
 	Datum		path;			/* text[], of ETCD_JSON */
@@ -59,26 +60,36 @@ typedef struct EtcdBytes
 	uint32		len;
 } EtcdBytes;
 
+/* A table's key_pattern: what stands before, between and after its placeholders. */
+typedef struct EtcdPattern
+{
+	int			nliterals;		/* 0 without a pattern */
+	EtcdBytes  *literals;
+	bool		rest;			/* the last placeholder takes slashes too */
+} EtcdPattern;
+
 /* What forming rows needs. */
 typedef struct EtcdCells
 {
-	Oid			table;
+	const char *table;			/* its name */
 	MemoryContext context;
 	int			ncolumns;
 	EtcdColumn *columns;
+	int			modes;			/* of all columns: modes.h */
+	bool		domains;		/* any column is of one */
 	uint32		strip;
-	int			nliterals;		/* of the table's key pattern; 0 without one */
-	EtcdBytes  *literals;
-	bool		rest;
-	bool		strict;
+	EtcdPattern pattern;
+	bool		strict;			/* a key that does not match it is an error */
 	EtcdBytes  *segments;		/* of the present key */
 	const EtcdKeyValue *kv;		/* the present key, for errors */
-	Oid			userid;			/* who asks for leases' times; InvalidOid: nobody */
+	Oid			userid;			/* who asks for leases' times */
 	Oid			serverid;
 	List	   *leases;			/* of EtcdLease *, that were asked for */
 	EtcdColumn *current;
 } EtcdCells;
 
+extern void etcd_pattern_read(EtcdPattern *pattern, List *literals, bool rest);
+extern bool etcd_pattern_split(const EtcdPattern *pattern, const char *key, uint32 len, EtcdBytes *parts);
 extern EtcdCells *etcd_cells_create(Oid table, List *fdw_private, TupleDesc desc);
 extern bool etcd_cells_match(EtcdCells *cells, const EtcdKeyValue *kv);
 extern void etcd_cells_fill(EtcdCells *cells, const EtcdKeyValue *kv, Datum *values, bool *isnull);

@@ -6,6 +6,7 @@
 #include "postgres.h"
 
 #include "base/bytes.h"
+#include "etcd/wire.h"
 #include "constants.h"
 #include "scan/cell.h"
 #include "scan/lease.h"
@@ -15,40 +16,21 @@
 
 #define TTL_FIELD 3				/* of LeaseTimeToLiveResponse */
 
-static uint64
-read_varint(const char **at, const char *end)
-{
-	uint64		value = 0;
-
-	for (int shift = 0; *at < end && shift < 64; shift += 7)
-	{
-		uint8		byte = (uint8) *(*at)++;
-
-		value |= (uint64) (byte & 0x7f) << shift;
-		if ((byte & 0x80) == 0)
-			return value;
-	}
-	ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("invalid reply from etcd")));
-	return 0;
-}
-
 /*
  * The TTL in a LeaseTimeToLiveResponse; 0 is not sent.
  */
 static int64
 read_ttl(const char *at, const char *end)
 {
+	EtcdField	field;
 	int64		seconds = 0;
 
-	while (at < end)
+	while (etcd_next_field(&at, end, &field))
 	{
-		uint64		tag = read_varint(&at, end);
-		uint64		value = read_varint(&at, end);
-
-		if (tag >> 3 == TTL_FIELD && (tag & 7) == 0)
-			seconds = (int64) value;
-		else if ((tag & 7) == 2)
-			at += Min(value, (uint64) (end - at));
+		if (field.field != TTL_FIELD)
+			continue;
+		etcd_expect(&field, WIRE_VARINT);
+		seconds = (int64) field.number;
 	}
 	return seconds;
 }
@@ -75,10 +57,10 @@ ask_seconds(EtcdCells *cells, int64 lease)
 }
 
 /*
- * Seconds that are left of the lease; -1 when it has ended.
+ * The lease is known to live so long.
  */
-int64
-etcd_lease_seconds(EtcdCells *cells, int64 lease)
+void
+etcd_lease_note(EtcdCells *cells, int64 lease, int64 seconds)
 {
 	MemoryContext old;
 	EtcdLease  *known;
@@ -86,17 +68,34 @@ etcd_lease_seconds(EtcdCells *cells, int64 lease)
 
 	foreach(lc, cells->leases)
 	{
-		known = lfirst(lc);
-		if (known->id == lease)
-			return known->seconds;
+		if (((EtcdLease *) lfirst(lc))->id == lease)
+			return;
 	}
-	if (!OidIsValid(cells->serverid))
-		return -1;
 	old = MemoryContextSwitchTo(cells->context);
 	known = palloc(sizeof(EtcdLease));
 	known->id = lease;
-	known->seconds = ask_seconds(cells, lease);
+	known->seconds = seconds;
 	cells->leases = lappend(cells->leases, known);
 	MemoryContextSwitchTo(old);
-	return known->seconds;
+}
+
+/*
+ * Seconds that are left of the lease; -1 when it has ended.
+ */
+int64
+etcd_lease_seconds(EtcdCells *cells, int64 lease)
+{
+	int64		seconds;
+	ListCell   *lc;
+
+	foreach(lc, cells->leases)
+	{
+		EtcdLease  *known = lfirst(lc);
+
+		if (known->id == lease)
+			return known->seconds;
+	}
+	seconds = ask_seconds(cells, lease);
+	etcd_lease_note(cells, lease, seconds);
+	return seconds;
 }

@@ -6,17 +6,44 @@
  * kept here: so the key is the one that etcd has, byte for byte, whatever the
  * columns show of it, and the revision that the statement saw is at hand
  * whether the table has a column for it or not.
+ *
+ * Of each row a record of fixed size stays in memory.  Keys, and values where
+ * the statement needs them, go to a temporary file once they exceed work_mem;
+ * a row is nearly always changed right after it was found, so the last one is
+ * at hand without reading the file.
  */
 #include "postgres.h"
 
 #include "etcd/page.h"
 #include "scan/rows.h"
 
+#include "commands/tablespace.h"
 #include "common/hashfn.h"
+#include "lib/ilist.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "storage/buffile.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 
-#define ROWS_PER_BLOCK 32768
+#define ROWS_PER_BLOCK	32768
+#define NO_ROW			PG_UINT32_MAX
+
+typedef struct RowRecord
+{
+	int64		numbers[4];
+	uint32		key_len;
+	uint32		value_len;
+	uint32		next;			/* of the same hash, or NO_ROW */
+	bool		taken;			/* changed by this statement */
+	int			segment;		/* of the file; -1: in memory */
+	union
+	{
+		char	   *bytes;
+		off_t		offset;
+	}			at;				/* the key, and behind it the value */
+} RowRecord;
 
 struct EtcdRows
 {
@@ -25,35 +52,31 @@ struct EtcdRows
 	EState	   *estate;
 	Oid			table;
 	MemoryContext context;
-	EtcdRow   **rows;
+	bool		values;			/* are kept with the keys */
+	RowRecord  *rows;
 	uint32		count;
 	uint32		room;
 	HTAB	   *by_key;			/* hash of a key to the first row with it */
+	Size		in_memory;		/* bytes of keys and values */
+	BufFile    *file;			/* NULL until work_mem is full */
+	int			end_segment;
+	off_t		end_offset;
+	ResourceOwner owner;		/* of the file */
+	StringInfoData last;		/* bytes of the row `last_row`, from the file */
+	uint32		last_row;
 };
 
 typedef struct KeyEntry
 {
-	uint32		hash;
-	EtcdRow    *first;
+	uint64		hash;
+	uint32		first;
 } KeyEntry;
 
 static dlist_head all_rows = DLIST_STATIC_INIT(all_rows);
 
-static EtcdRows *
-find_rows(EState *estate, Oid table)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &all_rows)
-	{
-		EtcdRows   *rows = dlist_container(EtcdRows, node, iter.cur);
-
-		if (rows->estate == estate && rows->table == table)
-			return rows;
-	}
-	return NULL;
-}
-
+/*
+ * An error ends the file with its owner, before this; so it is not touched.
+ */
 static void
 forget_rows(void *arg)
 {
@@ -66,20 +89,27 @@ forget_rows(void *arg)
 EtcdRows *
 etcd_rows_create(EState *estate, Oid table)
 {
-	EtcdRows   *rows = find_rows(estate, table);
+	dlist_iter	iter;
+	EtcdRows   *rows;
 	MemoryContext context;
 	HASHCTL		ctl = {0};
 
-	if (rows != NULL)
-		return rows;
+	dlist_foreach(iter, &all_rows)
+	{
+		rows = dlist_container(EtcdRows, node, iter.cur);
+		if (rows->estate == estate && rows->table == table)
+			return rows;
+	}
 	context = AllocSetContextCreate(estate->es_query_cxt, "etcd_fdw rows", ALLOCSET_DEFAULT_SIZES);
 	rows = MemoryContextAllocZero(context, sizeof(EtcdRows));
 	rows->estate = estate;
 	rows->table = table;
 	rows->context = context;
+	rows->owner = CurrentResourceOwner;
 	rows->room = 64;
-	rows->rows = MemoryContextAlloc(context, rows->room * sizeof(EtcdRow *));
-	ctl.keysize = sizeof(uint32);
+	rows->rows = MemoryContextAlloc(context, rows->room * sizeof(RowRecord));
+	rows->last_row = NO_ROW;
+	ctl.keysize = sizeof(uint64);
 	ctl.entrysize = sizeof(KeyEntry);
 	ctl.hcxt = context;
 	rows->by_key = hash_create("etcd_fdw rows", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
@@ -90,14 +120,102 @@ etcd_rows_create(EState *estate, Oid table)
 	return rows;
 }
 
-static char *
-copy_bytes(EtcdRows *rows, const char *data, uint32 len)
+/*
+ * The statement writes, or returns, values as they were.
+ */
+void
+etcd_rows_keep_values(EtcdRows *rows)
 {
-	char	   *copy = MemoryContextAlloc(rows->context, len + 1);
-
-	memcpy(copy, data, len);
-	return copy;
+	rows->values = true;
 }
+
+/* ---- bytes in memory and in the file ---- */
+
+static void
+create_file(EtcdRows *rows)
+{
+	MemoryContext old = MemoryContextSwitchTo(rows->context);
+	ResourceOwner owner = CurrentResourceOwner;
+
+	PrepareTempTablespaces();
+	initStringInfo(&rows->last);
+	CurrentResourceOwner = rows->owner;
+	rows->file = BufFileCreateTemp(false);
+	CurrentResourceOwner = owner;
+	MemoryContextSwitchTo(old);
+}
+
+static void
+seek_file(EtcdRows *rows, int segment, off_t offset)
+{
+	if (BufFileSeek(rows->file, segment, offset, SEEK_SET) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not seek in temporary file of rows: %m")));
+}
+
+static void
+set_last(EtcdRows *rows, uint32 index, uint32 len)
+{
+	resetStringInfo(&rows->last);
+	enlargeStringInfo(&rows->last, (int) len);
+	rows->last.len = (int) len;
+	rows->last_row = index;
+}
+
+/*
+ * Keeps the bytes of the row that is added.
+ */
+static void
+store_bytes(EtcdRows *rows, RowRecord *row, const EtcdKeyValue *kv)
+{
+	Size		len = (Size) row->key_len + row->value_len;
+
+	if (rows->file == NULL && rows->in_memory + len > work_mem * (Size) 1024)
+		create_file(rows);
+	if (rows->file == NULL)
+	{
+		row->segment = -1;
+		row->at.bytes = MemoryContextAlloc(rows->context, len + 1);
+		memcpy(row->at.bytes, kv->key, row->key_len);
+		memcpy(row->at.bytes + row->key_len, kv->value, row->value_len);
+		rows->in_memory += len;
+		return;
+	}
+	seek_file(rows, rows->end_segment, rows->end_offset);
+	BufFileTell(rows->file, &row->segment, &row->at.offset);
+	set_last(rows, rows->count, len);
+	memcpy(rows->last.data, kv->key, row->key_len);
+	memcpy(rows->last.data + row->key_len, kv->value, row->value_len);
+	BufFileWrite(rows->file, rows->last.data, len);
+	BufFileTell(rows->file, &rows->end_segment, &rows->end_offset);
+}
+
+/*
+ * The bytes of a row, until the next call.
+ */
+static const char *
+row_bytes(EtcdRows *rows, uint32 index)
+{
+	RowRecord  *row = &rows->rows[index];
+	uint32		len = row->key_len + row->value_len;
+
+	if (row->segment < 0)
+		return row->at.bytes;
+	if (rows->last_row != index)
+	{
+		set_last(rows, NO_ROW, len);
+		seek_file(rows, row->segment, row->at.offset);
+		if (BufFileRead(rows->file, rows->last.data, len) != len)
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not read from temporary file of rows: %m")));
+		rows->last_row = index;
+	}
+	return rows->last.data;
+}
+
+/* ---- rows ---- */
 
 static void
 set_tid(ItemPointer tid, uint32 index)
@@ -111,44 +229,68 @@ set_tid(ItemPointer tid, uint32 index)
 void
 etcd_rows_add(EtcdRows *rows, const EtcdKeyValue *kv, ItemPointer tid)
 {
-	uint32		hash = hash_bytes((const unsigned char *) kv->key, (int) kv->key_len);
+	uint64		hash = hash_bytes_extended((const unsigned char *) kv->key, (int) kv->key_len, 0);
 	bool		found;
 	KeyEntry   *entry = hash_search(rows->by_key, &hash, HASH_ENTER, &found);
-	EtcdRow    *row;
+	RowRecord  *row;
 
 	if (!found)
-		entry->first = NULL;
-	for (row = entry->first; row != NULL; row = row->next)
+		entry->first = NO_ROW;
+	for (uint32 index = entry->first; index != NO_ROW; index = rows->rows[index].next)
 	{
-		if (row->kv.key_len == kv->key_len && memcmp(row->kv.key, kv->key, kv->key_len) == 0)
+		if (rows->rows[index].key_len == kv->key_len && memcmp(row_bytes(rows, index), kv->key, kv->key_len) == 0)
 		{
-			set_tid(tid, row->index);
+			set_tid(tid, index);
 			return;
 		}
 	}
-	row = MemoryContextAllocZero(rows->context, sizeof(EtcdRow));
-	row->kv = *kv;
-	row->kv.key = copy_bytes(rows, kv->key, kv->key_len);
-	row->kv.value = copy_bytes(rows, kv->value, kv->value_len);
-	row->index = rows->count;
-	row->next = entry->first;
-	entry->first = row;
 	if (rows->count == rows->room)
 	{
 		rows->room *= 2;
-		rows->rows = repalloc_huge(rows->rows, (Size) rows->room * sizeof(EtcdRow *));
+		rows->rows = repalloc_huge(rows->rows, (Size) rows->room * sizeof(RowRecord));
 	}
-	rows->rows[rows->count++] = row;
-	set_tid(tid, row->index);
+	row = &rows->rows[rows->count];
+	memcpy(row->numbers, kv->numbers, sizeof(row->numbers));
+	row->key_len = kv->key_len;
+	row->value_len = rows->values ? kv->value_len : 0;
+	row->next = entry->first;
+	row->taken = false;
+	store_bytes(rows, row, kv);
+	entry->first = rows->count;
+	set_tid(tid, rows->count++);
 }
 
-EtcdRow *
-etcd_rows_find(EState *estate, Oid table, ItemPointer tid)
+/*
+ * The row with this ctid, until the next call; false when the statement has
+ * changed it already: as with a local table, that happens once.
+ */
+bool
+etcd_rows_take(EtcdRows *rows, ItemPointer tid, EtcdKeyValue *kv)
 {
-	EtcdRows   *rows = find_rows(estate, table);
 	uint32		index = ItemPointerGetBlockNumber(tid) * ROWS_PER_BLOCK + ItemPointerGetOffsetNumber(tid) - 1;
+	RowRecord  *row;
 
-	if (rows == NULL || index >= rows->count)
+	if (index >= rows->count)
 		elog(ERROR, "the row to be changed is not known");
-	return rows->rows[index];
+	row = &rows->rows[index];
+	if (row->taken)
+		return false;
+	row->taken = true;
+	memcpy(kv->numbers, row->numbers, sizeof(kv->numbers));
+	kv->key = row_bytes(rows, index);
+	kv->key_len = row->key_len;
+	kv->value = kv->key + row->key_len;
+	kv->value_len = row->value_len;
+	return true;
+}
+
+/*
+ * The execution is over: the file is closed while its owner is there.
+ */
+void
+etcd_rows_close(EtcdRows *rows)
+{
+	if (rows->file != NULL)
+		BufFileClose(rows->file);
+	rows->file = NULL;
 }

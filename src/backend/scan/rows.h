@@ -12,19 +12,12 @@
 #include "nodes/execnodes.h"
 #include "storage/itemptr.h"
 
-/* A row as the statement's scan saw it. */
-typedef struct EtcdRow
-{
-	struct EtcdRow *next;		/* of the same hash */
-	uint32		index;
-	bool		changed;		/* by this statement */
-	EtcdKeyValue kv;
-} EtcdRow;
-
 typedef struct EtcdRows EtcdRows;
 
 extern EtcdRows *etcd_rows_create(EState *estate, Oid table);
+extern void etcd_rows_keep_values(EtcdRows *rows);
 extern void etcd_rows_add(EtcdRows *rows, const EtcdKeyValue *kv, ItemPointer tid);
-extern EtcdRow *etcd_rows_find(EState *estate, Oid table, ItemPointer tid);
+extern bool etcd_rows_take(EtcdRows *rows, ItemPointer tid, EtcdKeyValue *kv);
+extern void etcd_rows_close(EtcdRows *rows);
 
 #endif							/* ETCD_FDW_ROWS_H */

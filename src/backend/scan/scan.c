@@ -1,33 +1,42 @@
 /*
  * scan.c
- *	  Pages in, keys out: the scan by itself, and the executor's callbacks.
+ *	  Pages in, keys out.
  *
  * Core says what to ask; this file sends it, waits, and walks the pages.  Two
  * pages' memory takes turns: while the keys of one are handed out, the request
  * for the next is on its way into the other.  Resetting a page's memory
  * cancels its request, which also covers every kind of abort.
+ *
+ * What happens to a scan, in each of its states (enum EtcdScanState):
+ *
+ *			start		core: send	core: done	core: row	a page comes
+ *	FRESH	-			FIRST		EMPTY		ROW			-
+ *	FIRST	FRESH		FIRST		-			ROW			WHOLE
+ *	WHOLE	WHOLE (*)	AHEAD		WHOLE		-			-
+ *	AHEAD	FRESH		AHEAD		-			-			TAIL
+ *	TAIL	FRESH		AHEAD		TAIL		-			-
+ *	EMPTY	EMPTY (*)	-			-			-			-
+ *	ROW		FRESH		-			-			-			-
+ *
+ * (*) if the rows are the same, otherwise FRESH.  Core is asked right after a
+ * page has come, unless that was the last, before its first row is taken.
  */
 #include "postgres.h"
 
 #include "base/bytes.h"
-#include "base/compat.h"
 #include "core/dispatch.h"
-#include "core/input.h"
 #include "etcd/page.h"
 #include "constants.h"
 #include "scan/cell.h"
 #include "scan/private.h"
-#include "scan/rows.h"
 #include "scan/scan.h"
 #include "txn/revision.h"
 #include "txn/stage.h"
 
-#include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapshot.h"
 
 static EtcdBytes *
@@ -66,6 +75,7 @@ etcd_scan_create(List *fdw_private, Oid userid, TupleDesc desc, EState *estate)
 	scan->estate = estate;
 	scan->userid = userid;
 	scan->serverid = GetForeignTable(table)->serverid;
+	scan->serializable = list_nth_int(list_nth(fdw_private, ETCD_SCAN_NUMBERS), ETCD_SCAN_SERIALIZABLE) != 0;
 	scan->dispatch = etcd_dispatch_function(scan->serverid);
 	scan->plan = strVal(list_nth(fdw_private, ETCD_SCAN_PLAN));
 	scan->order = strVal(list_nth(fdw_private, ETCD_SCAN_ORDER));
@@ -97,6 +107,16 @@ command_of(EtcdScan *scan)
 	return scan->estate == NULL || scan->estate->es_snapshot == NULL ? -1 : (int64) scan->estate->es_snapshot->curcid;
 }
 
+static void
+sent(EtcdScan *scan, EtcdRequest *request)
+{
+	bool		first = scan->state == ETCD_SCAN_FRESH || scan->state == ETCD_SCAN_FIRST;
+
+	scan->request = request;
+	scan->state = first ? ETCD_SCAN_FIRST : ETCD_SCAN_AHEAD;
+	scan->counters.requests++;
+}
+
 /*
  * What core answered to begin, page or failed: sends its frame, or notes that
  * there is nothing more to ask.
@@ -109,7 +129,8 @@ follow_answer(EtcdScan *scan, EtcdAnswer *answer)
 
 	if (etcd_json_is(answer->control, "do", "done"))
 	{
-		scan->finished = true;
+		if (scan->state == ETCD_SCAN_FRESH)
+			scan->state = ETCD_SCAN_EMPTY;
 		return;
 	}
 	if (etcd_json_is(answer->control, "do", "row"))
@@ -117,17 +138,16 @@ follow_answer(EtcdScan *scan, EtcdAnswer *answer)
 		old = MemoryContextSwitchTo(into);
 		scan->row = etcd_json_strings(answer->control, "cells");
 		MemoryContextSwitchTo(old);
-		scan->finished = true;
+		scan->state = ETCD_SCAN_ROW;
 		return;
 	}
-	if (scan->state != NULL)
-		pfree(scan->state);
-	scan->state = MemoryContextStrdup(scan->context, etcd_json_text(answer->control, "state"));
-	scan->last = etcd_json_is(answer->control, "then", "done");
+	if (scan->core_state != NULL)
+		pfree(scan->core_state);
+	scan->core_state = MemoryContextStrdup(scan->context, etcd_json_text(answer->control, "state"));
+	scan->ends = etcd_json_is(answer->control, "then", "done");
 	scan->latest = etcd_json_number(answer->control, "latest") != 0;
 	MemoryContextReset(into);
-	scan->request = etcd_send_frame(scan->userid, scan->serverid, answer, command_of(scan), into);
-	scan->counters.requests++;
+	sent(scan, etcd_send_frame(scan->userid, scan->serverid, answer, command_of(scan), into));
 }
 
 /*
@@ -139,8 +159,36 @@ revision_to_read(EtcdScan *scan)
 	int64		revision = etcd_session_revision();
 
 	if (revision == 0 && scan->estate != NULL)
-		revision = etcd_statement_revision(scan->estate, scan->serverid);
+		revision = etcd_statement_revision(scan->estate, scan->serverid, scan->serializable);
 	return revision;
+}
+
+/*
+ * The key that the scan looks up: known since it was planned, or made of the
+ * first param, in hexadecimal and quotes, or null.  False when the table has
+ * no such key.
+ */
+static bool
+lookup_key(EtcdBytes *lookup, StringInfo params, StringInfo key)
+{
+	EtcdBytes	start = lookup[ETCD_LOOKUP_START];
+	EtcdBytes	end = lookup[ETCD_LOOKUP_END];
+	int			len;
+	char	   *value;
+
+	initStringInfo(key);
+	if (lookup[ETCD_LOOKUP_KEY].len > 0)
+	{
+		appendBinaryStringInfo(key, lookup[ETCD_LOOKUP_KEY].data, lookup[ETCD_LOOKUP_KEY].len);
+		return true;
+	}
+	if (params->data[0] != '"')
+		return false;
+	value = etcd_from_hex(pnstrdup(params->data + 1, strcspn(params->data + 1, "\"")), &len);
+	appendBinaryStringInfo(key, lookup[ETCD_LOOKUP_STRIP].data, lookup[ETCD_LOOKUP_STRIP].len);
+	appendBinaryStringInfo(key, value, len);
+	return key->len > 0 && etcd_compare_bytes(key->data, key->len, start.data, start.len) >= 0 &&
+		(end.len == 0 || etcd_compare_bytes(key->data, key->len, end.data, end.len) < 0);
 }
 
 /*
@@ -156,27 +204,10 @@ begin_lookup(EtcdScan *scan, StringInfo params)
 	StringInfoData key;
 	StringInfoData frame;
 
-	initStringInfo(&key);
-	if (lookup[ETCD_LOOKUP_KEY].len > 0)
-		appendBinaryStringInfo(&key, lookup[ETCD_LOOKUP_KEY].data, lookup[ETCD_LOOKUP_KEY].len);
-	else
+	if (!lookup_key(lookup, params, &key))
 	{
-		int			len;
-		char	   *value;
-
-		/* The first param, in hexadecimal and quotes, or null. */
-		scan->finished = params->data[0] != '"';
-		if (scan->finished)
-			return;
-		value = etcd_from_hex(pnstrdup(params->data + 1, strcspn(params->data + 1, "\"")), &len);
-		appendBinaryStringInfo(&key, lookup[ETCD_LOOKUP_STRIP].data, lookup[ETCD_LOOKUP_STRIP].len);
-		appendBinaryStringInfo(&key, value, len);
-		scan->finished = key.len == 0 ||
-			etcd_compare_bytes(key.data, key.len, lookup[ETCD_LOOKUP_START].data, lookup[ETCD_LOOKUP_START].len) < 0 ||
-			(lookup[ETCD_LOOKUP_END].len > 0 &&
-			 etcd_compare_bytes(key.data, key.len, lookup[ETCD_LOOKUP_END].data, lookup[ETCD_LOOKUP_END].len) >= 0);
-		if (scan->finished)
-			return;
+		scan->state = ETCD_SCAN_EMPTY;
+		return;
 	}
 	initStringInfo(&frame);
 	appendStringInfoChar(&frame, 1 << 3 | 2);	/* RangeRequest.key */
@@ -188,12 +219,10 @@ begin_lookup(EtcdScan *scan, StringInfo params)
 		appendStringInfoChar(&frame, 4 << 3);	/* RangeRequest.revision */
 		etcd_append_varint(&frame, revision);
 	}
-	scan->last = true;
+	scan->ends = true;
 	scan->latest = revision == 0;
 	MemoryContextReset(into);
-	scan->request = etcd_send(scan->userid, scan->serverid, METHOD_RANGE, frame.data, frame.len,
-							  command_of(scan), into);
-	scan->counters.requests++;
+	sent(scan, etcd_send(scan->userid, scan->serverid, METHOD_RANGE, frame.data, frame.len, command_of(scan), into));
 }
 
 static void
@@ -232,35 +261,43 @@ forget_pages(EtcdScan *scan)
 	MemoryContextReset(scan->pages[1]);
 	scan->request = NULL;
 	scan->row = NIL;
-	scan->finished = scan->single = false;
-	memset(&scan->page, 0, sizeof(scan->page));
+	scan->state = ETCD_SCAN_FRESH;
+}
+
+/*
+ * Whether all that is wanted with these params is at hand: the statement reads
+ * one revision.  `wanted` keys from the first on, or -1 for all.
+ */
+static bool
+is_at_hand(EtcdScan *scan, StringInfo params, int64 wanted)
+{
+	return (scan->state == ETCD_SCAN_WHOLE || scan->state == ETCD_SCAN_EMPTY) &&
+		scan->begun.len == params->len && memcmp(scan->begun.data, params->data, params->len) == 0 &&
+		(scan->begun_wanted < 0 || (wanted >= 0 && wanted <= scan->begun_wanted));
 }
 
 /*
  * Starts the scan, or starts it anew.  `params` are their values as core takes
- * them, with commas between; `limit` is -1 for all rows.  Rows that are still
- * there are not asked for again: the statement reads one revision.
+ * them, with commas between; `limit` is -1 for all rows.
  */
 void
 etcd_scan_start(EtcdScan *scan, StringInfo params, int64 limit, int64 offset)
 {
 	MemoryContext old = MemoryContextSwitchTo(scan->work);
-	bool		same = scan->begun.len == params->len &&
-		memcmp(scan->begun.data, params->data, params->len) == 0;
 	int64		wanted = limit < 0 || limit > PG_INT64_MAX - offset ? -1 : limit + offset;
 
 	scan->skip = offset;
 	scan->left = limit;
-	scan->wanted = wanted;
-	if (scan->single && same)
-		etcd_page_rewind(&scan->page);
-	else
+	if (!is_at_hand(scan, params, wanted))
 	{
 		forget_pages(scan);
 		resetStringInfo(&scan->begun);
 		appendBinaryStringInfo(&scan->begun, params->data, params->len);
+		scan->begun_wanted = scan->wanted = wanted;
 		begin_scan(scan, params, wanted);
 	}
+	else if (scan->state == ETCD_SCAN_WHOLE)
+		etcd_page_rewind(&scan->page);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(scan->work);
 }
@@ -278,7 +315,7 @@ page_failed(EtcdScan *scan, ErrorData *fields)
 		etcd_raise(fields);
 	initStringInfo(&input);
 	appendStringInfoString(&input, "{\"state\":");
-	escape_json(&input, scan->state);
+	escape_json(&input, scan->core_state);
 	appendStringInfoString(&input, ",\"sqlstate\":");
 	escape_json(&input, unpack_sql_state(fields->sqlerrcode));
 	appendStringInfoString(&input, ",\"message\":");
@@ -304,7 +341,7 @@ prefetch(EtcdScan *scan)
 
 	initStringInfo(&input);
 	appendStringInfoString(&input, "{\"state\":");
-	escape_json(&input, scan->state);
+	escape_json(&input, scan->core_state);
 	appendStringInfo(&input, ",\"revision\":\"" INT64_FORMAT "\",\"more\":%s,\"kvs\":%u,\"bytes\":%ld,\"lastKey\":\"",
 					 page->revision, page->more ? "true" : "false", page->kvs, (long) (page->end - page->start));
 	if (page->kvs > 0)
@@ -344,7 +381,7 @@ static void
 note_revision(EtcdScan *scan, const EtcdPage *page)
 {
 	if (scan->latest && scan->estate != NULL)
-		etcd_set_statement_revision(scan->estate, scan->serverid, page->revision);
+		etcd_set_statement_revision(scan->estate, scan->serverid, scan->serializable, page->revision);
 }
 
 /*
@@ -353,22 +390,25 @@ note_revision(EtcdScan *scan, const EtcdPage *page)
 static void
 next_page(EtcdScan *scan)
 {
-	bool		first = scan->page.start == NULL;
 	EtcdRequest *request = await_reply(scan);
 	EtcdPage   *page = &scan->page;
 
 	scan->current = 1 - scan->current;
+	scan->state = scan->state == ETCD_SCAN_FIRST ? ETCD_SCAN_WHOLE : ETCD_SCAN_TAIL;
 	etcd_page_open(page, request->reply, request->reply_len, request->method == METHOD_READ_TXN);
 	scan->counters.pages++;
 	scan->counters.rows += page->kvs;
 	note_revision(scan, page);
 	if (scan->wanted >= 0)
 		scan->wanted = Max(scan->wanted - page->kvs, 0);
-	if (scan->wanted != 0 && (page->more || !scan->last))
+	if (scan->wanted != 0 && (page->more || !scan->ends))
 		prefetch(scan);
-	else
-		scan->finished = true;
-	scan->single = first && scan->finished;
+}
+
+static bool
+has_page(EtcdScan *scan)
+{
+	return scan->state == ETCD_SCAN_WHOLE || scan->state == ETCD_SCAN_AHEAD || scan->state == ETCD_SCAN_TAIL;
 }
 
 /*
@@ -381,7 +421,7 @@ etcd_scan_next(EtcdScan *scan, EtcdKeyValue *kv)
 
 	while (scan->left != 0)
 	{
-		if (scan->page.start != NULL && etcd_page_next(&scan->page, kv))
+		if (has_page(scan) && etcd_page_next(&scan->page, kv))
 		{
 			if (!etcd_cells_match(scan->cells, kv))
 				continue;
@@ -394,7 +434,7 @@ etcd_scan_next(EtcdScan *scan, EtcdKeyValue *kv)
 				scan->left--;
 			return true;
 		}
-		if (scan->finished)
+		if (scan->request == NULL)
 			return false;
 		old = MemoryContextSwitchTo(scan->work);
 		next_page(scan);
@@ -418,7 +458,7 @@ read_aggregates(EtcdScan *scan)
 	note_revision(scan, &page);
 	initStringInfo(&input);
 	appendStringInfoString(&input, "{\"state\":");
-	escape_json(&input, scan->state);
+	escape_json(&input, scan->core_state);
 	appendStringInfoChar(&input, '}');
 	etcd_dispatch_bytes(scan->dispatch, "aggregate", &input, request->reply, request->reply_len, &answer);
 	follow_answer(scan, &answer);
@@ -453,167 +493,4 @@ etcd_scan_aggregates(EtcdScan *scan, Datum *values, bool *isnull)
 	}
 	scan->left = 0;
 	return true;
-}
-
-/* ---- the executor's callbacks ---- */
-
-typedef struct EtcdScanState
-{
-	EtcdScan   *scan;
-	List	   *params;			/* of ExprState, LIMIT and OFFSET among them */
-	List	   *param_types;
-	int			limit;			/* indexes into params, or -1 */
-	int			offset;
-	bool		started;
-	EtcdRows   *rows;			/* that the statement is to change; NULL for a mere scan */
-} EtcdScanState;
-
-static void
-etcdBeginForeignScan(ForeignScanState *node, int eflags)
-{
-	ForeignScan *plan = castNode(ForeignScan, node->ss.ps.plan);
-	EState	   *estate = node->ss.ps.state;
-	List	   *numbers = list_nth(plan->fdw_private, ETCD_SCAN_NUMBERS);
-	EtcdScanState *state;
-
-	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
-		return;
-	state = palloc0(sizeof(EtcdScanState));
-	node->fdw_state = state;
-	state->scan = etcd_scan_create(plan->fdw_private, compat_scan_user(plan, estate),
-								   node->ss.ss_ScanTupleSlot->tts_tupleDescriptor, estate);
-	if (plan->scan.scanrelid > 0 && estate->es_plannedstmt->commandType != CMD_INSERT &&
-		list_member_int(estate->es_plannedstmt->resultRelations, plan->scan.scanrelid))
-		state->rows = etcd_rows_create(estate, RelationGetRelid(node->ss.ss_currentRelation));
-	state->params = ExecInitExprList(plan->fdw_exprs, &node->ss.ps);
-	state->param_types = list_nth(plan->fdw_private, ETCD_SCAN_PARAM_TYPES);
-	state->limit = list_nth_int(numbers, ETCD_SCAN_LIMIT);
-	state->offset = list_nth_int(numbers, ETCD_SCAN_OFFSET);
-}
-
-/*
- * The node's scan; NULL when the node is only explained.
- */
-EtcdScan *
-etcd_node_scan(ForeignScanState *node)
-{
-	EtcdScanState *state = node->fdw_state;
-
-	return state == NULL ? NULL : state->scan;
-}
-
-/*
- * The value of LIMIT or OFFSET; `otherwise` without one, and for NULL.
- */
-static int64
-row_count(ForeignScanState *node, EtcdScanState *state, int index, int64 otherwise)
-{
-	bool		isnull;
-	Datum		value;
-	int64		count;
-
-	if (index < 0)
-		return otherwise;
-	value = ExecEvalExprSwitchContext(list_nth(state->params, index), node->ss.ps.ps_ExprContext, &isnull);
-	if (isnull)
-		return otherwise;
-	count = DatumGetInt64(value);
-	if (count < 0 && index == state->limit)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_ROW_COUNT_IN_LIMIT_CLAUSE),
-				 errmsg("LIMIT must not be negative")));
-	if (count < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_ROW_COUNT_IN_RESULT_OFFSET_CLAUSE),
-				 errmsg("OFFSET must not be negative")));
-	return count;
-}
-
-/*
- * The values of params as core takes them, with commas between.
- */
-void
-etcd_eval_params(List *params, List *types, ExprContext *econtext, StringInfo buf)
-{
-	int			index = 0;
-	ListCell   *type;
-
-	initStringInfo(buf);
-	foreach(type, types)
-	{
-		bool		isnull;
-		Datum		datum = ExecEvalExpr((ExprState *) list_nth(params, index), econtext, &isnull);
-
-		if (index++ > 0)
-			appendStringInfoChar(buf, ',');
-		if (isnull)
-			appendStringInfoString(buf, "null");
-		else
-			etcd_append_param(buf, datum, lfirst_oid(type));
-	}
-}
-
-static void
-start_node(ForeignScanState *node, EtcdScanState *state)
-{
-	ExprContext *econtext = node->ss.ps.ps_ExprContext;
-	MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
-	StringInfoData params;
-
-	etcd_eval_params(state->params, state->param_types, econtext, &params);
-	etcd_scan_start(state->scan, &params, row_count(node, state, state->limit, -1),
-					row_count(node, state, state->offset, 0));
-	MemoryContextSwitchTo(old);
-	state->started = true;
-}
-
-static TupleTableSlot *
-etcdIterateForeignScan(ForeignScanState *node)
-{
-	EtcdScanState *state = node->fdw_state;
-	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
-	EtcdKeyValue kv;
-
-	ExecClearTuple(slot);
-	if (!state->started)
-		start_node(node, state);
-	if (state->scan->aggregates != NIL)
-	{
-		if (etcd_scan_aggregates(state->scan, slot->tts_values, slot->tts_isnull))
-			ExecStoreVirtualTuple(slot);
-		return slot;
-	}
-	if (etcd_scan_next(state->scan, &kv))
-	{
-		memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
-		etcd_cells_fill(state->scan->cells, &kv, slot->tts_values, slot->tts_isnull);
-		ExecStoreVirtualTuple(slot);
-		if (state->rows != NULL)
-			etcd_rows_add(state->rows, &kv, &slot->tts_tid);
-	}
-	return slot;
-}
-
-static void
-etcdReScanForeignScan(ForeignScanState *node)
-{
-	((EtcdScanState *) node->fdw_state)->started = false;
-}
-
-static void
-etcdEndForeignScan(ForeignScanState *node)
-{
-	EtcdScanState *state = node->fdw_state;
-
-	if (state != NULL)
-		etcd_scan_end(state->scan);
-}
-
-void
-etcd_scan_callbacks(FdwRoutine *routine)
-{
-	routine->BeginForeignScan = etcdBeginForeignScan;
-	routine->IterateForeignScan = etcdIterateForeignScan;
-	routine->ReScanForeignScan = etcdReScanForeignScan;
-	routine->EndForeignScan = etcdEndForeignScan;
 }

@@ -22,10 +22,23 @@ typedef struct EtcdCounters
 	uint64		rows;
 } EtcdCounters;
 
+/* What is at hand of a scan, and what is on its way: see scan.c. */
+typedef enum EtcdScanState
+{
+	ETCD_SCAN_FRESH,			/* nothing was asked */
+	ETCD_SCAN_FIRST,			/* the first page is on its way */
+	ETCD_SCAN_WHOLE,			/* the only page is at hand */
+	ETCD_SCAN_AHEAD,			/* a page is at hand, the next on its way */
+	ETCD_SCAN_TAIL,				/* the last of several pages is at hand */
+	ETCD_SCAN_EMPTY,			/* there is nothing to ask */
+	ETCD_SCAN_ROW				/* the row of aggregates is at hand */
+} EtcdScanState;
+
 typedef struct EtcdScan
 {
 	Oid			userid;
 	Oid			serverid;
+	bool		serializable;	/* one member's state is read, as the table says */
 	Oid			dispatch;
 	EState	   *estate;			/* whose revision is read; NULL for none's */
 	char	   *plan;
@@ -37,14 +50,14 @@ typedef struct EtcdScan
 	MemoryContext pages[2];
 	MemoryContext work;			/* for the calls of core */
 	int			current;		/* which of the two holds `page` */
-	bool		finished;		/* no page after `page` */
-	bool		single;			/* `page` is all that there is */
-	bool		last;			/* a page that is not cut off ends the scan */
-	bool		latest;			/* the request under way reads the latest revision */
-	EtcdRequest *request;		/* the next page, on its way */
-	char	   *state;			/* core's, in the scan's memory */
+	EtcdScanState state;
+	EtcdRequest *request;		/* the next page, on its way; else NULL */
+	bool		ends;			/* its page ends the scan unless it is cut off */
+	bool		latest;			/* it reads the latest revision */
+	char	   *core_state;		/* in the scan's memory */
 	EtcdPage	page;
 	StringInfoData begun;		/* the params that the pages at hand belong to */
+	int64		begun_wanted;	/* and how many keys were asked for, -1 for all */
 	int64		skip;			/* rows to leave out; as OFFSET says */
 	int64		left;			/* rows still wanted, -1 for all */
 	int64		wanted;			/* keys still to come, -1 for all */
@@ -57,9 +70,5 @@ extern void etcd_scan_start(EtcdScan *scan, StringInfo params, int64 limit, int6
 extern bool etcd_scan_aggregates(EtcdScan *scan, Datum *values, bool *isnull);
 extern bool etcd_scan_next(EtcdScan *scan, EtcdKeyValue *kv);
 extern void etcd_scan_end(EtcdScan *scan);
-extern void etcd_eval_params(List *params, List *types, ExprContext *econtext, StringInfo buf);
-extern EtcdScan *etcd_node_scan(ForeignScanState *node);
-struct FdwRoutine;
-extern void etcd_scan_callbacks(struct FdwRoutine *routine);
 
 #endif							/* ETCD_FDW_SCAN_H */

@@ -81,9 +81,9 @@ static const OptionDef option_defs[] = {
 	{"consistency", "consistency", TABLE, KIND_CONSISTENCY, "l"},
 	{"key", "key", TABLE, KIND_NONEMPTY, NULL},
 	{"range_end", "range_end", TABLE, KIND_NONEMPTY, NULL},
-	{"key_pattern", "key_pattern", TABLE, KIND_NONEMPTY, NULL},
+	{"key_pattern", "key_pattern", TABLE, KIND_PATTERN, NULL},
 	{"key_mismatch", "key_mismatch", TABLE, KIND_MISMATCH, "skip"},
-	{"json", "json", COLUMN, KIND_NONEMPTY, NULL},
+	{"json", "json", COLUMN, KIND_PATH, NULL},
 };
 
 PG_FUNCTION_INFO_V1(etcd_fdw_validator);

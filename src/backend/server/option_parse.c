@@ -8,6 +8,7 @@
 
 #include "server/option_parse.h"
 
+#include <ctype.h>
 #include <math.h>
 
 #include "utils/builtins.h"
@@ -123,8 +124,14 @@ parse_endpoint(const char *name, char *text, const char *whole, EndpointScheme *
 	for (char *last = text + strlen(text); last > text && (last[-1] == ' ' || last[-1] == '/'); last--)
 		last[-1] = '\0';
 	text = parse_scheme(name, text, whole, scheme);
-	if (*text == '\0' || strpbrk(text, " /@\"") != NULL)
+	if (*text == '\0')
 		invalid_value(name, whole, hint);
+	/* Of a name, an address or a port; names in other scripts have bytes beyond ASCII. */
+	for (const char *at = text; *at != '\0'; at++)
+	{
+		if (!isalnum((unsigned char) *at) && !IS_HIGHBIT_SET(*at) && strchr("-._:[]%", *at) == NULL)
+			invalid_value(name, whole, hint);
+	}
 
 	/* An IPv6 address has colons of its own and stands in brackets. */
 	colon = strrchr(text, ':');
@@ -184,6 +191,84 @@ check_revision(const char *name, const char *value)
 		invalid_value(name, value, "Give a revision of etcd's store, or 0 for the latest.");
 }
 
+static void
+invalid_pattern(const char *name, const char *value, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid value for option \"%s\": \"%s\"", name, value),
+			 errdetail_internal("%s", detail),
+			 errhint("A pattern is a key with placeholders, as in /registry/{kind}/{namespace}/{name}.")));
+}
+
+/*
+ * A pattern as src/core/plan/pattern.ts reads it.
+ */
+static void
+check_pattern(const char *name, const char *value)
+{
+	List	   *names = NIL;
+	bool		rest = false;
+
+	for (const char *at = value;;)
+	{
+		const char *open = at + strcspn(at, "{}");
+		const char *close;
+		char	   *placeholder;
+		ListCell   *lc;
+
+		if (*open == '\0')
+			break;
+		close = *open == '{' ? open + 1 + strcspn(open + 1, "{}") : open;
+		if (*open == '}' || *close != '}')
+			invalid_pattern(name, value, "A brace has no counterpart.");
+		if (rest)
+			invalid_pattern(name, value, "A placeholder with * must be the last one.");
+		if (open == at && names != NIL)
+			invalid_pattern(name, value, "Two placeholders need text between them.");
+		placeholder = pnstrdup(open + 1, close - open - 1);
+		rest = close > open + 1 && close[-1] == '*';
+		if (rest)
+			placeholder[strlen(placeholder) - 1] = '\0';
+		if (*placeholder == '\0')
+			invalid_pattern(name, value, "A placeholder has no name.");
+		foreach(lc, names)
+		{
+			if (strcmp(lfirst(lc), placeholder) == 0)
+				invalid_pattern(name, value, psprintf("\"%s\" stands there twice.", placeholder));
+		}
+		names = lappend(names, placeholder);
+		at = close + 1;
+	}
+	if (names == NIL)
+		invalid_pattern(name, value, "It has no placeholder.");
+}
+
+/*
+ * A path as src/core/plan/columns.ts reads it: no step is empty.
+ */
+static void
+check_path(const char *name, const char *value)
+{
+	int			len = 0;		/* of the step */
+
+	for (const char *at = value;; at++)
+	{
+		if (*at == '\\' && at[1] != '\0')
+			at++;
+		else if (*at == '.' || *at == '\0')
+		{
+			if (len == 0)
+				invalid_value(name, value, "A path is names or array indexes with dots between them, as in spec.replicas.");
+			if (*at == '\0')
+				return;
+			len = 0;
+			continue;
+		}
+		len++;
+	}
+}
+
 bool
 option_parse_consistency(const char *value, const char **canonical)
 {
@@ -214,6 +299,12 @@ option_check_value(const char *name, OptionKind kind, const char *value)
 		case KIND_FILE:
 			if (*value == '\0')
 				invalid_value(name, value, "The value must not be empty.");
+			break;
+		case KIND_PATTERN:
+			check_pattern(name, value);
+			break;
+		case KIND_PATH:
+			check_path(name, value);
 			break;
 		case KIND_BOOL:
 			if (!parse_bool(value, &flag))

@@ -26,7 +26,9 @@ typedef enum OptionKind
 	KIND_ATOMIC,
 	KIND_WRITE_MODE,
 	KIND_POSITIVE,
-	KIND_BYTES
+	KIND_BYTES,
+	KIND_PATTERN,
+	KIND_PATH
 } OptionKind;
 
 /* What the endpoints of one list say about TLS. */

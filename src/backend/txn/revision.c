@@ -8,6 +8,15 @@
  * as for local tables.  Where PostgreSQL keeps one snapshot for the whole
  * transaction (REPEATABLE READ and above), so it is with the revision.
  *
+ * The first scan may be one of a nested query, which is over long before its
+ * statement is.  So the snapshot is held here, or another one could take its
+ * address; it is let go once nobody else holds it, which is looked after
+ * whenever a portal ends.
+ *
+ * What one member of etcd knows may be older than what others have read, and
+ * it may not know yet what they have: serializable reads have a revision of
+ * their own.
+ *
  * etcd_fdw.revision is time travel: tables that would read the latest
  * revision read that one.
  */
@@ -21,14 +30,16 @@
 #include "nodes/execnodes.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
 #include "utils/snapshot.h"
 
 typedef struct ReadRevision
 {
 	dlist_node	node;
-	MemoryContextCallback release;
 	Snapshot	snapshot;		/* NULL: of the transaction */
 	Oid			serverid;
+	bool		serializable;
 	int64		revision;
 } ReadRevision;
 
@@ -37,9 +48,15 @@ static char *session_revision_text = NULL;
 static int64 session_revision = 0;
 
 /*
- * An executor state holds its snapshot as long as it lives, so that no other
- * snapshot can have the same address.
+ * Whether all statements of the transaction share one state, or this one has a
+ * snapshot to be known by.
  */
+static bool
+has_state(EState *estate)
+{
+	return IsolationUsesXactSnapshot() || estate->es_snapshot != NULL;
+}
+
 static Snapshot
 snapshot_of(EState *estate)
 {
@@ -47,7 +64,7 @@ snapshot_of(EState *estate)
 }
 
 static ReadRevision *
-find_revision(EState *estate, Oid serverid)
+find_revision(EState *estate, Oid serverid, bool serializable)
 {
 	dlist_iter	iter;
 
@@ -55,46 +72,92 @@ find_revision(EState *estate, Oid serverid)
 	{
 		ReadRevision *read = dlist_container(ReadRevision, node, iter.cur);
 
-		if (read->snapshot == snapshot_of(estate) && read->serverid == serverid)
+		if (read->snapshot == snapshot_of(estate) && read->serverid == serverid &&
+			read->serializable == serializable)
 			return read;
 	}
 	return NULL;
 }
 
+/*
+ * Lets go of the snapshots that nobody else holds, or of all.
+ */
 static void
-forget_revision(void *arg)
+release_snapshots(bool all)
 {
-	dlist_delete(&((ReadRevision *) arg)->node);
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &read_revisions)
+	{
+		ReadRevision *read = dlist_container(ReadRevision, node, iter.cur);
+		Snapshot	snapshot = read->snapshot;
+
+		if (!all && (snapshot == NULL || snapshot->active_count > 0 || snapshot->regd_count > 1))
+			continue;
+		dlist_delete(&read->node);
+		if (snapshot != NULL)
+			UnregisterSnapshotFromOwner(snapshot, TopTransactionResourceOwner);
+		pfree(read);
+	}
 }
 
 /*
  * The revision that this statement has read of the server; 0 for none yet.
  */
 int64
-etcd_statement_revision(EState *estate, Oid serverid)
+etcd_statement_revision(EState *estate, Oid serverid, bool serializable)
 {
-	ReadRevision *read = find_revision(estate, serverid);
+	ReadRevision *read = has_state(estate) ? find_revision(estate, serverid, serializable) : NULL;
 
 	return read != NULL ? read->revision : 0;
 }
 
 void
-etcd_set_statement_revision(EState *estate, Oid serverid, int64 revision)
+etcd_set_statement_revision(EState *estate, Oid serverid, bool serializable, int64 revision)
 {
 	Snapshot	snapshot = snapshot_of(estate);
-	MemoryContext context = snapshot == NULL ? TopTransactionContext : estate->es_query_cxt;
 	ReadRevision *read;
 
-	if (find_revision(estate, serverid) != NULL)
+	if (!has_state(estate) || find_revision(estate, serverid, serializable) != NULL)
 		return;
-	read = MemoryContextAllocZero(context, sizeof(ReadRevision));
-	read->snapshot = snapshot;
+	release_snapshots(false);
+	read = MemoryContextAllocZero(TopTransactionContext, sizeof(ReadRevision));
+	if (snapshot != NULL)
+		read->snapshot = RegisterSnapshotOnOwner(snapshot, TopTransactionResourceOwner);
 	read->serverid = serverid;
+	read->serializable = serializable;
 	read->revision = revision;
-	read->release.func = forget_revision;
-	read->release.arg = read;
 	dlist_push_head(&read_revisions, &read->node);
-	MemoryContextRegisterResetCallback(context, &read->release);
+}
+
+static void
+resources_released(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+{
+	(void) is_commit;
+	(void) arg;
+	/* What the transaction's own end releases has been dealt with below. */
+	if (phase == RESOURCE_RELEASE_AFTER_LOCKS && !is_top_level)
+		release_snapshots(false);
+}
+
+static void
+transaction_event(XactEvent event, void *arg)
+{
+	(void) arg;
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			release_snapshots(true);
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+			/* The transaction's resource owner takes the snapshots back, its memory the rest. */
+			dlist_init(&read_revisions);
+			break;
+		default:
+			break;
+	}
 }
 
 /*
@@ -139,6 +202,8 @@ assign_revision(const char *newval, void *extra)
 void
 etcd_revision_init(void)
 {
+	RegisterXactCallback(transaction_event, NULL);
+	RegisterResourceReleaseCallback(resources_released, NULL);
 	DefineCustomStringVariable("etcd_fdw.revision",
 							   "Reads etcd as it was at this revision.",
 							   "0 is the latest. A table's option revision takes precedence.",

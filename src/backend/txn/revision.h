@@ -9,8 +9,8 @@
 
 struct EState;
 extern int64 etcd_session_revision(void);
-extern int64 etcd_statement_revision(struct EState *estate, Oid serverid);
-extern void etcd_set_statement_revision(struct EState *estate, Oid serverid, int64 revision);
+extern int64 etcd_statement_revision(struct EState *estate, Oid serverid, bool serializable);
+extern void etcd_set_statement_revision(struct EState *estate, Oid serverid, bool serializable, int64 revision);
 extern void etcd_revision_init(void);
 
 #endif							/* ETCD_FDW_REVISION_H */

@@ -142,6 +142,7 @@ export function planScan(input: PlanInput): Outcome {
       rest: Number(pattern?.rest ?? false),
       strict: Number(options.strict),
       strip: options.strip.length,
+      serializable: Number(options.serializable),
       ...ordersOf(columns, ranges),
       limitable: Number(pattern === null),
       countable: Number(pattern === null && plan.revisions === undefined),

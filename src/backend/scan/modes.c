@@ -1,0 +1,179 @@
+/*
+ * modes.c
+ *	  The settings under which values become text, and text becomes values.
+ *
+ * What etcd holds is text that other sessions read, and keys that other
+ * sessions look for.  So it must not depend on who writes or reads it: the
+ * input and output functions run under settings that are always the same, those
+ * that PostgreSQL has by default, with UTC as the time zone.  Where a session
+ * has these anyway, which is nearly always, nothing is set.
+ *
+ * The settings hold from etcd_modes_enter() to etcd_modes_leave(); an error in
+ * between takes them back by itself, as those of a function's SET.
+ */
+#include "postgres.h"
+
+#include "scan/modes.h"
+
+#include "access/transam.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "pgtime.h"
+#include "utils/builtins.h"
+#include "utils/bytea.h"
+#include "utils/float.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/pg_locale.h"
+
+#define UTC			"UTC"
+#define ALL_MODES	(ETCD_MODE_DATE | ETCD_MODE_ZONE | ETCD_MODE_FLOAT | ETCD_MODE_MONEY | ETCD_MODE_BYTES)
+
+/*
+ * What the functions of this type look at.  A type that is not known here may
+ * look at everything, but search_path: that of a user-defined type's function
+ * is the user's business, and names something else under another one.
+ */
+int
+etcd_modes_of(Oid type)
+{
+	Oid			element;
+
+	type = getBaseType(type);
+	switch (type)
+	{
+		case BOOLOID:
+		case CHAROID:
+		case NAMEOID:
+		case TEXTOID:
+		case BPCHAROID:
+		case VARCHAROID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case NUMERICOID:
+		case OIDOID:
+		case TIDOID:
+		case XIDOID:
+		case UUIDOID:
+		case JSONOID:
+		case JSONBOID:
+		case JSONPATHOID:
+		case INETOID:
+		case CIDROID:
+		case MACADDROID:
+		case MACADDR8OID:
+		case BITOID:
+		case VARBITOID:
+		case TSVECTOROID:
+		case TSQUERYOID:
+		case PG_LSNOID:
+			return 0;
+		case BYTEAOID:
+			return ETCD_MODE_BYTES;
+		case DATEOID:
+		case TIMEOID:
+		case TIMESTAMPOID:
+		case INTERVALOID:
+			return ETCD_MODE_DATE;
+		case TIMETZOID:
+		case TIMESTAMPTZOID:
+			return ETCD_MODE_DATE | ETCD_MODE_ZONE;
+		case FLOAT4OID:
+		case FLOAT8OID:
+		case POINTOID:
+		case LSEGOID:
+		case PATHOID:
+		case BOXOID:
+		case POLYGONOID:
+		case LINEOID:
+		case CIRCLEOID:
+			return ETCD_MODE_FLOAT;
+		case MONEYOID:
+			return ETCD_MODE_MONEY;
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGCLASSOID:
+		case REGCOLLATIONOID:
+		case REGTYPEOID:
+		case REGROLEOID:
+		case REGNAMESPACEOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+			return ETCD_MODE_NAMES;
+		default:
+			element = get_element_type(type);
+			return OidIsValid(element) ? etcd_modes_of(element) : type_is_enum(type) ? 0 : ALL_MODES;
+	}
+}
+
+/*
+ * Which of the modes the session does not have already.
+ */
+static int
+missing_modes(int modes)
+{
+	int			missing = 0;
+
+	if ((modes & ETCD_MODE_DATE) != 0 &&
+		(DateStyle != USE_ISO_DATES || DateOrder != DATEORDER_MDY || IntervalStyle != INTSTYLE_POSTGRES))
+		missing |= ETCD_MODE_DATE;
+	if ((modes & ETCD_MODE_ZONE) != 0 && strcmp(pg_get_timezone_name(session_timezone), UTC) != 0)
+		missing |= ETCD_MODE_ZONE;
+	if ((modes & ETCD_MODE_FLOAT) != 0 && extra_float_digits < 1)
+		missing |= ETCD_MODE_FLOAT;
+	if ((modes & ETCD_MODE_MONEY) != 0 && strcmp(locale_monetary, "C") != 0)
+		missing |= ETCD_MODE_MONEY;
+	if ((modes & ETCD_MODE_BYTES) != 0 && bytea_output != BYTEA_OUTPUT_HEX)
+		missing |= ETCD_MODE_BYTES;
+	if ((modes & ETCD_MODE_NAMES) != 0 && strcmp(namespace_search_path, "pg_catalog") != 0)
+		missing |= ETCD_MODE_NAMES;
+	return missing;
+}
+
+static void
+set(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Sets what these modes ask for; 0 when the session has it already, otherwise
+ * a level for etcd_modes_leave().
+ */
+int
+etcd_modes_enter(int modes)
+{
+	int			missing = modes == 0 ? 0 : missing_modes(modes);
+	int			level;
+
+	if (missing == 0)
+		return 0;
+	level = NewGUCNestLevel();
+	if ((missing & ETCD_MODE_DATE) != 0)
+	{
+		set("DateStyle", "ISO, MDY");
+		set("IntervalStyle", "postgres");
+	}
+	if ((missing & ETCD_MODE_ZONE) != 0)
+		set("TimeZone", UTC);
+	if ((missing & ETCD_MODE_FLOAT) != 0)
+		set("extra_float_digits", "1");
+	if ((missing & ETCD_MODE_MONEY) != 0)
+		set("lc_monetary", "C");
+	if ((missing & ETCD_MODE_BYTES) != 0)
+		set("bytea_output", "hex");
+	if ((missing & ETCD_MODE_NAMES) != 0)
+		set("search_path", "pg_catalog");
+	return level;
+}
+
+void
+etcd_modes_leave(int level)
+{
+	if (level > 0)
+		AtEOXact_GUC(true, level);
+}
