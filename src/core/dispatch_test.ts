@@ -5,7 +5,7 @@ import { beginInput, KEY_VALUE } from "./testing_input.ts";
 const call = (op: string, text: string) => JSON.parse(dispatch(op, text, new Uint8Array(0)).control);
 
 Deno.test("dispatch answers what it is asked", () => {
-  assert.deepEqual(call("about", "{}"), { do: "about", protocol: 1 });
+  assert.deepEqual(call("about", "{}"), { do: "about", protocol: 2 });
 });
 
 Deno.test("dispatch returns errors as values", () => {
