@@ -187,7 +187,7 @@ class Collector {
     }
     if (keys < 2) return;
     yield* this.#upTo(start);
-    this.items.push(...guards);
+    for (const guard of guards) this.items.push(guard);
     const bounds = boundsOf(range);
     this.#addRange({ guard: { ...bounds, mod: revision + 1n }, op: { delete: bounds } });
     this.#next = end;

@@ -7,6 +7,7 @@
 // Its leases are kept by COMMITTED, revoked by ABORTED and REFUSED, and left to their time by UNKNOWN: to revoke them after
 // a lost answer would delete rows that were committed.
 
+import { toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { decodeKeyRow, decodePage, decodeRangeRequest, decodeRangeResponse } from "../../etcd/ranges.ts";
 import { decodeLease, encodeLeaseGrant } from "../../etcd/lease.ts";
@@ -162,7 +163,7 @@ export class Transaction {
     const seen = new Set<string>();
     for (const [i, { kind, key }] of entries.entries()) {
       if (kind !== StageKind.INSERT) continue;
-      const id = String.fromCharCode(...key);
+      const id = toHex(key);
       const exists = seen.has(id) || this.#records.exists(key);
       seen.add(id);
       if (exists === undefined) unknown.push(i);
