@@ -130,7 +130,7 @@ export class Transaction {
     const batch = isNow ? this.#batch() : null;
     try {
       for (const [i, entry] of entries.entries()) {
-        if (i % STRIDE === 0) yield;
+        if (i % STRIDE === STRIDE - 1) yield;
         this.#stillIn(epoch);
         // Twice the same key in one statement: the second write finds what the first one left.
         if (!skipped.has(i)) this.#add(entry, batch === null ? header : NOW, batch?.records);
@@ -235,7 +235,7 @@ export class Transaction {
       if (page.revision > found.latest) found.latest = page.revision;
       let last: Uint8Array | null = null;
       for (const [i, raw] of page.rows.entries()) {
-        if (i % STRIDE === 0) yield;
+        if (i % STRIDE === STRIDE - 1) yield;
         const row = decodeKeyRow(raw);
         last = row.key;
         found.count++;
