@@ -40,11 +40,17 @@ function evenly(limit: number, levels: number): number[] {
   return Array.from({ length: levels }, (_, i) => Math.floor((limit + i) / levels));
 }
 
+/** The steps that so many levels hold. */
+function capacity(limit: number, levels: number): number {
+  let product = 1;
+  for (let i = 0; i < levels; i++) product *= Math.floor((limit + i) / levels);
+  return product;
+}
+
 /** Fan-outs from the root to the leaves for so many steps; null when they do not fit. One level: a flat Txn. */
 export function levelsFor(steps: number, limit: number, nested: boolean): number[] | null {
   for (let levels = 1; levels <= (nested ? MAX_LEVELS : 1); levels++) {
-    const fanOuts = evenly(limit, levels);
-    if (fanOuts.reduce((product, one) => product * one, 1) >= steps) return fanOuts;
+    if (capacity(limit, levels) >= steps) return evenly(limit, levels);
   }
   return null;
 }
@@ -53,7 +59,7 @@ export function levelsFor(steps: number, limit: number, nested: boolean): number
 export function mostSteps(limit: number, nested: boolean): number {
   let most = limit;
   for (let levels = 2; nested && levels <= MAX_LEVELS; levels++) {
-    most = Math.max(most, evenly(limit, levels).reduce((product, one) => product * one, 1));
+    most = Math.max(most, capacity(limit, levels));
   }
   return most;
 }

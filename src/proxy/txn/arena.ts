@@ -4,7 +4,7 @@
 import type { Budget } from "../memory.ts";
 
 /** The first buffer of a transaction, which mostly stays small. */
-const FIRST_BYTES = 4 * 1024;
+const FIRST_BYTES = 1024;
 const CHUNK_BYTES = 256 * 1024;
 /** Records begin at multiples of so many bytes; a place is a number of these, so that it is a small integer. */
 const UNIT = 8;

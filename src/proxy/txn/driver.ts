@@ -43,30 +43,33 @@ function cancelled(): EtcdFdwError {
   return new EtcdFdwError("57014", "request was cancelled");
 }
 
-/** Does the work with these calls. Rejects with what it throws, or 57014 when the signal is aborted. */
-export async function run<T>(work: Work<T>, call: Call, pace: Pace, signal: AbortSignal): Promise<T> {
-  let began = pace.now();
+/** Does the work with these calls. Rejects with what it throws, or 57014 when `until` says so. */
+export async function run<T>(work: Work<T>, call: Call, pace: Pace, until: { aborted: boolean }): Promise<T> {
+  // What does not pause does not look at the clock.
+  let began: number | null = null;
   let at = work.next([]);
   while (!at.done) {
     if (at.value === undefined) {
-      if (pace.now() - began >= SLICE_MS) {
+      const now = pace.now();
+      began ??= now;
+      if (now - began >= SLICE_MS) {
         await pace.turn();
-        began = pace.now();
+        began = null;
       }
     } else {
       const replies = await Promise.all(at.value.map(({ method, payload }) => call(method, payload)))
         .catch((error: unknown) => ({ error }));
-      began = pace.now();
+      began = null;
       if ("error" in replies) {
         at = work.throw(replies.error);
         continue;
       }
-      if (!signal.aborted) {
+      if (!until.aborted) {
         at = work.next(replies);
         continue;
       }
     }
-    if (signal.aborted) {
+    if (until.aborted) {
       work.return(undefined as T);
       throw cancelled();
     }
@@ -86,8 +89,8 @@ class Writing {
   readonly #pace: Pace;
   #state: Commit;
   #form: Form | null = null;
-  /** Ends the work that goes on when it is over. */
-  readonly #stop = new AbortController();
+  /** Ends the work that goes on when it is over, or nobody waits for it. */
+  readonly #until: { aborted: boolean };
   #resolve: (written: { revision: bigint; txns: number }) => void = () => {};
   #reject: (error: EtcdFdwError) => void = () => {};
 
@@ -97,6 +100,12 @@ class Writing {
     this.#link = link;
     this.#pace = pace;
     this.#state = begin().state;
+    const over = () => isOver(this.#state) || link.signal.aborted;
+    this.#until = {
+      get aborted() {
+        return over();
+      },
+    };
   }
 
   get state(): Commit {
@@ -109,18 +118,13 @@ class Writing {
       this.#resolve = resolve;
       this.#reject = reject;
     });
-    const cancel = () => this.tell({ type: "cancelled" });
-    const { signal } = this.#link;
-    signal.addEventListener("abort", cancel, { once: true });
     for (const effect of begin().effects) this.#perform(effect);
-    if (signal.aborted) cancel();
-    return done.finally(() => signal.removeEventListener("abort", cancel));
+    return done;
   }
 
   tell(event: Event): void {
     const { state, effects } = step(this.#state, event);
     this.#state = state;
-    if (isOver(state)) this.#stop.abort();
     for (const effect of effects) this.#perform(effect);
   }
 
@@ -145,7 +149,7 @@ class Writing {
   }
 
   #run<T>(work: Work<T>): Promise<T> {
-    return run(work, this.#link.callAfresh, this.#pace, this.#stop.signal);
+    return run(work, this.#link.callAfresh, this.#pace, this.#until);
   }
 
   async #plan(): Promise<void> {
@@ -160,15 +164,21 @@ class Writing {
         form: form === null ? null : { checks: form.checks.length, writes: form.writes.length },
       });
     } catch (thrown) {
-      this.tell({ type: "failed", error: EtcdFdwError.from(thrown) });
+      this.#failed(thrown);
     }
+  }
+
+  /** A request that is cancelled makes its calls fail: that is how it is heard of. */
+  #failed(thrown: unknown): void {
+    if (this.#link.signal.aborted) this.tell({ type: "cancelled" });
+    else this.tell({ type: "failed", error: EtcdFdwError.from(thrown) });
   }
 
   async #explain(): Promise<void> {
     try {
       this.tell({ type: "explained", error: await this.#run(explain(this.#form!, this.#options)) });
     } catch (thrown) {
-      this.tell({ type: "failed", error: EtcdFdwError.from(thrown) });
+      this.#failed(thrown);
     }
   }
 
@@ -179,6 +189,7 @@ class Writing {
     try {
       const request = await this.#run(encodePart(form, kind, part, this.#options));
       // It may have ended while the request was made.
+      if (this.#link.signal.aborted) this.tell({ type: "cancelled" });
       if (isOver(this.#state)) return;
       sent = true;
       const reply = await this.#link.callAfresh(writes ? Method.TXN : Method.READ_TXN, request);
@@ -186,7 +197,8 @@ class Writing {
       this.tell(succeeded ? { type: "answered", id, revision } : { type: "refused", id, error: null });
     } catch (thrown) {
       const error = EtcdFdwError.from(thrown);
-      if (error.message === FUTURE_REVISION) this.tell({ type: "refused", id, error: null });
+      if (this.#link.signal.aborted) this.tell({ type: "cancelled" });
+      else if (error.message === FUTURE_REVISION) this.tell({ type: "refused", id, error: null });
       else if (sent && writes && UNDECIDED.includes(error.sqlstate)) this.tell({ type: "lost", id, error });
       else this.tell({ type: "refused", id, error });
     }

@@ -7,7 +7,7 @@ import { FUTURE_REVISION } from "../../etcd/nested.ts";
 import { encodeRangeResponse, headerRevision, makeKeyRow } from "../../etcd/ranges.ts";
 import { encodeRangeRequest, type RangeRequest } from "../../etcd/messages.ts";
 import { encodeReadResponses } from "../../etcd/txn.ts";
-import { encodeUtf8 } from "../../base/bytes.ts";
+import { compareBytes, encodeUtf8 } from "../../base/bytes.ts";
 import { Method } from "../../ipc/frame.ts";
 import { StageFlag, StageKind } from "../../ipc/stage.ts";
 import { Budget } from "../memory.ts";
@@ -292,12 +292,46 @@ Deno.test("slices: whatever goes over many own rows lets others in every few hun
   };
   for (const [what, request] of reads) {
     const seen = await pausesOf(() => transaction.read(Method.RANGE, encodeRangeRequest(request), 9));
-    assert.ok(seen >= count / 256, `${what}: ${seen} pauses`);
+    assert.ok(seen >= Math.floor(count / 256), `${what}: ${seen} pauses`);
   }
   // Taking them in, listing them, planning and writing.
-  assert.ok(await pausesOf(() => transaction.write(write(rows, { command: 10 }))) >= count / 256);
+  assert.ok(await pausesOf(() => transaction.write(write(rows, { command: 10 }))) >= Math.floor(count / 256));
   assert.ok(
-    await pausesOf(() => transaction.deleteRange(deletion("/", "0", 1, { command: 11 }))) >= 2 * count / 256,
+    await pausesOf(() => transaction.deleteRange(deletion("/", "0", 1, { command: 11 }))) >=
+      2 * Math.floor(count / 256),
   );
-  assert.ok(await pausesOf(() => transaction.commit()) >= 2 * count / 256);
+  assert.ok(await pausesOf(() => transaction.commit()) >= 2 * Math.floor(count / 256));
+});
+
+Deno.test("driver: a range of any number of keys is one operation, and a key may have any length", async () => {
+  const rows = Array.from({ length: 150_000 }, (_, i) =>
+    makeKeyRow({
+      ...{ key: encodeUtf8(`/${i}`), value: new Uint8Array(0), lease: 0n },
+      ...{ createRevision: 5n, modRevision: 5n, version: 1n },
+    })).sort((a, b) => compareBytes(a.key, b.key));
+  const listing = encodeRangeResponse({
+    header: header(7),
+    revision: 7n,
+    rows,
+    more: false,
+    count: 150_000n,
+  });
+  const requests: Uint8Array[] = [];
+  const call: Call = (method, payload) => {
+    if (method === Method.TXN) requests.push(payload);
+    return Promise.resolve(
+      method === Method.RANGE
+        ? listing
+        : method === Method.TXN
+        ? DONE
+        : encodeReadResponses(header(7), [NOTHING]),
+    );
+  };
+  const transaction = new TestTransaction(call);
+  assert.equal((await transaction.deleteRange(deletion("/", "0"))).count, 150_000);
+  assert.equal((await transaction.commit()).count, 1);
+  assert.ok(requests.length === 1 && requests[0].length < 100);
+  const long = new TestTransaction(call);
+  const insert = write([entry(StageKind.INSERT, "k".repeat(500_000), "x")], { flags: StageFlag.CHECK });
+  assert.deepEqual((await long.write(insert)).refused, []);
 });

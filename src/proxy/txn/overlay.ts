@@ -219,7 +219,7 @@ function* overlaidSorted(request: RangeRequest, view: View): Work<Page> {
   for (const [i, raw] of page.rows.entries()) {
     const row = decodeKeyRow(raw);
     if (view.records.find(row.key, view.command) === undefined) all.push(row);
-    if (i % STRIDE === 0) yield;
+    if (i % STRIDE === STRIDE - 1) yield;
   }
   const { target, descending } = request.order!;
   const inOrder = yield* sorted(
@@ -247,7 +247,7 @@ function* merged(
   const kept: Uint8Array[] = [];
   let bytes = 0;
   for (let next = 0, steps = 1;; steps++) {
-    if (steps % STRIDE === 0) yield;
+    if (steps % STRIDE === STRIDE - 1) yield;
     if (own.current === undefined) yield* own.load();
     const write = own.current;
     const raw = rows[next];

@@ -122,7 +122,7 @@ class Collector {
     }
     for (const [i, record] of records.all("read").entries()) {
       if (reads !== null && !this.#isSeen(records.final(record))) this.items.push(guardOf(record));
-      if (i % STRIDE === 0) yield;
+      if (i % STRIDE === STRIDE - 1) yield;
     }
     const inOrder = [...deleted].sort((a, b) => compareBytes(a.range.start, b.range.start));
     for (const one of deletion === Deletion.KEYS ? [] : inOrder) yield* this.#deleteRange(one, deletion);
@@ -149,7 +149,7 @@ class Collector {
       const record = this.#written[this.#next];
       const write = this.#batch.records.final(record);
       if (!this.#isSeen(write) && stepOf(write, false) !== null) this.items.push(operationOf(record));
-      if (this.#next % STRIDE === 0) yield;
+      if (this.#next % STRIDE === STRIDE - 1) yield;
     }
   }
 
@@ -183,11 +183,11 @@ class Collector {
       // The comparison of the range speaks for what this DELETE found; what the transaction saw before may be older.
       const found = first && by === command;
       if (!found || deletion === Deletion.GUARDED) guards.push(guardOf(this.#written[i]));
-      if (i % STRIDE === 0) yield;
+      if (i % STRIDE === STRIDE - 1) yield;
     }
     if (keys < 2) return;
     yield* this.#upTo(start);
-    this.items.push(...guards);
+    for (const guard of guards) this.items.push(guard);
     const bounds = boundsOf(range);
     this.#addRange({ guard: { ...bounds, mod: revision + 1n }, op: { delete: bounds } });
     this.#next = end;
@@ -216,7 +216,7 @@ function* cut(
     }
     bytes += size;
     writes ||= step.op !== null;
-    if (i % STRIDE === 0) yield;
+    if (i % STRIDE === STRIDE - 1) yield;
   }
   if (items.length > from) parts.push({ from, to: items.length, writes });
   return parts;
@@ -237,7 +237,7 @@ function* formOf(
       const { guard } = stepAt({ batch, ranges }, item);
       if (guard !== null && item >= 0) guards.push(guardOf(Math.floor(item / 2)));
       else if (guard !== null) guards.push(rangeItem(ranges.push({ guard, op: null }) - 1));
-      if (i % STRIDE === 0) yield;
+      if (i % STRIDE === STRIDE - 1) yield;
     }
   }
   return {

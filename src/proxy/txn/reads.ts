@@ -37,7 +37,7 @@ export class ReadSet {
     for (const [i, raw] of page.rows.entries()) {
       const { key, modRevision } = decodeKeyRow(raw);
       records.noteRead(key.slice(), modRevision);
-      if (i % STRIDE === 0) yield;
+      if (i % STRIDE === STRIDE - 1) yield;
     }
     if (request.rangeEnd !== null) return this.#add(cutOff(request, page));
     if (page.rows.length === 0) records.noteRead(request.key, 0n);

@@ -7,6 +7,7 @@
 // Its leases are kept by COMMITTED, revoked by ABORTED and REFUSED, and left to their time by UNKNOWN: to revoke them after
 // a lost answer would delete rows that were committed.
 
+import { toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { decodeKeyRow, decodePage, decodeRangeRequest, decodeRangeResponse } from "../../etcd/ranges.ts";
 import { decodeLease, encodeLeaseGrant } from "../../etcd/lease.ts";
@@ -129,7 +130,7 @@ export class Transaction {
     const batch = isNow ? this.#batch() : null;
     try {
       for (const [i, entry] of entries.entries()) {
-        if (i % STRIDE === 0) yield;
+        if (i % STRIDE === STRIDE - 1) yield;
         this.#stillIn(epoch);
         // Twice the same key in one statement: the second write finds what the first one left.
         if (!skipped.has(i)) this.#add(entry, batch === null ? header : NOW, batch?.records);
@@ -162,7 +163,7 @@ export class Transaction {
     const seen = new Set<string>();
     for (const [i, { kind, key }] of entries.entries()) {
       if (kind !== StageKind.INSERT) continue;
-      const id = String.fromCharCode(...key);
+      const id = toHex(key);
       const exists = seen.has(id) || this.#records.exists(key);
       seen.add(id);
       if (exists === undefined) unknown.push(i);
@@ -234,7 +235,7 @@ export class Transaction {
       if (page.revision > found.latest) found.latest = page.revision;
       let last: Uint8Array | null = null;
       for (const [i, raw] of page.rows.entries()) {
-        if (i % STRIDE === 0) yield;
+        if (i % STRIDE === STRIDE - 1) yield;
         const row = decodeKeyRow(raw);
         last = row.key;
         found.count++;
