@@ -164,6 +164,25 @@ test("no snapshot is held for what a statement has read", async () => {
   }
 });
 
+test("ON CONFLICT DO NOTHING leaves the row alone on a table with upsert too", async () => {
+  await db.sql(
+    "CREATE FOREIGN TABLE up (key text, value text) SERVER etcd OPTIONS (prefix '/w/', upsert 'true')",
+  );
+  await etcd.put("/w/up", "old");
+  assert.deepEqual(
+    await db.sql(
+      "INSERT INTO up VALUES ('/w/up', 'new'), ('/w/up2', 'new') ON CONFLICT DO NOTHING RETURNING key",
+    ),
+    [{ key: "/w/up2" }],
+  );
+  await db.sql("INSERT INTO up VALUES ('/w/up2', 'newer')");
+  assert.deepEqual(await db.sql("SELECT * FROM up ORDER BY key"), [
+    { key: "/w/up", value: "old" },
+    { key: "/w/up2", value: "newer" },
+  ]);
+  await db.sql("TRUNCATE w");
+});
+
 test("an older cursor does not see rows of a later COPY", async () => {
   await db.sql(
     "BEGIN; INSERT INTO w (key, value) VALUES ('/w/a', 'a'); DECLARE c CURSOR FOR SELECT key FROM w",
