@@ -1,11 +1,13 @@
 // The same random queries on foreign tables and on local twins must give the same rows.
 //
-// ETCD_FDW_QUERIES: how many (2,000). ETCD_FDW_WRITES: statements of the test of writes (1,000). ETCD_FDW_SEED: where they come from; chance without it, printed either way.
+// ETCD_FDW_QUERIES: how many (2,000). ETCD_FDW_WRITES: statements of the test of writes (1,000). ETCD_FDW_TRANSACTIONS: of the
+// test beside another client (500). ETCD_FDW_SEED: where they come from; chance without it, printed either way.
 // ETCD_FDW_FIRST: the number of the first one, to repeat a failure at once.
 
 import { suite } from "../helpers/suite.ts";
 import { Random } from "./prng.ts";
 import { runQueries } from "./run.ts";
+import { createOthersTable, runOthers } from "./others.ts";
 import { createWorld } from "./world.ts";
 import { createWriteTables, runWrites } from "./writes.ts";
 
@@ -18,6 +20,7 @@ const { db, etcd, test } = await suite("differential");
 const world = await createWorld(await db.connect(), etcd, new Random(seed));
 
 const writes = number("ETCD_FDW_WRITES", 1000);
+const transactions = number("ETCD_FDW_TRANSACTIONS", 500);
 
 /** A session that finds the tables of this schema by their bare names; RESET ALL must not forget which are meant. */
 const session = (schema: string) =>
@@ -30,6 +33,16 @@ test(`${writes} random writes of seed ${seed}`, async () => {
     await runWrites(sessions, new Random(seed), seed, writes);
   } finally {
     await Promise.all([sessions.foreign.end(), sessions.local.end()]);
+  }
+});
+
+test(`${transactions} random transactions of seed ${seed} beside another client`, async () => {
+  await createOthersTable(await db.connect());
+  const client = await session("f");
+  try {
+    await runOthers(client, etcd.client, new Random(seed), seed, transactions);
+  } finally {
+    await client.end();
   }
 });
 

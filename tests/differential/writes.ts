@@ -23,8 +23,20 @@ export async function createWriteTables(client: pg.Client): Promise<void> {
     CREATE TABLE f.log (key text COLLATE "C", value text); CREATE TABLE l.log (key text COLLATE "C", value text);
     CREATE FOREIGN TABLE f.wj (key text COLLATE "C", d date OPTIONS (json 'd'), long interval OPTIONS (json 'a.long'),
       x float8 OPTIONS (json 'a.x'), at timestamptz OPTIONS (json 'at')) SERVER etcd OPTIONS (prefix '${JSON_PREFIX}');
-    CREATE TABLE l.wj (key text COLLATE "C" PRIMARY KEY, d date, long interval, x float8, at timestamptz)`,
+    CREATE TABLE l.wj (key text COLLATE "C" PRIMARY KEY, d date, long interval, x float8, at timestamptz);
+    CREATE ROLE diff_other; CREATE ROLE diff_owner;
+    GRANT USAGE ON FOREIGN SERVER etcd TO diff_other, diff_owner;
+    GRANT USAGE ON SCHEMA f, l TO diff_other, diff_owner;
+    GRANT ALL ON ALL TABLES IN SCHEMA f, l TO diff_other, diff_owner`,
   );
+  for (const schema of ["f", "l"]) {
+    await client.query(
+      `CREATE FUNCTION ${schema}.definer(k text, v text) RETURNS bigint
+      LANGUAGE sql SECURITY DEFINER SET search_path = ${schema}, pg_catalog AS $$
+        DELETE FROM wr WHERE key = k; INSERT INTO wr VALUES (k, v); SELECT count(*) FROM wr $$;
+    ALTER FUNCTION ${schema}.definer OWNER TO diff_owner`,
+    );
+  }
 }
 
 class Writer {
@@ -171,6 +183,9 @@ class Writer {
       [2, () => this.#document()],
       [0.7, () => `SET ${this.random.pick(HOSTILE)}`],
       [0.2, () => "RESET ALL"],
+      [0.6, () => "SET ROLE diff_other"],
+      [0.6, () => "RESET ROLE"],
+      [0.8, () => `SELECT definer(${this.#key()}, ${this.#value()})`],
       [4, () => this.#insert()],
       [4, () => this.#update()],
       [2, () => `DELETE FROM wr WHERE ${this.#where()}${this.#returning()}`],
