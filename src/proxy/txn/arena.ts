@@ -4,13 +4,13 @@
 import type { Budget } from "../memory.ts";
 
 /** The first buffer of a transaction, which mostly stays small. */
-const FIRST_BYTES = 1024;
+const FIRST_BYTES = 512;
 const CHUNK_BYTES = 256 * 1024;
 /** Records begin at multiples of so many bytes; a place is a number of these, so that it is a small integer. */
 const UNIT = 8;
 const CHUNK_UNITS = CHUNK_BYTES / UNIT;
 
-interface Chunk {
+export interface Chunk {
   bytes: Uint8Array;
   view: DataView;
 }
@@ -20,14 +20,31 @@ function chunkOf(size: number): Chunk {
   return { bytes, view: new DataView(bytes.buffer) };
 }
 
+/** The first buffer of one transaction, kept for the next one of the same channel: a new one costs as much as a small commit. */
+export class Spare {
+  #chunk: Chunk | null = null;
+
+  take(): Chunk {
+    const chunk = this.#chunk ?? chunkOf(FIRST_BYTES);
+    this.#chunk = null;
+    return chunk;
+  }
+
+  give(chunk: Chunk): void {
+    if (chunk.bytes.length === FIRST_BYTES) this.#chunk = chunk;
+  }
+}
+
 export class Arena {
   readonly #budget: Budget;
+  readonly #spare: Spare;
   #chunks: Chunk[] = [];
   /** Where the next record begins in the last chunk, in bytes. */
   #end = 0;
 
-  constructor(budget: Budget) {
+  constructor(budget: Budget, spare: Spare) {
     this.#budget = budget;
+    this.#spare = spare;
   }
 
   /** Where the next record would begin, or a place before that. */
@@ -56,7 +73,7 @@ export class Arena {
       while (size < this.#end + room && size < CHUNK_BYTES) size *= 2;
       if (size < this.#end + room) size = this.#end + room;
       this.#budget.take(size - (last?.bytes.length ?? 0));
-      const chunk = chunkOf(size);
+      const chunk = size === FIRST_BYTES ? this.#spare.take() : chunkOf(size);
       if (last !== undefined) chunk.bytes.set(last.bytes);
       this.#chunks[0] = chunk;
       return;
@@ -83,7 +100,10 @@ export class Arena {
   /** Drops all records from this place on. */
   truncate(place: number): void {
     const kept = place === 0 ? 0 : Math.floor(place / CHUNK_UNITS) + 1;
-    for (const { bytes } of this.#chunks.splice(kept)) this.#budget.give(bytes.length);
+    for (const chunk of this.#chunks.splice(kept)) {
+      this.#budget.give(chunk.bytes.length);
+      this.#spare.give(chunk);
+    }
     this.#end = kept > this.#chunks.length ? CHUNK_BYTES : place % CHUNK_UNITS * UNIT;
   }
 }

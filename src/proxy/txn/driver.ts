@@ -9,6 +9,7 @@ import { Method, ReadFlag } from "../../ipc/frame.ts";
 import { decodeLevel, encodeStageReply, StageCode, type StageReply } from "../../ipc/stage.ts";
 import type { ClusterHandle } from "../handle.ts";
 import type { Budget } from "../memory.ts";
+import { Spare } from "./arena.ts";
 import { begin, type Commit, type Effect, type Event, isOver, type Sent, step } from "./commit.ts";
 import { type Batch, encodePart, explain, firstForm, type Form, nextForm } from "./plan.ts";
 import { type Answer, Transaction } from "./transaction.ts";
@@ -210,6 +211,7 @@ export class Transactions {
   readonly #handle: ClusterHandle;
   readonly #budget: Budget;
   readonly #pace: Pace;
+  readonly #spare = new Spare();
   #current: Transaction | null = null;
   /** What is being written: the commit, or several batches that are written at once. */
   readonly #writing = new Set<Writing>();
@@ -224,7 +226,7 @@ export class Transactions {
   #transaction(): Transaction {
     return this.#current ??= new Transaction(this.#handle.staging, this.#budget, (lease) => {
       this.#handle.call(Method.LEASE_REVOKE, encodeLease(lease)).catch(() => {});
-    });
+    }, this.#spare);
   }
 
   /** A STAGE frame that nobody waits for: it is done at once, so that whatever comes next finds it done. */

@@ -9,7 +9,7 @@ import { compareBytes, printable } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { type StageEntry, StageKind } from "../../ipc/stage.ts";
 import type { Budget } from "../memory.ts";
-import { Arena } from "./arena.ts";
+import { Arena, Spare } from "./arena.ts";
 
 /** What must be known of a key: nothing. */
 export const ANYTHING = -1n;
@@ -78,9 +78,9 @@ export class Records {
   #keep = 0;
   #nodes = 0;
 
-  constructor(budget: Budget) {
+  constructor(budget: Budget, spare = new Spare()) {
     this.#budget = budget;
-    this.#arena = new Arena(budget);
+    this.#arena = new Arena(budget, spare);
   }
 
   #tree(): Tree {

@@ -27,6 +27,7 @@ import {
   type StageReply,
 } from "../../ipc/stage.ts";
 import { Budget } from "../memory.ts";
+import { Spare } from "./arena.ts";
 import { keyRangeOf, readRange, readTxn, type View } from "./overlay.ts";
 import { type Batch, checkRow, type CommitOptions, type DeletedRange } from "./plan.ts";
 import { ReadSet } from "./reads.ts";
@@ -72,11 +73,16 @@ export class Transaction {
   #epoch = 0;
 
   /** @param revoke Ends a lease, if etcd can be reached; otherwise it runs out. */
-  constructor(options: TransactionOptions, parent: Budget, revoke: (lease: bigint) => void) {
+  constructor(
+    options: TransactionOptions,
+    parent: Budget,
+    revoke: (lease: bigint) => void,
+    spare = new Spare(),
+  ) {
     this.#options = options;
     this.#parent = parent;
     const budget = new Budget(options.maxStagedBytes, parent, "a transaction");
-    this.#records = new Records(budget);
+    this.#records = new Records(budget, spare);
     this.#reads = new ReadSet(budget);
     this.#revoke = revoke;
   }
