@@ -43,6 +43,11 @@ const WORLD =
   /(?<![.\w$])(Date\.now|new Date(?=\(\))|performance\.now|setTimeout|setInterval|setImmediate|clearTimeout|clearInterval|Math\.random|crypto)\b/g;
 const WORLD_PACKAGES = /^node:(net|tls|dns|http2?|https|timers|fs)(\/|$)/;
 
+/** Where transactions are decided; what decides does not wait. One file waits for it. */
+const DECIDES = "src/proxy/txn/";
+const DECIDES_DRIVER = "src/proxy/txn/driver.ts";
+const WAITS = /(?<![.\w$])(async|await|Promise)\b/g;
+
 /** What core and what lies below it may take from outside: it must run in engines that have nothing but ES2022. */
 const ENGINE_PACKAGES = ["@bufbuild/protobuf/wire"];
 const ENGINE_LACKS =
@@ -94,6 +99,11 @@ export function breaches(file: string, source: string): string[] {
   if (part === "proxy" && !REAL_WORLD.includes(file)) {
     for (const [, name] of codeOnly(source).matchAll(WORLD)) {
       found.push(`${file}: the proxy has ${name} from its Runtime alone`);
+    }
+  }
+  if (file.startsWith(DECIDES) && file !== DECIDES_DRIVER) {
+    for (const [, name] of codeOnly(source).matchAll(WAITS)) {
+      found.push(`${file}: only ${DECIDES_DRIVER} may wait (${name})`);
     }
   }
   if (isEngine) {

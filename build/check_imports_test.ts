@@ -52,3 +52,10 @@ Deno.test("breaches finds what the engines do not have", () => {
   assert.equal(breaches("src/core/x.ts", "new TextEncoder()").length, 1);
   assert.equal(breaches("src/ipc/x.ts", "async function f() { await g(); }").length, 2);
 });
+
+Deno.test("breaches lets only the driver of transactions wait", () => {
+  const source = "export async function f() { await g(); }";
+  assert.equal(breaches("src/proxy/txn/commit.ts", source).length, 2);
+  assert.deepEqual(breaches("src/proxy/txn/driver.ts", source), []);
+  assert.deepEqual(breaches("src/proxy/session/work.ts", source), []);
+});

@@ -366,3 +366,20 @@ test("each function has a comment, names for its parameters, and no argument lis
   );
   assert.deepEqual(volatile, []);
 });
+
+test("a function that is altered again and again leaves one description in the session", async () => {
+  const contexts = async () => {
+    const [{ n }] = await db.sql(
+      "SELECT count(*)::int AS n FROM pg_backend_memory_contexts WHERE name = 'etcd_fdw function description'",
+    );
+    return n;
+  };
+  await db.sql("SELECT etcd_get('etcd', '/f/none')");
+  const before = await contexts();
+  for (let i = 1; i <= 20; i++) {
+    await db.sql(`ALTER FUNCTION etcd_get(text, text, bigint, boolean) COST ${100 + i}`);
+    await db.sql("SELECT etcd_get('etcd', '/f/none')");
+  }
+  await db.sql("ALTER FUNCTION etcd_get(text, text, bigint, boolean) COST 1");
+  assert.ok(await contexts() <= before + 1, `${before} before, ${await contexts()} after`);
+});

@@ -168,3 +168,34 @@ test("certificates of a server are shown, with the time that is left", async () 
   );
   assert.ok(wrong.length > 0, "a server with a missing file has a row that says so");
 });
+
+test("max_request_bytes and nested_txns decide what one Txn holds", async () => {
+  const server = (name: string, options: string) =>
+    db.sql(
+      `CREATE SERVER ${name} FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${
+        etcd.endpoints[0]
+      }', ${options});
+      CREATE FOREIGN TABLE ${name}_rows (key text, value text) SERVER ${name} OPTIONS (prefix '/${name}/')`,
+    );
+  await server("whole", "atomic 'require'");
+  await server("small", "atomic 'require', max_request_bytes '20000'");
+  await server("flat", "atomic 'require', nested_txns 'false'");
+  const insert = (name: string, rows: number) =>
+    db.sql(
+      `INSERT INTO ${name}_rows SELECT '/${name}/' || i, repeat('x', 100) FROM generate_series(1, ${rows}) i`,
+    )
+      .then(() => "", (error: { code: string }) => error.code);
+  assert.deepEqual(await Promise.all([insert("whole", 3000)]), [""]);
+  const revisions = await db.sql(
+    "SELECT count(DISTINCT mod_revision)::int AS n FROM etcd_range('whole', '/whole/', prefix => true)",
+  );
+  assert.deepEqual(revisions, [{ n: 1 }]);
+  assert.equal(await insert("small", 300), "54000");
+  assert.equal(await insert("small", 50), "");
+  assert.equal(await insert("flat", 129), "54000");
+  assert.equal(await insert("flat", 128), "");
+  const failure = await db.failure(
+    `CREATE SERVER wrong FOREIGN DATA WRAPPER etcd_fdw OPTIONS (max_request_bytes '5')`,
+  );
+  assert.match(failure.message, /max_request_bytes/);
+});

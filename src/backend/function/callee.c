@@ -10,6 +10,7 @@
 
 #include "base/bytes.h"
 #include "core/dispatch.h"
+#include "etcd/wire.h"
 #include "function/callee.h"
 #include "constants.h"
 
@@ -258,25 +259,6 @@ etcd_callee_arguments(StringInfo buf, const Callee *callee, FunctionCallInfo fci
 }
 
 /*
- * Where the request's field behind the one at `at` begins.
- */
-static const char *
-skip_field(const char *at)
-{
-	uint32		len = 0;
-
-	at++;						/* the tag */
-	for (int shift = 0;; shift += 7)
-	{
-		uint8		byte = (uint8) *at++;
-
-		len |= (uint32) (byte & 0x7f) << shift;
-		if ((byte & 0x80) == 0)
-			return at + len;
-	}
-}
-
-/*
  * Notes a request that serves calls with other bytes too, if core says so.
  */
 void
@@ -287,6 +269,7 @@ etcd_callee_keep(Callee *callee, FunctionCallInfo fcinfo, const EtcdAnswer *step
 	Template   *template;
 	StringInfoData others;
 	const char *rest = step->payload + FRAME_HEADER;
+	EtcdField	field;
 	ListCell   *lc;
 
 	if (names == NIL || list_length(names) > TEMPLATE_ARGS)
@@ -308,7 +291,7 @@ etcd_callee_keep(Callee *callee, FunctionCallInfo fcinfo, const EtcdAnswer *step
 			if (strcmp(callee->argnames[i], lfirst(lc)) == 0)
 				template->args[template->nargs++] = i;
 		}
-		rest = skip_field(rest);
+		(void) etcd_next_field(&rest, step->payload + step->payload_len, &field);
 	}
 	initStringInfo(&others);
 	describe_arguments(&others, callee, fcinfo, template);
