@@ -24,7 +24,7 @@ CREATE VIEW @extschema@.etcd_fdw_stat AS
   FROM @extschema@.etcd_fdw_stat_rows() s
   WHERE s.database OPERATOR(pg_catalog.=) pg_catalog.current_database()::pg_catalog.text;
 COMMENT ON VIEW @extschema@.etcd_fdw_stat IS
-  'What the proxy has done for each server and role of this database since it started or etcd_fdw_stat_reset(): calls of etcd, rows that came with them, bytes, errors, latencies in milliseconds, reads that shared a request, calls that were repeated, changes of the endpoint, transactions that were committed.';
+  'What the proxy has done for each server and role of this database (''public'' where tables are used without a user mapping of the role''s own) since it started or etcd_fdw_stat_reset(): calls of etcd, rows that came with them, bytes, errors, latencies in milliseconds, reads that shared a request, calls that were repeated, changes of the endpoint, transactions that were committed.';
 GRANT SELECT ON @extschema@.etcd_fdw_stat TO PUBLIC;
 
 CREATE FUNCTION @extschema@.etcd_fdw_stat_reset() RETURNS boolean
