@@ -278,3 +278,18 @@ test("the library shows PostgreSQL's names for it and no others", async () => {
   assert.deepEqual(foreign, []);
   assert.ok(names.length < 40, `${names.length} names`);
 });
+
+test("a SECURITY DEFINER function does not read the past that its caller has set", async () => {
+  const revision = Number(await etcd.put("/allowed/mallory", "yes"));
+  await etcd.client.delete("/allowed/mallory");
+  await db.sql(`CREATE FOREIGN TABLE allowed (key text, value text) SERVER etcd OPTIONS (prefix '/allowed/');
+    GRANT SELECT ON allowed TO app, mallory;
+    CREATE FUNCTION may(who text) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER
+      AS $$ SELECT EXISTS (SELECT FROM allowed WHERE key = '/allowed/' || who) $$;
+    ALTER FUNCTION may(text) OWNER TO app`);
+  await as("mallory", async (client) => {
+    await client.query(`SET etcd_fdw.revision = ${revision}`);
+    assert.equal((await client.query("SELECT count(*)::int AS n FROM allowed")).rows[0].n, 1);
+    assert.equal((await client.query("SELECT may('mallory')")).rows[0].may, false);
+  });
+});

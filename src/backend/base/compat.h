@@ -279,17 +279,6 @@ compat_language_aclcheck(Oid language, Oid userid, AclMode mode)
 #endif
 }
 
-/* ---- PostgreSQL 16: settings have an allocator, and are found by name ---- */
-static inline void *
-compat_guc_malloc(size_t size)
-{
-#if PG_VERSION_NUM >= 160000
-	return guc_malloc(LOG, size);
-#else
-	return malloc(size);
-#endif
-}
-
 /* The setting of this name, a placeholder of a module not yet loaded too; NULL for none. */
 static inline struct config_generic *
 compat_find_setting(const char *name)

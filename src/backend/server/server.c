@@ -6,6 +6,7 @@
 
 #include "base/compat.h"
 #include "server/server.h"
+#include "server/setter.h"
 
 #include "access/genam.h"
 #include "access/table.h"
@@ -19,27 +20,17 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-/* Who has given a setting its value. */
-typedef struct Setter
-{
-	Oid			role;			/* InvalidOid: whoever administers the database */
-} Setter;
-
 static char *default_server = NULL;
 static Oid	default_server_setter = InvalidOid;
 
 static bool
 check_default_server(char **newval, void **extra, GucSource source)
 {
-	Setter	   *setter = compat_guc_malloc(sizeof(Setter));
-	int			context;
+	Oid		   *setter = compat_guc_alloc(sizeof(Oid));
 
 	if (setter == NULL)
 		return false;
-	setter->role = InvalidOid;
-	/* Without the assertion of GetUserId(): a worker restores settings first. */
-	if (source > PGC_S_DATABASE)
-		GetUserIdAndSecContext(&setter->role, &context);
+	*setter = etcd_setter(source);
 	*extra = setter;
 	return true;
 }
@@ -47,7 +38,7 @@ check_default_server(char **newval, void **extra, GucSource source)
 static void
 assign_default_server(const char *newval, void *extra)
 {
-	default_server_setter = extra ? ((Setter *) extra)->role : InvalidOid;
+	default_server_setter = extra ? *(Oid *) extra : InvalidOid;
 }
 
 void
@@ -58,26 +49,6 @@ etcd_server_init(void)
 							   "Empty: the only server of etcd_fdw that there is.",
 							   &default_server, "", PGC_USERSET, 0,
 							   check_default_server, assign_default_server, NULL);
-}
-
-/*
- * Whether a SECURITY DEFINER function runs, or something else on behalf of a
- * role that is not the session's: then the session's user must not decide
- * where that role reads and writes.
- */
-static bool
-acts_for_another(void)
-{
-	return GetUserId() != GetOuterUserId();
-}
-
-/*
- * Whether the present user can rely on what this role has set up.
- */
-static bool
-is_trusted(Oid role)
-{
-	return role == GetUserId() || superuser_arg(role) || is_member_of_role_nosuper(GetUserId(), role);
 }
 
 /*
@@ -132,14 +103,14 @@ usable_servers(void)
 			continue;
 		if (compat_server_aclcheck(server->oid, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
 			forbidden = lappend_oid(forbidden, server->oid);
-		else if (is_trusted(server->srvowner))
+		else if (etcd_is_trusted(server->srvowner))
 			trusted = lappend_oid(trusted, server->oid);
 		else
 			others = lappend_oid(others, server->oid);
 	}
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
-	if (trusted != NIL || acts_for_another())
+	if (trusted != NIL || etcd_acts_for_another())
 		return trusted;
 	return others != NIL ? others : forbidden;
 }
@@ -154,14 +125,14 @@ etcd_default_server(const char *function)
 	List	   *servers;
 
 	if (default_server != NULL && *default_server &&
-		(!acts_for_another() || !OidIsValid(default_server_setter) || is_trusted(default_server_setter)))
+		etcd_setter_counts(default_server_setter))
 		return etcd_server_by_name(default_server);
 	servers = usable_servers();
 	if (servers == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("there is no server of etcd_fdw for %s()", function),
-				 acts_for_another()
+				 etcd_acts_for_another()
 				 ? errhint("Name the server as the first argument: SECURITY DEFINER functions use servers of superusers and of their owner only.")
 				 : errhint("CREATE SERVER ... FOREIGN DATA WRAPPER etcd_fdw first, or have USAGE on one granted.")));
 	if (list_length(servers) > 1)

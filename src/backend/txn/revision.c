@@ -23,6 +23,7 @@
 #include "postgres.h"
 
 #include "base/compat.h"
+#include "server/setter.h"
 #include "txn/revision.h"
 
 #include "access/xact.h"
@@ -45,7 +46,15 @@ typedef struct ReadRevision
 
 static dlist_head read_revisions = DLIST_STATIC_INIT(read_revisions);
 static char *session_revision_text = NULL;
+/* A value of etcd_fdw.revision. */
+typedef struct RevisionSetting
+{
+	int64		revision;
+	Oid			setter;
+} RevisionSetting;
+
 static int64 session_revision = 0;
+static Oid	session_revision_setter = InvalidOid;
 
 /*
  * Whether all statements of the transaction share one state, or this one has a
@@ -161,12 +170,13 @@ transaction_event(XactEvent event, void *arg)
 }
 
 /*
- * The value of etcd_fdw.revision; 0 for the latest.
+ * The value of etcd_fdw.revision; 0 for the latest, which is also what a
+ * SECURITY DEFINER function reads whose caller has set it.
  */
 int64
 etcd_session_revision(void)
 {
-	return session_revision;
+	return etcd_setter_counts(session_revision_setter) ? session_revision : 0;
 }
 
 static bool
@@ -174,9 +184,8 @@ check_revision(char **newval, void **extra, GucSource source)
 {
 	char	   *end;
 	long long	revision;
-	int64	   *parsed;
+	RevisionSetting *parsed;
 
-	(void) source;
 	errno = 0;
 	revision = strtoll(*newval, &end, 10);
 	if (**newval < '0' || **newval > '9' || *end != '\0' || errno != 0)
@@ -184,10 +193,11 @@ check_revision(char **newval, void **extra, GucSource source)
 		GUC_check_errdetail("A revision is a number; 0 is the latest.");
 		return false;
 	}
-	parsed = compat_guc_alloc(sizeof(int64));
+	parsed = compat_guc_alloc(sizeof(RevisionSetting));
 	if (parsed == NULL)
 		return false;
-	*parsed = (int64) revision;
+	parsed->revision = (int64) revision;
+	parsed->setter = etcd_setter(source);
 	*extra = parsed;
 	return true;
 }
@@ -196,7 +206,8 @@ static void
 assign_revision(const char *newval, void *extra)
 {
 	(void) newval;
-	session_revision = *(int64 *) extra;
+	session_revision = ((RevisionSetting *) extra)->revision;
+	session_revision_setter = ((RevisionSetting *) extra)->setter;
 }
 
 void

@@ -1,0 +1,55 @@
+/*
+ * setter.c
+ *	  Who has given a setting its value, and for whom that counts.
+ *
+ * Settings of the session reach into SECURITY DEFINER functions.  What a
+ * function reads and writes as its owner is not the caller's to decide; so a
+ * setting counts there only as the owner or an administrator has made it.
+ */
+#include "postgres.h"
+
+#include "server/setter.h"
+
+#include "miscadmin.h"
+#include "utils/acl.h"
+
+/*
+ * Whether a SECURITY DEFINER function runs, or something else on behalf of a
+ * role that is not the session's.
+ */
+bool
+etcd_acts_for_another(void)
+{
+	return GetUserId() != GetOuterUserId();
+}
+
+/*
+ * Whether the present user can rely on what this role has set up.
+ */
+bool
+etcd_is_trusted(Oid role)
+{
+	return role == GetUserId() || superuser_arg(role) || is_member_of_role_nosuper(GetUserId(), role);
+}
+
+/*
+ * Who sets a value that comes from this source, to be kept with it; InvalidOid
+ * is whoever administers the database.
+ */
+Oid
+etcd_setter(GucSource source)
+{
+	Oid			role = InvalidOid;
+	int			context;
+
+	/* Without the assertion of GetUserId(): a worker restores settings first. */
+	if (source > PGC_S_DATABASE)
+		GetUserIdAndSecContext(&role, &context);
+	return role;
+}
+
+bool
+etcd_setter_counts(Oid setter)
+{
+	return !OidIsValid(setter) || !etcd_acts_for_another() || etcd_is_trusted(setter);
+}
