@@ -50,23 +50,27 @@ CREATE FUNCTION @extschema@.etcd_fdw_version() RETURNS TABLE(component text, ver
   LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   one text;
+  own text;
 BEGIN
-  RETURN QUERY
-    SELECT 'extension', extversion::text FROM pg_catalog.pg_extension WHERE extname = 'etcd_fdw'
-    UNION ALL SELECT 'library', @extschema@.etcd_fdw_library_version()
-    UNION ALL SELECT 'core', @extschema@.etcd_fdw_core_version()
-    UNION ALL SELECT 'engine', @extschema@.etcd_fdw_engine()
-    UNION ALL SELECT 'proxy', p.version FROM @extschema@.etcd_fdw_proxy_row() p;
+  -- The schema's present name: in a text that named it, another schema could take the place of one that was renamed.
+  SELECT n.nspname INTO own FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'etcd_fdw';
+  RETURN QUERY SELECT 'extension'::text, e.extversion::text FROM pg_extension e WHERE e.extname = 'etcd_fdw';
+  RETURN QUERY EXECUTE format($q$
+    SELECT 'library', %1$I.etcd_fdw_library_version()
+    UNION ALL SELECT 'core', %1$I.etcd_fdw_core_version()
+    UNION ALL SELECT 'engine', %1$I.etcd_fdw_engine()
+    UNION ALL SELECT 'proxy', p.version FROM %1$I.etcd_fdw_proxy_row() p $q$, own);
   FOR one IN
-    SELECT s.srvname FROM pg_catalog.pg_foreign_server s
-      JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'etcd_fdw'
-    WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE') ORDER BY 1
+    SELECT s.srvname FROM pg_foreign_server s
+      JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'etcd_fdw'
+    WHERE has_server_privilege(s.oid, 'USAGE') ORDER BY 1
   LOOP
     BEGIN
-      RETURN QUERY SELECT pg_catalog.format('etcd %s at %s', one, e.endpoint), coalesce(e.version, e.error)
-        FROM @extschema@.etcd_status(one) e;
+      RETURN QUERY EXECUTE format(
+        'SELECT format(''etcd %%s at %%s'', $1, e.endpoint), coalesce(e.version, e.error) FROM %I.etcd_status($1) e', own)
+        USING one;
     EXCEPTION WHEN OTHERS THEN  -- a server that is set up wrongly must not hide the others
-      RETURN QUERY SELECT pg_catalog.format('etcd %s', one), SQLERRM;
+      RETURN QUERY SELECT format('etcd %s', one), SQLERRM;
     END;
   END LOOP;
 END
@@ -87,17 +91,21 @@ COMMENT ON FUNCTION @extschema@.etcd_fdw_certificate_rows(text) IS
 
 CREATE FUNCTION @extschema@.etcd_fdw_certificates(server text) RETURNS TABLE(
     source text, subject text, issuer text, not_before timestamptz, not_after timestamptz, expires_in interval, endpoint text)
-  LANGUAGE sql VOLATILE PARALLEL RESTRICTED ROWS 4 SET search_path = pg_catalog, pg_temp AS $$
-  SELECT c.source, c.subject, c.issuer, c.not_before, c.not_after, c.not_after - pg_catalog.clock_timestamp(), c.endpoint
-  FROM @extschema@.etcd_fdw_certificate_rows($1) c
-$$;
+  LANGUAGE sql VOLATILE PARALLEL RESTRICTED ROWS 4
+BEGIN ATOMIC
+  SELECT c.source, c.subject, c.issuer, c.not_before, c.not_after,
+    c.not_after OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp(), c.endpoint
+  FROM @extschema@.etcd_fdw_certificate_rows($1) c;
+END;
 COMMENT ON FUNCTION @extschema@.etcd_fdw_certificates(text) IS
   'The certificates of a server: what each endpoint shows (source peer, and peer-chain for those behind it) and what the options cafile and certfile hold, even if they have expired. No row without TLS. For members of pg_monitor too.';
 
 CREATE FUNCTION @extschema@.etcd_fdw_server_cert_expiry(server text) RETURNS timestamptz
-  LANGUAGE sql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
-  SELECT min(c.not_after) FROM @extschema@.etcd_fdw_certificate_rows($1) c WHERE c.source = 'peer'
-$$;
+  LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+BEGIN ATOMIC
+  SELECT pg_catalog.min(c.not_after) FROM @extschema@.etcd_fdw_certificate_rows($1) c
+  WHERE c.source OPERATOR(pg_catalog.=) 'peer'::pg_catalog.text;
+END;
 COMMENT ON FUNCTION @extschema@.etcd_fdw_server_cert_expiry(text) IS
   'When the first certificate of the server''s endpoints expires; NULL without TLS, or when none can be reached.';
 
@@ -107,14 +115,16 @@ CREATE FUNCTION @extschema@.etcd_fdw_cert_expiry_rows() RETURNS TABLE(
   LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   one text;
+  own text;
 BEGIN
+  SELECT n.nspname INTO own FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'etcd_fdw';
   FOR one IN
-    SELECT s.srvname FROM pg_catalog.pg_foreign_server s
-      JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'etcd_fdw'
-    WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE') ORDER BY 1
+    SELECT s.srvname FROM pg_foreign_server s
+      JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'etcd_fdw'
+    WHERE has_server_privilege(s.oid, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE') ORDER BY 1
   LOOP
     BEGIN
-      RETURN QUERY SELECT one, c.*, NULL::text FROM @extschema@.etcd_fdw_certificates(one) c;
+      RETURN QUERY EXECUTE format('SELECT $1, c.*, NULL::text FROM %I.etcd_fdw_certificates($1) c', own) USING one;
     EXCEPTION WHEN OTHERS THEN  -- a file that is missing must not hide the other servers
       RETURN QUERY SELECT one, NULL, NULL, NULL, NULL::timestamptz, NULL::timestamptz, NULL::interval, NULL, SQLERRM;
     END;

@@ -293,3 +293,67 @@ test("a SECURITY DEFINER function does not read the past that its caller has set
     assert.equal((await client.query("SELECT may('mallory')")).rows[0].may, false);
   });
 });
+
+test("a schema that takes the former name of the extension's has no part in it", async () => {
+  await db.sql("CREATE DATABASE renamed");
+  await as("postgres", async (client) => {
+    if (engine === "plv8") await client.query("CREATE EXTENSION plv8");
+    await client.query(
+      `CREATE SCHEMA ext; CREATE EXTENSION etcd_fdw SCHEMA ext; ALTER SCHEMA ext RENAME TO ext2;
+      CREATE SERVER s FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${endpoint}');
+      GRANT USAGE ON FOREIGN SERVER s TO mallory; GRANT USAGE ON SCHEMA ext2 TO mallory;
+      GRANT CREATE ON DATABASE renamed TO mallory`,
+    );
+  }, "renamed");
+  await as("mallory", async (client) => {
+    await client.query(
+      "CREATE SCHEMA ext; CREATE TABLE ext.caught (what text); GRANT ALL ON SCHEMA ext TO PUBLIC",
+    );
+    const trap = (name: string, args: string, result: string) =>
+      client.query(`CREATE FUNCTION ext.${name}(${args}) RETURNS ${result} LANGUAGE plpgsql
+        AS $$ BEGIN RAISE 'decoy ${name}'; END $$`);
+    for (const name of ["library_version", "core_version", "engine"]) {
+      await trap(`etcd_fdw_${name}`, "", "text");
+    }
+    await trap("etcd_fdw_proxy_row", "", "TABLE(version text)");
+    await trap("etcd_status", "server text", "TABLE(endpoint text, version text, error text)");
+    await trap("etcd_fdw_certificate_rows", "server text", "TABLE(source text)");
+    await trap("etcd_fdw_certificates", "server text", "TABLE(source text)");
+    if (engine === "plv8") {
+      await client.query(`CREATE FUNCTION ext.etcd_fdw_dispatch() RETURNS void LANGUAGE plv8
+        AS $$ plv8.execute("CREATE ROLE made_by_mallory SUPERUSER") $$`);
+    }
+    await client.query("SELECT ext2.etcd_get('s', '/x')");
+  }, "renamed");
+  await as("postgres", async (client) => {
+    assert.deepEqual(
+      (await client.query("SELECT FROM pg_roles WHERE rolname = 'made_by_mallory'")).rows.length,
+      0,
+    );
+    const versions = await client.query("SELECT component FROM ext2.etcd_fdw_version()");
+    assert.ok(versions.rows.length >= 6);
+    for (
+      const use of [
+        "ext2.etcd_fdw_cert_expiry",
+        "ext2.etcd_fdw_certificates('s')",
+        "ext2.etcd_fdw_server_cert_expiry('s')",
+        "ext2.etcd_fdw_stat",
+      ]
+    ) await client.query(`SELECT * FROM ${use}`);
+  }, "renamed");
+});
+
+test("a role that others are in does not decide where a SECURITY DEFINER function of one of them writes", async () => {
+  await db.sql(`CREATE ROLE devs; GRANT devs TO app, mallory;
+    GRANT USAGE ON FOREIGN DATA WRAPPER etcd_fdw TO devs;
+    CREATE FUNCTION keep(v text) RETURNS bigint LANGUAGE sql SECURITY DEFINER AS $$ SELECT etcd_put('/keep', v) $$;
+    ALTER FUNCTION keep(text) OWNER TO app`);
+  await as("mallory", async (client) => {
+    await client.query(`SET ROLE devs;
+      CREATE SERVER ours FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '127.0.0.1:1');
+      GRANT USAGE ON FOREIGN SERVER ours TO PUBLIC; SET etcd_fdw.default_server = 'ours'; RESET ROLE`);
+    await client.query("SELECT keep('a')");
+  });
+  assert.equal(decodeUtf8((await etcd.client.get("/keep"))!.value), "a");
+  await db.sql("DROP FUNCTION keep(text); DROP SERVER ours CASCADE");
+});

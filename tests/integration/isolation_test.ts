@@ -164,3 +164,35 @@ test("8 sessions with 500 guarded increments each, repeated on 40001, end in exa
   assert.equal(new TextDecoder().decode((await etcd.get("/i/counter"))!.value), "4000");
   assert.ok(retries > 0, "there was no contention");
 });
+
+test("a serialization failure that PostgreSQL finds itself is told before etcd is written", async () => {
+  await db.sql("CREATE TABLE mine (id int PRIMARY KEY, v int); INSERT INTO mine VALUES (1, 0), (2, 0)");
+  await begin("SERIALIZABLE", {});
+  for (const [session, id] of [[one, 1], [two, 2]] as const) {
+    await session.query("SELECT sum(v) FROM mine");
+    await session.query(`UPDATE mine SET v = v + 1 WHERE id = ${id}`);
+    await session.query(`INSERT INTO i VALUES ('/i/${id}', 'written')`);
+  }
+  assert.equal(await outcome(one, "COMMIT"), "");
+  assert.equal(await outcome(two, "COMMIT"), "40001");
+  assert.notEqual(await etcd.get("/i/1"), null);
+  assert.equal(await etcd.get("/i/2"), null);
+  await two.query("ROLLBACK");
+});
+
+test("SERIALIZABLE: a read in a function that sets itself read-only counts, a read of the past does not", async () => {
+  await db.sql(`CREATE FUNCTION readonly(k text) RETURNS text LANGUAGE sql SET transaction_read_only = on
+    AS 'SELECT value FROM i WHERE key = k'`);
+  await begin("SERIALIZABLE", { "/i/1": "a", "/i/2": "b" });
+  await one.query("SELECT readonly('/i/2')");
+  await etcd.put("/i/2", "changed");
+  await one.query("INSERT INTO i VALUES ('/i/3', 'rests on 2')");
+  assert.equal(await outcome(one, "COMMIT"), "40001");
+  const revision = await etcd.put("/i/1", "now");
+  await etcd.put("/i/1", "later");
+  await one.query(`ROLLBACK; SET etcd_fdw.revision = ${revision}; BEGIN ISOLATION LEVEL SERIALIZABLE`);
+  assert.equal(await value(one), "now");
+  await one.query("SET etcd_fdw.revision = 0; INSERT INTO i VALUES ('/i/4', 'rests on history')");
+  assert.equal(await outcome(one, "COMMIT"), "");
+  await one.query("RESET etcd_fdw.revision");
+});

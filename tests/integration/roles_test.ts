@@ -29,3 +29,27 @@ test("ROLLBACK takes every role's writes", async () => {
   await db.sql("BEGIN; SET LOCAL ROLE other; INSERT INTO r VALUES ('/r/4', 'd'); SELECT add('5'); ROLLBACK");
   assert.deepEqual(await db.sql("SELECT * FROM r ORDER BY key"), before);
 });
+
+test("a user mapping that another session makes or drops does not tear a transaction", async () => {
+  const other = await db.connect();
+  try {
+    for (
+      const change of [
+        "CREATE USER MAPPING FOR postgres SERVER etcd OPTIONS (username 'nobody', password 'x')",
+        "DROP USER MAPPING FOR postgres SERVER etcd",
+      ]
+    ) {
+      await db.sql("DELETE FROM r; BEGIN; INSERT INTO r VALUES ('/r/m', 'first')");
+      await other.query(change);
+      assert.deepEqual(await db.sql("SELECT value FROM r"), [{ value: "first" }]);
+      await db.sql("UPDATE r SET value = 'second'; INSERT INTO r VALUES ('/r/n', 'x'); COMMIT");
+      const rows = await db.sql(
+        "SELECT key, value, mod_revision FROM etcd_range('etcd', '/r/', prefix => true)",
+      );
+      assert.deepEqual(rows.map(({ key, value }) => [key, value]), [["/r/m", "second"], ["/r/n", "x"]]);
+      assert.equal(new Set(rows.map((row) => row.mod_revision)).size, 1);
+    }
+  } finally {
+    await other.end();
+  }
+});

@@ -127,9 +127,8 @@ use_plv8(const char *schema)
 					(const char *) etcd_fdw_core_source);
 	run_sql(psprintf("CREATE OR REPLACE FUNCTION %s." DISPATCH_NAME "(op text, input text, bytes bytea)"
 					 " RETURNS %s.etcd_fdw_answer LANGUAGE plv8 STRICT PARALLEL RESTRICTED SECURITY DEFINER"
-					 " SET " START_PROC " = %s AS %s",
+					 " SET " START_PROC " = 'pg_catalog.version' AS %s",
 					 schema, schema,
-					 quote_literal_cstr(psprintf("%s." DISPATCH_NAME, schema)),
 					 quote_literal_cstr(body)));
 }
 

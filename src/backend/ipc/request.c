@@ -8,11 +8,12 @@
  */
 #include "postgres.h"
 
+#include "base/bytes.h"
 #include "constants.h"
 #include "ipc/request.h"
 #include "ipc/session.h"
 
-#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -177,6 +178,18 @@ etcd_wait(EtcdRequest *request)
 }
 
 /*
+ * A text of an error in the database's encoding.  One that cannot be written in
+ * it must not become another error: its bytes are shown instead.
+ */
+static char *
+text_of_error(const char *data, int len)
+{
+	text	   *converted = etcd_text_from_utf8(data, len);
+
+	return converted ? text_to_cstring(converted) : etcd_printable(data, len);
+}
+
+/*
  * Whether the answer is an error; its parts are copied into `fields`.
  */
 bool
@@ -198,7 +211,7 @@ etcd_reply_is_error(EtcdRequest *request, ErrorData *fields)
 
 		if (nul == NULL)
 			elog(ERROR, "the etcd proxy sent a malformed error");
-		*texts[i] = pg_any_to_server(pnstrdup(at, nul - at), nul - at, PG_UTF8);
+		*texts[i] = text_of_error(at, nul - at);
 		at = nul + 1;
 	}
 	return true;

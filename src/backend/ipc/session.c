@@ -43,6 +43,8 @@
 #define MAX_UNSENT		(4 * 1024 * 1024)
 /* What the buffer of writes keeps when it is empty, and grows to at first. */
 #define KEPT_BYTES		(64 * 1024)
+/* Read at once: a small answer with its header.  What is larger is read to where it belongs. */
+#define READ_BYTES		(8 * 1024)
 
 typedef struct Session
 {
@@ -61,6 +63,11 @@ typedef struct Session
 	Size		out_size;
 	Size		out_len;
 	Size		out_sent;
+
+	/* What was read and not yet looked at: bytes from `in_taken` to `in_len`. */
+	char		in[READ_BYTES];
+	Size		in_len;
+	Size		in_taken;
 
 	/* The frame that is being read. */
 	char		header[FRAME_HEADER];
@@ -108,6 +115,7 @@ etcd_session_close(void)
 	closesocket(session.sock);
 	ReleaseExternalFD();
 	session.sock = PGINVALID_SOCKET;
+	session.in_len = session.in_taken = 0;
 	session.header_got = 0;
 	session.target = NULL;
 	if (session.out != NULL)
@@ -153,6 +161,7 @@ adopt(pgsocket sock)
 	session.socket_event = socket_event;
 	session.wants_write = false;
 	session.wait_event = compat_wait_event("EtcdProxy");
+	session.in_len = session.in_taken = 0;
 	session.header_got = 0;
 	session.target = NULL;
 	session.out_len = session.out_sent = 0;
@@ -457,66 +466,83 @@ end_payload(void)
 }
 
 /*
- * Reads what there is, up to the end of one frame; false when there is nothing.
+ * Takes up to so many bytes of the stream: what was read already, or else what
+ * the socket has.  0 when there is nothing, or no session any more.
  */
-static bool
-read_frame(void)
+static Size
+take(char *into, Size room)
 {
-	char		dropped[8192];
-	bool		any = false;
+	bool		directly = room >= READ_BYTES;
+	ssize_t		got;
 
-	while (session.sock != PGINVALID_SOCKET)
+	if (session.in_taken == session.in_len)
 	{
-		bool		in_header = session.header_got < FRAME_HEADER;
-		char	   *into;
-		size_t		room;
-		ssize_t		got;
-
-		if (in_header)
-		{
-			into = session.header + session.header_got;
-			room = FRAME_HEADER - session.header_got;
-		}
-		else
-		{
-			room = session.payload_len - session.payload_got;
-			into = session.target ? session.target->reply + session.payload_got : dropped;
-			if (session.target == NULL)
-				room = Min(room, sizeof(dropped));
-		}
-		got = recv(session.sock, into, room, 0);
-		if (got < 0 && errno == EINTR)
-			continue;
+		do
+			got = recv(session.sock, directly ? into : session.in, directly ? room : READ_BYTES, 0);
+		while (got < 0 && errno == EINTR);
 		if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-			return any;
-		any = true;
+			return 0;
 		if (got <= 0)
 		{
 			etcd_session_close();
-			return true;
+			return 0;
 		}
-		if (in_header)
+		if (directly)
+			return got;
+		session.in_len = got;
+		session.in_taken = 0;
+	}
+	room = Min(room, session.in_len - session.in_taken);
+	memcpy(into, session.in + session.in_taken, room);
+	session.in_taken += room;
+	return room;
+}
+
+/*
+ * Reads what there is, up to the end of one frame.
+ */
+static void
+read_frame(void)
+{
+	char		dropped[READ_BYTES];
+
+	for (;;)
+	{
+		Size		got;
+
+		if (session.header_got < FRAME_HEADER)
 		{
+			got = take(session.header + session.header_got, FRAME_HEADER - session.header_got);
 			session.header_got += got;
+			if (got == 0)
+				return;
 			if (session.header_got < FRAME_HEADER)
 				continue;
 			begin_payload();
 		}
 		else
+		{
+			Size		room = session.payload_len - session.payload_got;
+
+			got = take(session.target ? session.target->reply + session.payload_got : dropped,
+					   session.target ? room : Min(room, sizeof(dropped)));
+			if (got == 0)
+				return;
 			session.payload_got += got;
+		}
 		if (session.payload_got == session.payload_len)
 		{
 			end_payload();
-			return true;
+			return;
 		}
 	}
-	return any;
 }
 
 /*
- * One turn of waiting, in both directions: writes what it can, reads what
- * there is, and sleeps until more is possible, but not beyond `until`.  The
- * caller looks at what it waits for before each turn.
+ * One turn of waiting, in both directions: writes what it can, sleeps until
+ * something is there to read or may be written, but not beyond `until`, and
+ * reads up to the end of a frame.  The caller looks at what it waits for before
+ * each turn.
  */
 void
 etcd_session_turn(TimestampTz until)
@@ -533,8 +559,11 @@ etcd_session_turn(TimestampTz until)
 		etcd_requests_lost();
 		return;
 	}
-	if (read_frame() || session.state == ETCD_SESSION_DOWN)
+	if (session.in_taken < session.in_len)
+	{
+		read_frame();
 		return;
+	}
 	now = GetCurrentTimestamp();
 	if (session.state == ETCD_SESSION_PROBING)
 	{
@@ -557,8 +586,11 @@ etcd_session_turn(TimestampTz until)
 						wants_write ? WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE : WL_SOCKET_READABLE, NULL);
 		session.wants_write = wants_write;
 	}
-	if (WaitEventSetWait(session.events, timeout, &event, 1, session.wait_event) > 0 &&
-		(event.events & WL_LATCH_SET) != 0)
+	if (WaitEventSetWait(session.events, timeout, &event, 1, session.wait_event) == 0)
+		return;
+	if ((event.events & WL_LATCH_SET) != 0)
 		ResetLatch(MyLatch);
+	if ((event.events & WL_SOCKET_READABLE) != 0)
+		read_frame();
 	CHECK_FOR_INTERRUPTS();
 }

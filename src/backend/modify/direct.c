@@ -118,7 +118,7 @@ remove_keys(Oid userid, Oid table, List *fdw_private, const char *params, EState
 	if (etcd_json_number(answer.control, "ranges") > 0)
 	{
 		initStringInfo(&payload);
-		etcd_stage_header(&payload, (immediate ? STAGE_IMMEDIATE : 0) | (IsolationIsSerializable() ? STAGE_RECORDED : 0),
+		etcd_stage_header(&payload, (immediate ? STAGE_IMMEDIATE : 0) | etcd_stage_recorded(userid, serverid),
 						  command);
 		appendBinaryStringInfo(&payload, answer.payload, answer.payload_len);
 		etcd_stage_note(userid, serverid, !immediate);

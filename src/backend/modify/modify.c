@@ -198,7 +198,11 @@ waits_to_know(EtcdModify *modify)
 static void
 begin_payload(EtcdModify *modify)
 {
-	uint8		flags = (waits_to_know(modify) ? STAGE_CHECK : 0) | (modify->immediate ? STAGE_IMMEDIATE : 0);
+	uint8		flags = modify->immediate ? STAGE_IMMEDIATE : 0;
+
+	/* That a key exists is something that was read. */
+	if (waits_to_know(modify))
+		flags |= STAGE_CHECK | etcd_stage_recorded(modify->userid, modify->serverid);
 
 	resetStringInfo(&modify->payload);
 	etcd_stage_header(&modify->payload, flags, modify->command);

@@ -47,7 +47,8 @@ ask_seconds(EtcdCells *cells, int64 lease)
 	initStringInfo(&payload);
 	appendStringInfoChar(&payload, 1 << 3);		/* LeaseTimeToLiveRequest.ID */
 	etcd_append_varint(&payload, (uint64) lease);
-	request = etcd_send(cells->userid, cells->serverid, METHOD_LEASE_TTL, payload.data, payload.len, -1, context);
+	request = etcd_send(cells->userid, cells->serverid, METHOD_LEASE_TTL, payload.data, payload.len, ETCD_READ_ALONE, 0,
+						context);
 	etcd_wait(request);
 	if (etcd_reply_is_error(request, &fields))
 		etcd_raise(&fields);

@@ -30,6 +30,7 @@
 #include "scan/cell.h"
 #include "scan/private.h"
 #include "scan/scan.h"
+#include "server/option.h"
 #include "txn/revision.h"
 #include "txn/stage.h"
 
@@ -75,6 +76,7 @@ etcd_scan_create(List *fdw_private, Oid userid, TupleDesc desc, EState *estate)
 	scan->estate = estate;
 	scan->userid = userid;
 	scan->serverid = GetForeignTable(table)->serverid;
+	scan->past = etcd_reads_past(table);
 	scan->serializable = list_nth_int(list_nth(fdw_private, ETCD_SCAN_NUMBERS), ETCD_SCAN_SERIALIZABLE) != 0;
 	scan->dispatch = etcd_dispatch_function(scan->serverid);
 	scan->plan = strVal(list_nth(fdw_private, ETCD_SCAN_PLAN));
@@ -99,12 +101,20 @@ etcd_scan_end(EtcdScan *scan)
 }
 
 /*
- * Which of the transaction's own writes the scan sees; -1 for none.
+ * What the scan is to the transaction: nothing without a statement's snapshot.
  */
-static int64
+static EtcdReadKind
+read_kind(EtcdScan *scan)
+{
+	if (scan->estate == NULL || scan->estate->es_snapshot == NULL)
+		return ETCD_READ_ALONE;
+	return etcd_session_revision() != 0 || scan->past ? ETCD_READ_PAST : ETCD_READ_PRESENT;
+}
+
+static CommandId
 command_of(EtcdScan *scan)
 {
-	return scan->estate == NULL || scan->estate->es_snapshot == NULL ? -1 : (int64) scan->estate->es_snapshot->curcid;
+	return read_kind(scan) == ETCD_READ_ALONE ? 0 : scan->estate->es_snapshot->curcid;
 }
 
 static void
@@ -147,7 +157,7 @@ follow_answer(EtcdScan *scan, EtcdAnswer *answer)
 	scan->ends = etcd_json_is(answer->control, "then", "done");
 	scan->latest = etcd_json_number(answer->control, "latest") != 0;
 	MemoryContextReset(into);
-	sent(scan, etcd_send_frame(scan->userid, scan->serverid, answer, command_of(scan), into));
+	sent(scan, etcd_send_frame(scan->userid, scan->serverid, answer, read_kind(scan), command_of(scan), into));
 }
 
 /*
@@ -222,7 +232,8 @@ begin_lookup(EtcdScan *scan, StringInfo params)
 	scan->ends = true;
 	scan->latest = revision == 0;
 	MemoryContextReset(into);
-	sent(scan, etcd_send(scan->userid, scan->serverid, METHOD_RANGE, frame.data, frame.len, command_of(scan), into));
+	sent(scan, etcd_send(scan->userid, scan->serverid, METHOD_RANGE, frame.data, frame.len,
+						 read_kind(scan), command_of(scan), into));
 }
 
 static void

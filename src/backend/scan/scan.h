@@ -39,6 +39,7 @@ typedef struct EtcdScan
 	Oid			userid;
 	Oid			serverid;
 	bool		serializable;	/* one member's state is read, as the table says */
+	bool		past;			/* the table shows a revision of its own */
 	Oid			dispatch;
 	EState	   *estate;			/* whose revision is read; NULL for none's */
 	char	   *plan;

@@ -489,3 +489,12 @@ etcd_writes_at_once(Oid table)
 {
 	return strcmp(get_text(options_for(table, "write_mode"), "write_mode"), "immediate") == 0;
 }
+
+/*
+ * Whether the table shows a revision of its own.
+ */
+bool
+etcd_reads_past(Oid table)
+{
+	return strcmp(get_text(GetForeignTable(table)->options, "revision"), "0") != 0;
+}

@@ -41,5 +41,6 @@ extern void etcd_options_json(StringInfo buf, List *options);
 extern bool etcd_uses_remote_estimate(Oid table);
 extern bool etcd_table_flag(Oid table, const char *setting);
 extern bool etcd_writes_at_once(Oid table);
+extern bool etcd_reads_past(Oid table);
 
 #endif							/* ETCD_FDW_OPTION_H */

@@ -24,12 +24,13 @@ etcd_acts_for_another(void)
 }
 
 /*
- * Whether the present user can rely on what this role has set up.
+ * Whether the present user can rely on what this role has set up.  That he is a
+ * member of it is not enough: others may be, too.
  */
 bool
 etcd_is_trusted(Oid role)
 {
-	return role == GetUserId() || superuser_arg(role) || is_member_of_role_nosuper(GetUserId(), role);
+	return role == GetUserId() || superuser_arg(role);
 }
 
 /*

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "base/bytes.h"
+#include "base/compat.h"
 #include "constants.h"
 #include "ipc/session.h"
 #include "txn/stage.h"
@@ -17,25 +18,52 @@
 #define UNANSWERED_BYTES (64 * 1024)
 
 /*
- * Whether what is read now must still hold when the transaction commits.  In a
- * subtransaction, read-only may be the subtransaction alone.
+ * Whether the whole transaction is read-only.  In a subtransaction, or where a
+ * function's SET clause says so, the next statement may write.
+ */
+static bool
+transaction_is_read_only(void)
+{
+	static struct config_generic *setting = NULL;
+
+	if (!XactReadOnly || GetCurrentTransactionNestLevel() > 1)
+		return false;
+	if (setting == NULL)
+		setting = compat_find_setting("transaction_read_only");
+	return setting == NULL || setting->stack == NULL || setting->stack->nest_level <= 1;
+}
+
+/*
+ * Whether what is read now must still hold when the transaction commits.
  */
 static bool
 must_record(void)
 {
-	return IsolationIsSerializable() && (!XactReadOnly || GetCurrentTransactionNestLevel() > 1);
+	return IsolationIsSerializable() && !transaction_is_read_only();
+}
+
+/*
+ * Of a STAGE frame: STAGE_RECORDED where what it reads must still hold when the
+ * transaction commits.
+ */
+uint8
+etcd_stage_recorded(Oid userid, Oid serverid)
+{
+	if (!must_record())
+		return 0;
+	etcd_transaction_begin(userid, serverid)->recorded = true;
+	return STAGE_RECORDED;
 }
 
 /*
  * Sends a unary call to this server.  `command` is the reading command's id,
- * which sees what the transaction's commands before it have written; -1 reads
- * etcd as it is.
+ * which sees what the transaction's commands before it have written.
  *
  * The request, and later its answer, live in `context`.
  */
 EtcdRequest *
-etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, int64 command,
-		  MemoryContext context)
+etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, EtcdReadKind kind,
+		  CommandId command, MemoryContext context)
 {
 	EtcdTransaction *transaction = NULL;
 	EtcdChannel *channel;
@@ -43,23 +71,23 @@ etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, 
 	char		prefix[4];
 	uint8		flags = 0;
 
-	if (command >= 0 && must_record())
+	if (kind == ETCD_READ_PRESENT && must_record())
 	{
 		transaction = etcd_transaction_begin(userid, serverid);
 		transaction->recorded = true;
 		flags = FRAME_FLAG_STAGED | FRAME_FLAG_RECORDED;
 	}
-	channel = transaction ? transaction->channel : etcd_channel(userid, serverid, ETCD_CHANNEL_OF_MAPPING);
-	if (transaction == NULL && command >= 0 && (transaction = etcd_transaction_find(channel)) != NULL)
+	else if (kind != ETCD_READ_ALONE && (transaction = etcd_transaction_of(userid, serverid)) != NULL)
 	{
 		etcd_transaction_check(transaction);
 		flags = FRAME_FLAG_STAGED;
 	}
+	channel = transaction ? transaction->channel : etcd_channel(userid, serverid, ETCD_CHANNEL_OF_MAPPING);
 	etcd_channel_ready(channel, userid);
 	if (transaction != NULL)
 		etcd_transaction_check(transaction);
 	request = etcd_request_create(method, channel->deadline, context);
-	etcd_put_uint32(prefix, (uint32) command);
+	etcd_put_uint32(prefix, command);
 	etcd_session_queue(FRAME_UNARY, method, flags, channel->number, request->id, request->deadline,
 					   prefix, flags ? sizeof(prefix) : 0, payload, len);
 	etcd_session_flush();
@@ -70,12 +98,13 @@ etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, 
  * The same for a frame that core wrote.
  */
 EtcdRequest *
-etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, int64 command, MemoryContext context)
+etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, EtcdReadKind kind, CommandId command,
+				MemoryContext context)
 {
 	if (answer->payload_len < FRAME_HEADER)
 		elog(ERROR, "core wrote a frame of %d bytes", answer->payload_len);
 	return etcd_send(userid, serverid, (uint8) answer->payload[FRAME_AT_CODE],
-					 answer->payload + FRAME_HEADER, answer->payload_len - FRAME_HEADER, command, context);
+					 answer->payload + FRAME_HEADER, answer->payload_len - FRAME_HEADER, kind, command, context);
 }
 
 /*

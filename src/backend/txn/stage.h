@@ -21,10 +21,19 @@ typedef struct EtcdStageReply
 	List	   *refused;		/* integer: indexes of entries */
 } EtcdStageReply;
 
+/* What a read is to its transaction. */
+typedef enum EtcdReadKind
+{
+	ETCD_READ_ALONE,			/* nothing: it reads etcd as it is */
+	ETCD_READ_PRESENT,			/* it sees what the transaction's commands before its own have written */
+	ETCD_READ_PAST				/* the same, of a revision that the user has named, which stays as it is */
+} EtcdReadKind;
+
 extern EtcdRequest *etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len,
-							  int64 command, MemoryContext context);
-extern EtcdRequest *etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, int64 command,
-									MemoryContext context);
+							  EtcdReadKind kind, CommandId command, MemoryContext context);
+extern EtcdRequest *etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer,
+									EtcdReadKind kind, CommandId command, MemoryContext context);
+extern uint8 etcd_stage_recorded(Oid userid, Oid serverid);
 extern void etcd_stage_note(Oid userid, Oid serverid, bool writes);
 extern EtcdRequest *etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len,
 							   MemoryContext context);

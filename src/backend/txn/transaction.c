@@ -16,19 +16,34 @@
 #include "txn/transaction.h"
 
 #include "access/xact.h"
+#include "storage/predicate.h"
 #include "utils/memutils.h"
 
 /* Those of the present transaction; their memory is the transaction's. */
 static dlist_head transactions = DLIST_STATIC_INIT(transactions);
 static bool warned_of_servers = false;
 
+/*
+ * The transaction in which this role uses the server; NULL when there is none
+ * yet.  A role stays in the transaction that it has begun to use: a user mapping
+ * that another session makes meanwhile must not tear it in two.
+ */
 EtcdTransaction *
-etcd_transaction_find(EtcdChannel *channel)
+etcd_transaction_of(Oid userid, Oid serverid)
 {
+	EtcdChannel *channel;
 	dlist_iter	iter;
 
-	if (!channel->busy)
+	if (dlist_is_empty(&transactions))
 		return NULL;
+	dlist_foreach(iter, &transactions)
+	{
+		EtcdTransaction *transaction = dlist_container(EtcdTransaction, node, iter.cur);
+
+		if (transaction->channel->key.serverid == serverid && list_member_oid(transaction->roles, userid))
+			return transaction;
+	}
+	channel = etcd_channel(userid, serverid, ETCD_CHANNEL_OF_MAPPING);
 	dlist_foreach(iter, &transactions)
 	{
 		EtcdTransaction *transaction = dlist_container(EtcdTransaction, node, iter.cur);
@@ -56,14 +71,14 @@ etcd_transaction_check(EtcdTransaction *transaction)
 }
 
 /*
- * The transaction on the channel by which this role reaches the server, which
- * is open and ready.
+ * The transaction in which this role uses the server, on a channel that is open
+ * and ready.
  */
 EtcdTransaction *
 etcd_transaction_begin(Oid userid, Oid serverid)
 {
-	EtcdChannel *channel = etcd_channel(userid, serverid, ETCD_CHANNEL_OF_MAPPING);
-	EtcdTransaction *transaction = etcd_transaction_find(channel);
+	EtcdTransaction *transaction = etcd_transaction_of(userid, serverid);
+	EtcdChannel *channel = transaction ? transaction->channel : etcd_channel(userid, serverid, ETCD_CHANNEL_OF_MAPPING);
 
 	etcd_channel_ready(channel, userid);
 	if (transaction == NULL)
@@ -75,6 +90,13 @@ etcd_transaction_begin(Oid userid, Oid serverid)
 		transaction->level = 1;
 		dlist_push_tail(&transactions, &transaction->node);
 		channel->busy = true;
+	}
+	if (!list_member_oid(transaction->roles, userid))
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+		transaction->roles = lappend_oid(transaction->roles, userid);
+		MemoryContextSwitchTo(old);
 	}
 	etcd_transaction_check(transaction);
 	return transaction;
@@ -152,6 +174,10 @@ commit(EtcdTransaction *transaction)
 /*
  * Commits on each server.  What was only read is confirmed first, if anything
  * is written that could rest on it, be it in PostgreSQL.
+ *
+ * PostgreSQL looks for serialization failures of its own behind this callback,
+ * when etcd would have committed already; so it is asked to do so now.  From
+ * then on the transaction counts as prepared, and others are refused instead.
  */
 static void
 commit_all(void)
@@ -165,6 +191,8 @@ commit_all(void)
 		if (dlist_container(EtcdTransaction, node, iter.cur)->writes)
 			writing++;
 	}
+	if (writing > 0 && IsolationIsSerializable())
+		PreCommit_CheckForSerializationFailure();
 	if (writing > 1 && !warned_of_servers)
 	{
 		warned_of_servers = true;

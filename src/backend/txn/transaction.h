@@ -9,6 +9,7 @@
 
 #include "ipc/channel.h"
 #include "lib/ilist.h"
+#include "nodes/pg_list.h"
 
 /*
  * What the proxy holds on a channel of PostgreSQL's transaction: writes until
@@ -41,10 +42,11 @@ typedef struct EtcdTransaction
 	bool		writes;
 	bool		recorded;		/* what it has read must still hold at the end */
 	int			level;			/* the highest that has written, 1 for the top */
+	List	   *roles;			/* OIDs of those that have used it: it stays theirs, whatever mappings come */
 } EtcdTransaction;
 
 extern EtcdTransaction *etcd_transaction_begin(Oid userid, Oid serverid);
-extern EtcdTransaction *etcd_transaction_find(EtcdChannel *channel);
+extern EtcdTransaction *etcd_transaction_of(Oid userid, Oid serverid);
 extern void etcd_transaction_check(EtcdTransaction *transaction);
 extern void etcd_transactions_init(void);
 
