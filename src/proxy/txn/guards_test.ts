@@ -96,28 +96,49 @@ Deno.test("guards: a key that was read and that another deleted cannot be insert
   });
 });
 
-Deno.test("guards: history that was read is no obstacle, in whatever order it is read", async () => {
+Deno.test("guards: every recorded read must hold, whatever revision it names, and an unrecorded one need not", async () => {
   await withEtcd(async (call) => {
-    await reset(call, { "/old": "1", "/new": "1" });
-    const past = (await rowOf(call, "/old")).modRevision;
-    await call(Method.PUT, put("/old", "2"));
-    await call(Method.PUT, put("/new", "2"));
     for (const first of ["past", "latest"]) {
+      await reset(call, { "/old": "1", "/new": "1" });
+      const past = (await rowOf(call, "/old")).modRevision;
+      await call(Method.PUT, put("/old", "2"));
       const transaction = new TestTransaction(call);
-      const read = (message: Uint8Array) => transaction.read(Method.RANGE, message, 1, true);
-      if (first === "past") await read(reading("/old", past));
-      const { revision } = decodeRangeResponse(await read(reading("/new")));
-      if (first === "latest") await read(reading("/old", past));
-      const scan = { key: encodeUtf8("/"), rangeEnd: encodeUtf8("0"), revision: String(revision) };
-      await transaction.read(Method.READ_TXN, encodeReadTxn([scan]), 2, true);
+      const history = () => transaction.read(Method.RANGE, reading("/old", past), 1);
+      if (first === "past") await history();
+      await transaction.read(Method.RANGE, reading("/new"), 1, true);
+      if (first === "latest") await history();
       transaction.stage(write([entry(StageKind.UPSERT, "/w", first)], { command: 3 }));
       await transaction.commit();
-      const stale = new TestTransaction(call);
-      await stale.read(Method.RANGE, reading("/old", past), 1, true);
-      await stale.read(Method.RANGE, reading("/new"), 1, true);
-      await call(Method.PUT, put("/new", "3"));
-      stale.stage(write([entry(StageKind.UPSERT, "/w", "stale")], { command: 3 }));
-      assert.equal((await errorFrom(stale.commit())).sqlstate, "40001");
+    }
+    // A snapshot may be older than the channel's first recorded read, and names its revision.
+    const scan = (revision: bigint) => ({
+      ...{ key: encodeUtf8("/s/"), rangeEnd: encodeUtf8("/s0"), revision: String(revision) },
+    });
+    const shapes: Record<string, (transaction: TestTransaction, revision: bigint) => Promise<unknown>> = {
+      key: (transaction, revision) => transaction.read(Method.RANGE, reading("/s/a", revision), 1, true),
+      absent: (transaction, revision) => transaction.read(Method.RANGE, reading("/s/z", revision), 1, true),
+      range: (transaction, revision) =>
+        transaction.read(Method.RANGE, encodeRangeRequest(scan(revision)), 1, true),
+      txn: (transaction, revision) =>
+        transaction.read(Method.READ_TXN, encodeReadTxn([scan(revision)]), 1, true),
+      "behind a later one": async (transaction, revision) => {
+        await transaction.read(Method.RANGE, getPrefix("/other/"), 1, true);
+        await transaction.read(Method.RANGE, encodeRangeRequest(scan(revision)), 1, true);
+      },
+    };
+    for (const [shape, read] of Object.entries(shapes)) {
+      for (const when of ["before", "behind", "never"]) {
+        await reset(call, { "/s/a": "1" });
+        const { revision } = decodeRangeResponse(await call(Method.RANGE, get("/s/a")));
+        const change = () => call(Method.PUT, put(shape === "absent" ? "/s/z" : "/s/a", "theirs"));
+        const transaction = new TestTransaction(call);
+        if (when === "before") await change();
+        await read(transaction, revision);
+        if (when === "behind") await change();
+        transaction.stage(write([entry(StageKind.UPSERT, "/w", shape)], { command: 3 }));
+        if (when === "never") await transaction.commit();
+        else assert.equal((await errorFrom(transaction.commit())).sqlstate, "40001", `${shape} ${when}`);
+      }
     }
   });
 });
