@@ -7,7 +7,7 @@ import { encodeLease } from "../../etcd/lease.ts";
 import { encodeRangeRequest, encodeReadTxn } from "../../etcd/messages.ts";
 import { decodeRangeResponse } from "../../etcd/ranges.ts";
 import { Method } from "../../ipc/frame.ts";
-import { StageKind } from "../../ipc/stage.ts";
+import { StageFlag, StageKind } from "../../ipc/stage.ts";
 import { errorFrom, get, getPrefix, put } from "../testing_requests.ts";
 import { deletion, entry, TestTransaction, withEtcd, write } from "../testing_txn.ts";
 import type { Call } from "./driver.ts";
@@ -188,6 +188,46 @@ Deno.test("guards: what was read in a subtransaction that is rolled back was rea
     transaction.stage(write([entry(StageKind.UPSERT, "/w", "x")], { command: 3 }));
     await call(Method.PUT, put("/a", "theirs"));
     assert.equal((await errorFrom(transaction.commit())).sqlstate, "40001");
+  });
+});
+
+Deno.test("guards: what an INSERT has found to exist, or not, is read where that is recorded", async () => {
+  await withEtcd(async (call) => {
+    const insert = (key: string, level: number, flags: number) =>
+      write([entry(StageKind.INSERT, key, "own")], { level, flags: StageFlag.CHECK | flags });
+    for (const flags of [StageFlag.RECORDED, 0]) {
+      // What is there, at which level it is found, what another client does then, and what the commit says.
+      for (
+        const [there, level, change, code] of [
+          [true, 1, "removal", "40001"],
+          [true, 1, "change", "40001"],
+          [true, 2, "removal", "40001"],
+          [true, 1, "none", ""],
+          [false, 1, "change", "23505"],
+          [false, 1, "none", ""],
+          [false, 2, "change", "40001"],
+          [false, 2, "none", ""],
+        ] as const
+      ) {
+        await reset(call, there ? { "/i": "1" } : {});
+        const transaction = new TestTransaction(call);
+        const { refused } = await transaction.write(insert("/i", level, flags));
+        assert.deepEqual(refused, there ? [0] : []);
+        if (level === 2) transaction.rollback(2);
+        if (change === "removal") await call(Method.DELETE_RANGE, get("/i"));
+        else if (change === "change") await call(Method.PUT, put("/i", "theirs"));
+        transaction.stage(write([entry(StageKind.UPSERT, "/w", "x")], { command: 3 }));
+        const outcome = await transaction.commit().then(() => "", ({ sqlstate }) => sqlstate);
+        const what = `${flags} ${there} ${level} ${change}`;
+        assert.equal(outcome, flags === 0 && (there || level === 2) ? "" : code, what);
+      }
+    }
+    // Written at once: what is there from then on is the transaction's own.
+    await reset(call, {});
+    const transaction = new TestTransaction(call);
+    await transaction.write(insert("/i", 2, StageFlag.RECORDED | StageFlag.IMMEDIATE));
+    transaction.stage(write([entry(StageKind.UPSERT, "/w", "x")], { command: 3 }));
+    await transaction.commit();
   });
 });
 
