@@ -7,7 +7,7 @@ import { encodeLease } from "../../etcd/lease.ts";
 import { encodeRangeRequest, encodeReadTxn } from "../../etcd/messages.ts";
 import { decodeRangeResponse } from "../../etcd/ranges.ts";
 import { Method } from "../../ipc/frame.ts";
-import { StageKind } from "../../ipc/stage.ts";
+import { StageFlag, StageKind } from "../../ipc/stage.ts";
 import { errorFrom, get, getPrefix, put } from "../testing_requests.ts";
 import { deletion, entry, TestTransaction, withEtcd, write } from "../testing_txn.ts";
 import type { Call } from "./driver.ts";
@@ -96,28 +96,49 @@ Deno.test("guards: a key that was read and that another deleted cannot be insert
   });
 });
 
-Deno.test("guards: history that was read is no obstacle, in whatever order it is read", async () => {
+Deno.test("guards: every recorded read must hold, whatever revision it names, and an unrecorded one need not", async () => {
   await withEtcd(async (call) => {
-    await reset(call, { "/old": "1", "/new": "1" });
-    const past = (await rowOf(call, "/old")).modRevision;
-    await call(Method.PUT, put("/old", "2"));
-    await call(Method.PUT, put("/new", "2"));
     for (const first of ["past", "latest"]) {
+      await reset(call, { "/old": "1", "/new": "1" });
+      const past = (await rowOf(call, "/old")).modRevision;
+      await call(Method.PUT, put("/old", "2"));
       const transaction = new TestTransaction(call);
-      const read = (message: Uint8Array) => transaction.read(Method.RANGE, message, 1, true);
-      if (first === "past") await read(reading("/old", past));
-      const { revision } = decodeRangeResponse(await read(reading("/new")));
-      if (first === "latest") await read(reading("/old", past));
-      const scan = { key: encodeUtf8("/"), rangeEnd: encodeUtf8("0"), revision: String(revision) };
-      await transaction.read(Method.READ_TXN, encodeReadTxn([scan]), 2, true);
+      const history = () => transaction.read(Method.RANGE, reading("/old", past), 1);
+      if (first === "past") await history();
+      await transaction.read(Method.RANGE, reading("/new"), 1, true);
+      if (first === "latest") await history();
       transaction.stage(write([entry(StageKind.UPSERT, "/w", first)], { command: 3 }));
       await transaction.commit();
-      const stale = new TestTransaction(call);
-      await stale.read(Method.RANGE, reading("/old", past), 1, true);
-      await stale.read(Method.RANGE, reading("/new"), 1, true);
-      await call(Method.PUT, put("/new", "3"));
-      stale.stage(write([entry(StageKind.UPSERT, "/w", "stale")], { command: 3 }));
-      assert.equal((await errorFrom(stale.commit())).sqlstate, "40001");
+    }
+    // A snapshot may be older than the channel's first recorded read, and names its revision.
+    const scan = (revision: bigint) => ({
+      ...{ key: encodeUtf8("/s/"), rangeEnd: encodeUtf8("/s0"), revision: String(revision) },
+    });
+    const shapes: Record<string, (transaction: TestTransaction, revision: bigint) => Promise<unknown>> = {
+      key: (transaction, revision) => transaction.read(Method.RANGE, reading("/s/a", revision), 1, true),
+      absent: (transaction, revision) => transaction.read(Method.RANGE, reading("/s/z", revision), 1, true),
+      range: (transaction, revision) =>
+        transaction.read(Method.RANGE, encodeRangeRequest(scan(revision)), 1, true),
+      txn: (transaction, revision) =>
+        transaction.read(Method.READ_TXN, encodeReadTxn([scan(revision)]), 1, true),
+      "behind a later one": async (transaction, revision) => {
+        await transaction.read(Method.RANGE, getPrefix("/other/"), 1, true);
+        await transaction.read(Method.RANGE, encodeRangeRequest(scan(revision)), 1, true);
+      },
+    };
+    for (const [shape, read] of Object.entries(shapes)) {
+      for (const when of ["before", "behind", "never"]) {
+        await reset(call, { "/s/a": "1" });
+        const { revision } = decodeRangeResponse(await call(Method.RANGE, get("/s/a")));
+        const change = () => call(Method.PUT, put(shape === "absent" ? "/s/z" : "/s/a", "theirs"));
+        const transaction = new TestTransaction(call);
+        if (when === "before") await change();
+        await read(transaction, revision);
+        if (when === "behind") await change();
+        transaction.stage(write([entry(StageKind.UPSERT, "/w", shape)], { command: 3 }));
+        if (when === "never") await transaction.commit();
+        else assert.equal((await errorFrom(transaction.commit())).sqlstate, "40001", `${shape} ${when}`);
+      }
     }
   });
 });
@@ -167,6 +188,46 @@ Deno.test("guards: what was read in a subtransaction that is rolled back was rea
     transaction.stage(write([entry(StageKind.UPSERT, "/w", "x")], { command: 3 }));
     await call(Method.PUT, put("/a", "theirs"));
     assert.equal((await errorFrom(transaction.commit())).sqlstate, "40001");
+  });
+});
+
+Deno.test("guards: what an INSERT has found to exist, or not, is read where that is recorded", async () => {
+  await withEtcd(async (call) => {
+    const insert = (key: string, level: number, flags: number) =>
+      write([entry(StageKind.INSERT, key, "own")], { level, flags: StageFlag.CHECK | flags });
+    for (const flags of [StageFlag.RECORDED, 0]) {
+      // What is there, at which level it is found, what another client does then, and what the commit says.
+      for (
+        const [there, level, change, code] of [
+          [true, 1, "removal", "40001"],
+          [true, 1, "change", "40001"],
+          [true, 2, "removal", "40001"],
+          [true, 1, "none", ""],
+          [false, 1, "change", "23505"],
+          [false, 1, "none", ""],
+          [false, 2, "change", "40001"],
+          [false, 2, "none", ""],
+        ] as const
+      ) {
+        await reset(call, there ? { "/i": "1" } : {});
+        const transaction = new TestTransaction(call);
+        const { refused } = await transaction.write(insert("/i", level, flags));
+        assert.deepEqual(refused, there ? [0] : []);
+        if (level === 2) transaction.rollback(2);
+        if (change === "removal") await call(Method.DELETE_RANGE, get("/i"));
+        else if (change === "change") await call(Method.PUT, put("/i", "theirs"));
+        transaction.stage(write([entry(StageKind.UPSERT, "/w", "x")], { command: 3 }));
+        const outcome = await transaction.commit().then(() => "", ({ sqlstate }) => sqlstate);
+        const what = `${flags} ${there} ${level} ${change}`;
+        assert.equal(outcome, flags === 0 && (there || level === 2) ? "" : code, what);
+      }
+    }
+    // Written at once: what is there from then on is the transaction's own.
+    await reset(call, {});
+    const transaction = new TestTransaction(call);
+    await transaction.write(insert("/i", 2, StageFlag.RECORDED | StageFlag.IMMEDIATE));
+    transaction.stage(write([entry(StageKind.UPSERT, "/w", "x")], { command: 3 }));
+    await transaction.commit();
   });
 });
 

@@ -31,8 +31,7 @@ export class ReadSet {
   *note(request: RangeRequest, page: Page, records: Records): Generator<undefined, void, unknown> {
     const named = revisionOf(request);
     const revision = named === undefined ? page.revision : BigInt(named);
-    // What is older than the latest that the transaction has found is history, which stays as it is.
-    if (named !== undefined && (this.revision === null || revision < this.revision)) return;
+    // A snapshot names its revision too, and what this channel records may begin with it. History is not recorded.
     if (this.revision === null || revision < this.revision) this.revision = revision;
     for (const [i, raw] of page.rows.entries()) {
       const { key, modRevision } = decodeKeyRow(raw);

@@ -31,7 +31,7 @@ import { Spare } from "./arena.ts";
 import { keyRangeOf, readRange, readTxn, type View } from "./overlay.ts";
 import { type Batch, checkRow, type CommitOptions, type DeletedRange } from "./plan.ts";
 import { ReadSet } from "./reads.ts";
-import { Records } from "./records.ts";
+import { ABSENT, Records } from "./records.ts";
 import { ask, STRIDE, type Work } from "./work.ts";
 
 export interface TransactionOptions extends CommitOptions {
@@ -130,7 +130,7 @@ export class Transaction {
     const epoch = this.#epoch;
     const { header, rest } = decodeStageHeader(payload);
     const entries = decodeStageEntries(rest);
-    const refused = header.flags & StageFlag.CHECK ? yield* this.#existing(entries) : [];
+    const refused = header.flags & StageFlag.CHECK ? yield* this.#existing(entries, header) : [];
     const skipped = new Set(refused);
     const isNow = (header.flags & StageFlag.IMMEDIATE) !== 0;
     const batch = isNow ? this.#batch() : null;
@@ -163,7 +163,7 @@ export class Transaction {
   }
 
   /** Which INSERT entries have keys that exist, in etcd or by the transaction itself. */
-  *#existing(entries: StageEntry[]): Work<number[]> {
+  *#existing(entries: StageEntry[], header: StageHeader): Work<number[]> {
     const refused: number[] = [];
     const unknown: number[] = [];
     const seen = new Set<string>();
@@ -178,16 +178,30 @@ export class Transaction {
     const parts: number[][] = [];
     for (let at = 0; at < unknown.length; at += MAX_TXN_OPS) parts.push(unknown.slice(at, at + MAX_TXN_OPS));
     if (parts.length === 0) return refused;
+    const epoch = this.#epoch;
+    const recorded = (header.flags & StageFlag.RECORDED) !== 0;
+    const shown = recorded ? { keysOnly: true } : { countOnly: true };
     const replies = yield parts.map((part) => {
-      const success = part.map((i) => ({ range: { key: entries[i].key, rangeEnd: null, countOnly: true } }));
+      const success = part.map((i) => ({ range: { key: entries[i].key, rangeEnd: null, ...shown } }));
       return { method: Method.READ_TXN, payload: encodeTxn({ compare: [], success, failure: [] }) };
     });
+    this.#stillIn(epoch);
     for (const [i, reply] of replies.entries()) {
       decodeTxn(reply).responses.forEach((response, j) => {
-        if (decodeRangeResponse(response!).count > 0n) refused.push(parts[i][j]);
+        const index = parts[i][j];
+        const { count, rows } = decodeRangeResponse(response!);
+        if (count > 0n) refused.push(index);
+        if (recorded) this.#noteExisting(entries[index].key, rows.at(0)?.modRevision ?? ABSENT, header);
       });
     }
     return refused.sort((a, b) => a - b);
+  }
+
+  /** A key that an INSERT has found with this mod_revision, or not. */
+  #noteExisting(key: Uint8Array, mod: bigint, { level, flags }: StageHeader): void {
+    // A key that was not there is guarded by its INSERT, unless that goes with a subtransaction or is written at once.
+    const guardsItself = level === 1 || (flags & StageFlag.IMMEDIATE) !== 0;
+    if (mod !== ABSENT || !guardsItself) this.#records.noteRead(key, mod);
   }
 
   /** Deletes what is in the ranges, as a command of this number sees them. */
