@@ -36,7 +36,9 @@ Deno.test("guards: a deleted range does not take what others made of the transac
       await reset(call, { "/d/1": "old", "/d/3": "old", ...there });
       const transaction = new TestTransaction(call);
       const kind = { update: StageKind.UPDATE, insert: StageKind.INSERT, delete: StageKind.DELETE }[own]!;
-      transaction.stage(write([entry(kind, "/d/2", "own", await rowOf(call, "/d/2"))]));
+      // Checked, as within a transaction block: so it is known that the key was not there.
+      const row = await rowOf(call, "/d/2");
+      await transaction.write(write([entry(kind, "/d/2", "own", row)], { flags: StageFlag.CHECK }));
       if (theirs === "remake") await call(Method.DELETE_RANGE, get("/d/2"));
       await call(Method.PUT, put("/d/2", "theirs"));
       await transaction.deleteRange(deletion("/d/", "/d0"));

@@ -72,10 +72,10 @@ export interface Form {
 }
 
 /** A record's part. Null: it has none. */
-function stepOf({ key, value, lease, expected, read }: Write, guardOnly: boolean): Step | null {
-  // A key that the transaction has made and deleted again was never there.
+function stepOf({ key, value, lease, expected, read, verified }: Write, guardOnly: boolean): Step | null {
+  // A key that the transaction has made and deleted again was never there, if it could be made.
   const never = value === null && expected === ABSENT;
-  if (never && !read && !guardOnly) return null;
+  if (never && !read && verified && !guardOnly) return null;
   const guard = expected === ANYTHING ? null : { key, mod: expected };
   if (never || guardOnly) return guard === null ? null : { guard, op: null };
   return { guard, op: value === null ? { delete: { key } } : { put: { key, value, lease } } };

@@ -20,6 +20,8 @@ export const ABSENT = 0n;
 const READ = 1;
 const WRITTEN = 2;
 const INSERTED = 4;
+/** etcd was asked, and did not have the key. */
+const VERIFIED = 8;
 
 /** A key as a command sees it. Its bytes are the arena's: good until the transaction ends. */
 export interface Write {
@@ -34,6 +36,8 @@ export interface Write {
   expected: bigint;
   /** The key was inserted, and not read: that it exists is a duplicate. */
   inserted: boolean;
+  /** It was inserted, and etcd did not have the key when it was. */
+  verified: boolean;
   /** The transaction has read the key, so that the expectation must hold even if nothing is written in the end. */
   read: boolean;
   /** As etcd has the key; 0 for one that the transaction has made. */
@@ -181,11 +185,12 @@ export class Records {
    * Adds a row's write. Throws EtcdFdwError 53200 when the transaction holds too much, 23505 for a key that it has made,
    * 40001 for one that it has seen otherwise.
    */
-  add(entry: StageEntry, level: number, command: number): void {
+  add(entry: StageEntry, level: number, command: number, verified = false): void {
     this.#enter(level);
     let record = this.#find(entry.key);
     const before = record === 0 ? 0 : this.#number(record, 0);
     const isInsert = entry.kind === StageKind.INSERT;
+    if (before !== 0 && entry.seenMod !== 0n && !this.#agrees(record, before, entry, command)) return;
     if (isInsert && before !== 0 && this.#number(before, 20) !== DELETED) throw duplicateKey(entry.key);
     const isDelete = entry.kind === StageKind.DELETE;
     const length = isDelete ? 0 : entry.value.length;
@@ -194,7 +199,8 @@ export class Records {
     if (before === 0) {
       // What the transaction's own row was made from is told by its first version.
       if (entry.kind !== StageKind.UPSERT) {
-        this.#expect(record, isInsert ? ABSENT : entry.seenMod, isInsert ? WRITTEN | INSERTED : WRITTEN);
+        const why = isInsert ? WRITTEN | INSERTED | (verified ? VERIFIED : 0) : WRITTEN;
+        this.#expect(record, isInsert ? ABSENT : entry.seenMod, why);
       }
       this.#setWide(record, 16, entry.seenCreate);
       this.#setWide(record, 24, entry.seenVersion);
@@ -209,6 +215,19 @@ export class Records {
     }
     this.#setNumber(record, 0, version);
     this.#newest = version;
+  }
+
+  /**
+   * About a write to a row that the statement saw in etcd though the transaction has written the key: by the same statement,
+   * or by an INSERT that etcd was not asked about. Throws EtcdFdwError 23505 where that INSERT collides with the row. False:
+   * the row was overwritten by an upsert of the same command, and is not there to be deleted.
+   */
+  #agrees(record: number, before: number, entry: StageEntry, command: number): boolean {
+    const flags = this.#number(record, 4);
+    if ((flags & INSERTED) !== 0 && this.#wide(record, 8) === ABSENT) throw duplicateKey(entry.key);
+    const isThere = this.#number(before, 20) !== DELETED;
+    const overwritten = this.#wide(record, 8) === ANYTHING && isThere && this.#number(before, 16) === command;
+    return !(overwritten && entry.kind === StageKind.DELETE);
   }
 
   /** What comes is of this level: those above it have ended. */
@@ -287,6 +306,7 @@ export class Records {
       expected: this.#wide(record, 8),
       inserted: (flags & INSERTED) !== 0 && (flags & READ) === 0,
       read: (flags & READ) !== 0,
+      verified: (flags & VERIFIED) !== 0,
       createRevision: this.#wide(record, 16),
       version: this.#wide(record, 24),
     };

@@ -105,11 +105,11 @@ export class Transaction {
 
   #add(
     entry: StageEntry,
-    { level, command }: Pick<StageHeader, "level" | "command">,
+    { level, command, flags }: StageHeader,
     into = this.#records,
   ): void {
     checkRow(entry.key, entry.value, this.#options);
-    into.add(entry, level, command);
+    into.add(entry, level, command, (flags & StageFlag.CHECK) !== 0);
   }
 
   #check(): void {
@@ -360,7 +360,7 @@ export class Transaction {
 }
 
 /** Of what is written at once. */
-const NOW = { level: 1, command: 0 };
+const NOW: StageHeader = { level: 1, command: 0, flags: 0 };
 
 /** The request, without a hold on the frame that it came in. */
 function copied(request: RangeRequest): RangeRequest {
