@@ -259,11 +259,11 @@ export function* firstForm(batch: Batch, options: CommitOptions): Work<Form | nu
   const single = options.requireAtomic || batch.reads !== null;
   const fits = (form: Form) => form.writes.length <= 1;
   let form = yield* formOf(batch, batch.deleted.length === 0 ? Deletion.KEYS : Deletion.GUARDED, options);
-  if (!fits(form) && batch.deleted.length > 0) form = yield* formOf(batch, Deletion.RANGES, options);
   // Under SERIALIZABLE a range's own guard would say too little: a key of it may be gone.
-  if (single && !fits(form) || batch.reads !== null && form.deletion === Deletion.RANGES) {
-    throw tooLarge(form, options);
+  if (!fits(form) && batch.deleted.length > 0 && batch.reads === null) {
+    form = yield* formOf(batch, Deletion.RANGES, options);
   }
+  if (single && !fits(form)) throw tooLarge(form, options);
   return form.items.length === 0 ? null : form;
 }
 
@@ -304,7 +304,11 @@ const READS = 4;
  */
 export function* explain(form: Form, { maxTxnOps }: CommitOptions): Work<EtcdFdwError> {
   const most = Math.min(maxTxnOps, MAX_TXN_OPS);
-  const suspects = form.items.filter((item) => stepAt(form, item).guard !== null);
+  const suspects: Item[] = [];
+  for (const [i, item] of form.items.entries()) {
+    if (stepAt(form, item).guard !== null) suspects.push(item);
+    if (i % STRIDE === STRIDE - 1) yield;
+  }
   for (let at = 0; at < suspects.length;) {
     const asked: Item[][] = [];
     for (; asked.length < READS && at < suspects.length; at += most) {

@@ -9,7 +9,7 @@ import { Deadline } from "../deadline.ts";
 import { Cluster } from "../etcd/cluster.ts";
 import { REAL } from "../testing_runtime.ts";
 import { errorFrom, get, getPrefix, put } from "../testing_requests.ts";
-import { entry, TestTransaction, withEtcd, write } from "../testing_txn.ts";
+import { deletion, entry, TestTransaction, withEtcd, write } from "../testing_txn.ts";
 import type { Call } from "./driver.ts";
 
 const rowsOf = async (call: Call, prefix: string) =>
@@ -172,5 +172,21 @@ Deno.test("size: a user with rights on one prefix commits what any other may", a
     } finally {
       cluster.close();
     }
+  });
+});
+
+Deno.test("size: a range that SERIALIZABLE must hold key by key is what is too large, and is said to be", async () => {
+  await withEtcd(async (call) => {
+    for (let i = 0; i < 40; i++) await call(Method.PUT, put(`/g/${i}`, "x"));
+    const transaction = new TestTransaction(call, { maxTxnOps: 16, nested: false });
+    await transaction.deleteRange(deletion("/g/", "/g0", 1, { flags: StageFlag.RECORDED }));
+    const error = await errorFrom(transaction.commit());
+    assert.equal(error.sqlstate, "54000");
+    // The range that was read, the 40 keys, and the DELETE of the range.
+    assert.match(
+      error.detail,
+      /^Its 42 writes and comparisons take 3 Txns; .*Under SERIALIZABLE, all of them/,
+    );
+    assert.equal((await rowsOf(call, "/g/")).length, 40);
   });
 });
