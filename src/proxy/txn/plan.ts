@@ -3,7 +3,7 @@
 
 import { compareBytes, printable } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
-import { encodeSteps, GROUP_BYTES, levelsFor, mostSteps, type Step, stepSize } from "../../etcd/nested.ts";
+import { encodeSteps, groupingBytes, levelsFor, mostSteps, type Step, stepSize } from "../../etcd/nested.ts";
 import type { KeyRange } from "../../etcd/keyrange.ts";
 import { decodeKeyRow, decodePage, keyOf } from "../../etcd/ranges.ts";
 import { decodeTxn, encodeTxn, type TxnOp } from "../../etcd/txn.ts";
@@ -200,20 +200,25 @@ function* cut(
   items: Item[],
   options: CommitOptions,
 ): Generator<undefined, Part[], unknown> {
-  const most = mostSteps(options.maxTxnOps, options.nested);
-  // The smallest group that a Txn is made of.
-  const group = Math.max(Math.floor(options.maxTxnOps / 4), 1);
+  const { maxTxnOps, nested } = options;
+  const most = mostSteps(maxTxnOps, nested);
   const parts: Part[] = [];
   let bytes = 0;
   let from = 0;
   let writes = false;
+  let shortest: number | null = null;
   for (let i = 0; i < items.length; i++) {
     const step = stepAt(form, items[i]);
-    const size = stepSize(step) + Math.ceil((GROUP_BYTES + (step.guard?.key.length ?? 0)) / group);
-    if (i > from && (bytes + size > roomIn(options) || i - from === most)) {
+    const size = stepSize(step);
+    const guarded: number | null = step.guard?.key.length ?? null;
+    const least: number | null = shortest === null || guarded === null
+      ? shortest ?? guarded
+      : Math.min(shortest, guarded);
+    const whole = bytes + size + groupingBytes(i + 1 - from, least, maxTxnOps, nested);
+    if (i > from && (whole > roomIn(options) || i - from === most)) {
       parts.push({ from, to: i, writes });
-      [from, bytes, writes] = [i, 0, false];
-    }
+      [from, bytes, writes, shortest] = [i, 0, false, guarded];
+    } else shortest = least;
     bytes += size;
     writes ||= step.op !== null;
     if (i % STRIDE === STRIDE - 1) yield;
