@@ -4,8 +4,8 @@
 // parent has itself. So with a limit of 128, 64 groups of 64 are 4,096, and three levels are some 77,000. All comparisons,
 // nested ones too, are made before anything is applied.
 //
-// One that fails must take everything down with it. A group's failing branch therefore reads at a revision that is not
-// there yet: etcd checks the path that it is about to take before it applies anything, and refuses the whole Txn. That asks
+// One that fails must take everything down with it. A group's failing branch therefore reads, at a revision that is not
+// there yet, one of the keys that are compared: etcd checks the path that it is about to take before it applies anything, and refuses the whole Txn. That asks
 // for no right beyond the comparison's own, and is an answer that nothing else in such a Txn can cause.
 
 import { EtcdFdwError } from "../base/errors.ts";
@@ -87,8 +87,31 @@ export function stepSize({ guard, op }: Step): number {
     (op === null ? 0 : fieldSize(fieldSize(opBody(op))));
 }
 
-/** The bytes that grouping may add for each group, beside its first guarded key twice. */
-export const GROUP_BYTES = 40;
+/** The tags and lengths that a group adds, and those of a failing branch beside its key. */
+const GROUP_BYTES = 12;
+const FAILING_BYTES = 28;
+
+/**
+ * The most bytes that so many steps take as a Txn beside their own, the shortest of their guarded keys being so long; null:
+ * they have no guard.
+ */
+export function groupingBytes(
+  steps: number,
+  shortest: number | null,
+  limit: number,
+  nested: boolean,
+): number {
+  const fanOuts = levelsFor(steps, limit, nested) ?? [];
+  let groups = 0;
+  let each = 1;
+  let leaves = 0;
+  for (let level = fanOuts.length - 1; level > 0; level--) {
+    each *= fanOuts[level];
+    groups += Math.ceil(steps / each);
+    leaves ||= groups;
+  }
+  return groups * GROUP_BYTES + (shortest === null ? 0 : leaves * (FAILING_BYTES + shortest));
+}
 
 /** Of TxnRequest. */
 const COMPARE = 1 << 3 | 2;
@@ -143,61 +166,81 @@ interface Group {
   groups: Group[];
   /** Of the message. */
   size: number;
-  /** The key that its failing branch reads; null: nothing of its own can fail. */
+  /** The shortest of its own guarded keys; null: nothing of its own can fail. */
   guarded: Uint8Array | null;
 }
 
-function leaf(from: number, to: number, stepAt: StepAt, isRoot: boolean): Group {
+function leaf(from: number, to: number, stepAt: StepAt): Group {
   let size = 0;
   let guarded: Uint8Array | null = null;
   for (let i = from; i < to; i++) {
     const step = stepAt(i);
     size += stepSize(step);
-    if (!isRoot) guarded ??= step.guard?.key ?? null;
+    guarded = shorter(guarded, step.guard?.key ?? null);
   }
-  if (guarded !== null) size += fieldSize(fieldSize(neverBody(guarded)));
   return { from, to, groups: [], size, guarded };
 }
 
-/** Makes the groups level by level. Yields where others may run. */
+function shorter(a: Uint8Array | null, b: Uint8Array | null): Uint8Array | null {
+  return a === null || b !== null && b.length < a.length ? b : a;
+}
+
+/** Makes the groups level by level, without what can only be known when all are. Yields where others may run. */
 function* grouped(
   from: number,
   to: number,
   fanOuts: number[],
   stepAt: StepAt,
-  isRoot: boolean,
 ): Generator<undefined, Group, unknown> {
   if (fanOuts.length === 1) {
     yield;
-    return leaf(from, to, stepAt, isRoot);
+    return leaf(from, to, stepAt);
   }
   const below = fanOuts.slice(1);
   const each = below.reduce((product, one) => product * one, 1);
   const groups: Group[] = [];
-  let size = 0;
   for (let at = from; at < to; at += each) {
-    const group = yield* grouped(at, Math.min(at + each, to), below, stepAt, false);
-    groups.push(group);
-    size += fieldSize(fieldSize(group.size));
+    groups.push(yield* grouped(at, Math.min(at + each, to), below, stepAt));
   }
-  return { from, to, groups, size, guarded: null };
+  return { from, to, groups, size: 0, guarded: null };
 }
 
-function* write(out: Out, group: Group, stepAt: StepAt): Generator<undefined, void, unknown> {
+/** The shortest guarded key of all: what every failing branch reads, so that a long one is not there twice. */
+function shortestOf({ groups, guarded }: Group): Uint8Array | null {
+  return groups.map(shortestOf).reduce(shorter, guarded);
+}
+
+/** Adds what the groups and their failing branches take. */
+function addUp(group: Group, never: number): void {
+  for (const inner of group.groups) {
+    if (inner.guarded !== null) inner.size += never;
+    addUp(inner, never);
+    group.size += fieldSize(fieldSize(inner.size));
+  }
+}
+
+/** @param never What failing branches read. The root has none. */
+function* write(
+  out: Out,
+  group: Group,
+  stepAt: StepAt,
+  never: Uint8Array | null,
+  isRoot: boolean,
+): Generator<undefined, void, unknown> {
   for (const inner of group.groups) {
     out.open(SUCCESS, fieldSize(inner.size));
     out.open(TXN, inner.size);
-    yield* write(out, inner, stepAt);
+    yield* write(out, inner, stepAt, never, false);
   }
   if (group.groups.length > 0) return;
   const steps = Array.from({ length: group.to - group.from }, (_, i) => stepAt(group.from + i));
   for (const { guard } of steps) if (guard !== null) writeGuard(out, guard);
   for (const { op } of steps) if (op !== null) writeOp(out, op);
-  if (group.guarded !== null) {
-    const body = neverBody(group.guarded);
+  if (group.guarded !== null && never !== null && !isRoot) {
+    const body = neverBody(never);
     out.open(FAILURE, fieldSize(body));
     out.open(RANGE, body);
-    out.field(FIRST, group.guarded);
+    out.field(FIRST, never);
     out.wide(4 << 3, NEVER);
   }
   yield;
@@ -214,9 +257,11 @@ export function* encodeSteps(
   fanOuts: number[],
   stepAt: StepAt,
 ): Generator<undefined, Uint8Array, unknown> {
-  const root = yield* grouped(from, to, fanOuts, stepAt, true);
+  const root = yield* grouped(from, to, fanOuts, stepAt);
+  const never = shortestOf(root);
+  addUp(root, never === null ? 0 : fieldSize(fieldSize(neverBody(never))));
   const out = new Out(root.size);
-  yield* write(out, root, stepAt);
+  yield* write(out, root, stepAt, never, true);
   if (out.at !== root.size) throw new EtcdFdwError("XX000", "a Txn is not as long as it was counted");
   return out.bytes;
 }

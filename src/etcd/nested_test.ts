@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { encodeUtf8 } from "../base/bytes.ts";
 import { eachField } from "./ranges.ts";
-import { encodeSteps, levelsFor, mostSteps, type Step, stepSize } from "./nested.ts";
+import { encodeSteps, groupingBytes, levelsFor, mostSteps, type Step, stepSize } from "./nested.ts";
 
 /** The generator's result. */
 function encode(steps: Step[], fanOuts: number[]): Uint8Array {
@@ -72,6 +72,33 @@ Deno.test("stepSize: what a flat Txn of one step takes", () => {
         { guard: null, op: { delete: { key: bytes } } },
       ];
       for (const step of all) assert.equal(encode([step], [1]).length, stepSize(step));
+    }
+  }
+});
+
+Deno.test("groupingBytes: never less than what grouping adds, and not much more", () => {
+  // From one to the next: small enough to repeat.
+  let seed = 1;
+  const below = (end: number) => (seed = seed * 48271 % 0x7fffffff) % end;
+  for (const limit of [2, 8, 16, 128, 1000]) {
+    for (let round = 0; round < 40; round++) {
+      const count = 1 + below(Math.min(mostSteps(limit, true), 6000));
+      const longest = [10, 150, 3000][below(3)];
+      const unguarded = below(3) * 45;
+      const all = Array.from({ length: count }, (): Step => ({
+        guard: below(100) < unguarded ? null : { key: new Uint8Array(1 + below(longest)), mod: 5n },
+        op: { put: { key: new Uint8Array(1), value: new Uint8Array(below(100)), lease: 0n } },
+      }));
+      const lengths = all.flatMap(({ guard }) => guard === null ? [] : [guard.key.length]);
+      const shortest = lengths.length === 0 ? null : Math.min(...lengths);
+      const own = all.reduce((sum, step) => sum + stepSize(step), 0);
+      const fanOuts = levelsFor(count, limit, true)!;
+      const added = encode(all, fanOuts).length - own;
+      const bound = groupingBytes(count, shortest, limit, true);
+      const what = `${count} of ${limit}: ${added}, at most ${bound}`;
+      assert.ok(added <= bound, what);
+      if (unguarded === 0) assert.ok(bound <= 2 * added + 100, what);
+      if (fanOuts.length === 1) assert.equal(bound, 0);
     }
   }
 });

@@ -28,12 +28,14 @@ export type Phase =
   | "REFUSED"
   | "UNKNOWN";
 
-/** A Txn that is on its way. */
+/** A Txn that is on its way, to etcd or first of all through its making. */
 export interface Sent {
   id: number;
   kind: "check" | "write";
   /** Which of its kind in the present form. */
   part: number;
+  /** Whether etcd may have it: a write that may have taken effect. */
+  out: boolean;
 }
 
 export interface Commit {
@@ -57,6 +59,8 @@ export interface Commit {
 export type Event =
   /** How many Txns the next form has; null: there is no other. */
   | { type: "planned"; form: { checks: number; writes: number } | null }
+  /** A Txn that writes was made, and goes out to etcd now. */
+  | { type: "out"; id: number }
   /** The Txn took effect, at this revision; or its guards hold. */
   | { type: "answered"; id: number; revision: bigint }
   /** The Txn did not take effect; null: since a guard did not hold. */
@@ -113,10 +117,19 @@ export function step(state: Commit, event: Event): Step {
         : ignored(state);
     case "cancelled":
     case "ended":
-      return state.phase === "WRITING" ? unknown(state, undecided()) : refuse(state, cancelled());
+      return mayHaveWritten(state) ? unknown(state, undecided()) : refuse(state, cancelled());
+    case "out":
+      return ignored({
+        ...state,
+        sent: state.sent.map((one) => one.id === event.id ? { ...one, out: true } : one),
+      });
     default:
       return state.sent.some(({ id }) => id === event.id) ? answered(state, event) : ignored(state);
   }
+}
+
+function mayHaveWritten({ applied, trouble, sent }: Commit): boolean {
+  return applied > 0 || trouble !== null && trouble.lost || sent.some(({ out }) => out);
 }
 
 function ignored(state: Commit): Step {
@@ -162,7 +175,7 @@ function send(before: Commit): Step {
   const all = kind === "check" ? state.checks : state.writes;
   const effects: Effect[] = [];
   while (state.sent.length < IN_FLIGHT && state.next < all) {
-    const txn: Sent = { id: ++state.lastId, kind, part: state.next++ };
+    const txn: Sent = { id: ++state.lastId, kind, part: state.next++, out: false };
     state.sent.push(txn);
     effects.push({ do: "send", txn });
   }

@@ -13,7 +13,7 @@ interface World {
   due: ("plan" | "explain")[];
   /** Forms that are left: Txns that check and write. */
   forms: { checks: number; writes: number }[];
-  /** Whether each writing Txn that was sent has taken effect; null while that is open. By id. */
+  /** Whether each writing Txn that went out has taken effect; null while that is open. By id. */
   written: Map<number, boolean | null>;
   replies: number;
   failures: EtcdFdwError[];
@@ -38,7 +38,6 @@ function perform(world: World, effects: Effect[]): void {
       case "send":
         assert.equal(world.over, "no", "nothing is sent behind a cancel or the end");
         assert.ok(!world.trouble, "nothing more of a form is sent behind a refusal or a loss");
-        if (effect.txn.kind === "write") world.written.set(effect.txn.id, null);
         break;
       case "progress":
         break;
@@ -50,6 +49,7 @@ function perform(world: World, effects: Effect[]): void {
         break;
       case "fail":
         world.failures.push(effect.error);
+        if (world.state.phase === "UNKNOWN") assert.ok(!isNothing(world), "something may have been written");
         break;
       case "revoke":
         world.revoked = true;
@@ -92,7 +92,17 @@ function* successors(world: World): Generator<World> {
     } else yield told(world, { type: "explained", error: refusal }, done);
     yield told(world, { type: "failed", error: refusal }, done);
   }
-  for (const { id, kind } of state.sent) {
+  const making = state.sent.find(({ kind, out }) => kind === "write" && !out);
+  for (const { id, kind, out } of state.sent) {
+    if (kind === "write" && !out) {
+      // One after the other: in which order they are made is of no account.
+      if (id !== making?.id) continue;
+      // Behind the outcome nothing goes out.
+      if (!isOver(state)) yield told(world, { type: "out", id }, (next) => void next.written.set(id, null));
+      // It could not be made.
+      yield told(world, { type: "refused", id, error: refusal });
+      continue;
+    }
     const settle = (written: boolean) => (next: World) => {
       if (kind === "write") next.written.set(id, written);
     };
@@ -202,6 +212,11 @@ Deno.test("commit: the phases, and what they are called for", () => {
       return { state, effects };
     }, begin());
   const planned: Event = { type: "planned", form: { checks: 0, writes: 2 } };
+  const outOf = (id: number): Event => ({ type: "out", id });
+  assert.equal(run(planned, { type: "cancelled" }).state.phase, "REFUSED");
+  assert.equal(run(planned, outOf(2), { type: "cancelled" }).state.phase, "UNKNOWN");
+  const answered: Event = { type: "answered", id: 2, revision: 5n };
+  assert.equal(run(planned, outOf(2), answered, { type: "ended" }).state.phase, "UNKNOWN");
   const partly = run(planned, { type: "answered", id: 1, revision: 5n }, {
     type: "refused",
     id: 2,

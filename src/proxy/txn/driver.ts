@@ -193,6 +193,7 @@ class Writing {
       if (this.#link.signal.aborted) this.tell({ type: "cancelled" });
       if (isOver(this.#state)) return;
       sent = true;
+      if (writes) this.tell({ type: "out", id });
       const reply = await this.#link.callAfresh(writes ? Method.TXN : Method.READ_TXN, request);
       const { revision, succeeded } = decodeTxnOutcome(reply);
       this.tell(succeeded ? { type: "answered", id, revision } : { type: "refused", id, error: null });

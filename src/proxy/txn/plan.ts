@@ -3,7 +3,7 @@
 
 import { compareBytes, printable } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
-import { encodeSteps, GROUP_BYTES, levelsFor, mostSteps, type Step, stepSize } from "../../etcd/nested.ts";
+import { encodeSteps, groupingBytes, levelsFor, mostSteps, type Step, stepSize } from "../../etcd/nested.ts";
 import type { KeyRange } from "../../etcd/keyrange.ts";
 import { decodeKeyRow, decodePage, keyOf } from "../../etcd/ranges.ts";
 import { decodeTxn, encodeTxn, type TxnOp } from "../../etcd/txn.ts";
@@ -200,20 +200,25 @@ function* cut(
   items: Item[],
   options: CommitOptions,
 ): Generator<undefined, Part[], unknown> {
-  const most = mostSteps(options.maxTxnOps, options.nested);
-  // The smallest group that a Txn is made of.
-  const group = Math.max(Math.floor(options.maxTxnOps / 4), 1);
+  const { maxTxnOps, nested } = options;
+  const most = mostSteps(maxTxnOps, nested);
   const parts: Part[] = [];
   let bytes = 0;
   let from = 0;
   let writes = false;
+  let shortest: number | null = null;
   for (let i = 0; i < items.length; i++) {
     const step = stepAt(form, items[i]);
-    const size = stepSize(step) + Math.ceil((GROUP_BYTES + (step.guard?.key.length ?? 0)) / group);
-    if (i > from && (bytes + size > roomIn(options) || i - from === most)) {
+    const size = stepSize(step);
+    const guarded: number | null = step.guard?.key.length ?? null;
+    const least: number | null = shortest === null || guarded === null
+      ? shortest ?? guarded
+      : Math.min(shortest, guarded);
+    const whole = bytes + size + groupingBytes(i + 1 - from, least, maxTxnOps, nested);
+    if (i > from && (whole > roomIn(options) || i - from === most)) {
       parts.push({ from, to: i, writes });
-      [from, bytes, writes] = [i, 0, false];
-    }
+      [from, bytes, writes, shortest] = [i, 0, false, guarded];
+    } else shortest = least;
     bytes += size;
     writes ||= step.op !== null;
     if (i % STRIDE === STRIDE - 1) yield;
@@ -259,11 +264,11 @@ export function* firstForm(batch: Batch, options: CommitOptions): Work<Form | nu
   const single = options.requireAtomic || batch.reads !== null;
   const fits = (form: Form) => form.writes.length <= 1;
   let form = yield* formOf(batch, batch.deleted.length === 0 ? Deletion.KEYS : Deletion.GUARDED, options);
-  if (!fits(form) && batch.deleted.length > 0) form = yield* formOf(batch, Deletion.RANGES, options);
   // Under SERIALIZABLE a range's own guard would say too little: a key of it may be gone.
-  if (single && !fits(form) || batch.reads !== null && form.deletion === Deletion.RANGES) {
-    throw tooLarge(form, options);
+  if (!fits(form) && batch.deleted.length > 0 && batch.reads === null) {
+    form = yield* formOf(batch, Deletion.RANGES, options);
   }
+  if (single && !fits(form)) throw tooLarge(form, options);
   return form.items.length === 0 ? null : form;
 }
 
@@ -304,7 +309,11 @@ const READS = 4;
  */
 export function* explain(form: Form, { maxTxnOps }: CommitOptions): Work<EtcdFdwError> {
   const most = Math.min(maxTxnOps, MAX_TXN_OPS);
-  const suspects = form.items.filter((item) => stepAt(form, item).guard !== null);
+  const suspects: Item[] = [];
+  for (const [i, item] of form.items.entries()) {
+    if (stepAt(form, item).guard !== null) suspects.push(item);
+    if (i % STRIDE === STRIDE - 1) yield;
+  }
   for (let at = 0; at < suspects.length;) {
     const asked: Item[][] = [];
     for (; asked.length < READS && at < suspects.length; at += most) {

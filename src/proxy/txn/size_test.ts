@@ -3,13 +3,14 @@
 
 import assert from "node:assert/strict";
 import { decodeRangeResponse } from "../../etcd/ranges.ts";
+import { encodeReadResponses } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
 import { StageFlag, StageKind } from "../../ipc/stage.ts";
 import { Deadline } from "../deadline.ts";
 import { Cluster } from "../etcd/cluster.ts";
 import { REAL } from "../testing_runtime.ts";
 import { errorFrom, get, getPrefix, put } from "../testing_requests.ts";
-import { entry, TestTransaction, withEtcd, write } from "../testing_txn.ts";
+import { deletion, entry, randomOf, STAGING, TestTransaction, withEtcd, write } from "../testing_txn.ts";
 import type { Call } from "./driver.ts";
 
 const rowsOf = async (call: Call, prefix: string) =>
@@ -173,4 +174,52 @@ Deno.test("size: a user with rights on one prefix commits what any other may", a
       cluster.close();
     }
   });
+});
+
+Deno.test("size: a range that SERIALIZABLE must hold key by key is what is too large, and is said to be", async () => {
+  await withEtcd(async (call) => {
+    for (let i = 0; i < 40; i++) await call(Method.PUT, put(`/g/${i}`, "x"));
+    const transaction = new TestTransaction(call, { maxTxnOps: 16, nested: false });
+    await transaction.deleteRange(deletion("/g/", "/g0", 1, { flags: StageFlag.RECORDED }));
+    const error = await errorFrom(transaction.commit());
+    assert.equal(error.sqlstate, "54000");
+    // The range that was read, the 40 keys, and the DELETE of the range.
+    assert.match(
+      error.detail,
+      /^Its 42 writes and comparisons take 3 Txns; .*Under SERIALIZABLE, all of them/,
+    );
+    assert.equal((await rowsOf(call, "/g/")).length, 40);
+  });
+});
+
+Deno.test("size: no request is larger than etcd takes, whatever the keys' lengths, and few are much smaller", async () => {
+  const limit = STAGING.maxRequestBytes;
+  const random = randomOf(1);
+  const lengths: Record<string, (i: number) => number> = {
+    // The first key of each group is long.
+    periodic: (i) => i % 64 === 0 ? 1000 : 0,
+    "one in four": (i) => i % 4 === 0 ? 1000 : 0,
+    random: () => random.below(500),
+    rare: () => random.chance(0.01) ? random.below(20_000) : 0,
+    long: () => 1000,
+  };
+  for (const [what, lengthOf] of Object.entries(lengths)) {
+    for (const kind of [StageKind.INSERT, StageKind.UPSERT]) {
+      const sizes: number[] = [];
+      const call: Call = (_, payload) => {
+        sizes.push(payload.length);
+        return Promise.resolve(encodeReadResponses(Uint8Array.of(3 << 3, 7), []));
+      };
+      const transaction = new TestTransaction(call);
+      transaction.stage(write(Array.from({ length: 9001 }, (_, i) => {
+        const key = `/t/P/${String(i).padStart(6, "0")}${"x".repeat(lengthOf(i))}`;
+        // What is not guarded lies between what is.
+        return entry(i % 50 === 0 ? StageKind.INSERT : kind, key, "v".repeat(300));
+      })));
+      await transaction.commit();
+      assert.ok(sizes.every((size) => size <= limit - 1024), `${what}: ${sizes}`);
+      const writing = sizes.slice(sizes.length / 2);
+      assert.ok(sizes.length > 2 && Math.max(...writing) > 0.97 * limit, `${what}: ${sizes}`);
+    }
+  }
 });
