@@ -165,6 +165,7 @@ export class Cluster {
       const startedAt = this.#runtime.now();
       const { options, failure, reply } = await this.#attempt(member, work, terms, leaderless);
       if (failure === undefined) {
+        if (!terms.waits) notePace(member, this.#runtime.now() - startedAt);
         source.answered(member, work.proves);
         return reply!;
       }
@@ -313,11 +314,29 @@ export class Cluster {
       return this.#connector.drop(member, failure.text);
     }
     if (!isTimeout(failure)) return this.#connector.answered(member, false);
+    // One client's haste is not the member's fault, and others use it.
+    if (this.#runtime.now() - startedAt < fairTime(member)) return;
     // A peer that is stopped, not dead, keeps its connections open, and one that is cut off from its cluster answers what
     // it knows by itself: only answers of the kind that was asked for speak for it.
     const last = proves ? member.lastProof : member.lastAnswer;
     if (last < startedAt) this.#connector.drop(member, "it does not answer");
   }
+}
+
+/** A call that had so many milliseconds without an answer speaks against its member. */
+const FAIR_MS = 3_000;
+/** So does one that had so many times what the member's calls take otherwise, but no less than LEAST_FAIR_MS. */
+const FAIR_FACTOR = 20;
+const LEAST_FAIR_MS = 250;
+/** The weight of the latest call in what calls take. */
+const PACE_WEIGHT = 0.1;
+
+function notePace(member: Member, took: number): void {
+  member.pace = member.pace === null ? took : member.pace + (took - member.pace) * PACE_WEIGHT;
+}
+
+function fairTime({ pace }: Member): number {
+  return Math.min(FAIR_MS, pace === null ? FAIR_MS : Math.max(LEAST_FAIR_MS, pace * FAIR_FACTOR));
 }
 
 const firstWait = ({ connect, deadline }: Terms) => Math.min(connect, deadline.left());
