@@ -99,7 +99,9 @@ export function makeHandle(
     },
     endpoints: open.endpoints,
     label,
+    cluster,
     requestTimeout,
+    check: () => {},
     call(method, payload, options = {}) {
       const { endpoint, waits } = options;
       const terms = termsOf(options);

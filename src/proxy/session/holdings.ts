@@ -53,20 +53,37 @@ export interface Held {
 export type By = Pick<CallOptions, "signal" | "deadline">;
 
 export class Holdings {
+  /** The channel's handle that it was made for; what it uses is another one on the same. */
+  readonly origin: ClusterHandle;
   readonly #runtime: Runtime;
   readonly #handle: ClusterHandle;
   readonly #leases = new Map<bigint, KeptLease>();
   readonly #locks = new Map<string, Lock>();
   readonly #leaderships = new Map<string, Leadership>();
 
-  /** Owns the handle. */
-  constructor(runtime: Runtime, handle: ClusterHandle) {
+  constructor(runtime: Runtime, origin: ClusterHandle) {
     this.#runtime = runtime;
-    this.#handle = handle;
+    this.origin = origin;
+    this.#handle = origin.share();
   }
 
   get empty(): boolean {
     return this.#leases.size + this.#locks.size + this.#leaderships.size === 0;
+  }
+
+  /** The lease that stands for this, held or lost; a lease's name is its number. */
+  leaseOf(kind: Held["kind"], name: string): KeptLease | undefined {
+    if (kind === "lease") return this.#leases.get(BigInt(name));
+    return (kind === "lock" ? this.#locks : this.#leaderships).get(name)?.lease;
+  }
+
+  /** Gives up what was lost: etcd may have it still, and in front of the queue. Whether nothing is held now. */
+  forgetLost(kind: "lock" | "election", name: string): boolean {
+    const lease = this.leaseOf(kind, name);
+    if (lease?.state === "HELD") return false;
+    (kind === "lock" ? this.#locks : this.#leaderships).delete(name);
+    void lease?.revoke();
+    return true;
   }
 
   /** One call within the time of a request that may wait for other clients for much longer. */
@@ -204,12 +221,7 @@ export class Holdings {
   /** Gives a leadership that is held another value. False when it is not held. */
   async proclaim(name: string, value: Uint8Array, by: By): Promise<boolean> {
     const held = this.#leaderships.get(name);
-    if (held === undefined) return false;
-    if (held.lease.lost) {
-      void held.lease.revoke();
-      this.#leaderships.delete(name);
-      return false;
-    }
+    if (held === undefined || this.forgetLost("election", name)) return false;
     const leader = leaderOf(held);
     await this.#call(Method.PROCLAIM, ProclaimRequest.encode({ leader, value }), by);
     return true;

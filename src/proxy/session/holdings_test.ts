@@ -34,7 +34,8 @@ function setup(cancelAt: number) {
     return Promise.resolve(answers[method]);
   };
   const runtime = new VirtualRuntime();
-  const handle = { call, close: () => {}, requestTimeout: 1000 } as Partial<ClusterHandle> as ClusterHandle;
+  const rest = { close: () => {}, requestTimeout: 1000, share: () => handle };
+  const handle = { call, ...rest } as Partial<ClusterHandle> as ClusterHandle;
   const by = { signal: controller.signal };
   return { holdings: new Holdings(runtime, handle), by, revoked, runtime, cut, slow };
 }

@@ -56,6 +56,8 @@ class FakeCluster implements ClusterHandle {
   observe = () => Promise.reject(new Error("not asked for"));
   snapshot = () => Promise.reject(new Error("not asked for"));
   certificates = () => Promise.resolve([]);
+  readonly cluster = {};
+  check = () => {};
   share = (): ClusterHandle => this;
   noteTransaction = () => void this.transactions++;
 
