@@ -22,12 +22,12 @@ function setup(cancelAt: number) {
     [Method.TXN]: Uint8Array.of(2 << 3, 1),
     [Method.PROCLAIM]: new Uint8Array(0),
   };
-  const cut = { now: false };
+  const cut = { now: false, only: -1 };
   /** Answers to `method` wait for go(); while it stalls, so do renewals. */
   const slow = { method: -1, stalls: false, go: () => {} };
   const call = (method: number, payload: Uint8Array): Promise<Uint8Array> => {
     const late = () => Promise.reject(new LateError("08006", "etcd did not answer"));
-    if (cut.now || slow.stalls && method === Method.LEASE_KEEPALIVE) return late();
+    if (cut.now || method === cut.only || slow.stalls && method === Method.LEASE_KEEPALIVE) return late();
     if (method === Method.LEASE_REVOKE) revoked.push(LeaseRequest.decode(payload).ID);
     if (method === cancelAt) controller.abort();
     if (method === slow.method) return new Promise((resolve) => slow.go = () => resolve(answers[method]));
@@ -90,7 +90,7 @@ Deno.test("Holdings: a lock whose lease has run out is lost at that moment, whet
   cut.now = false;
   assert.ok(await holdings.lock(NAME, 60, 0, by));
   assert.deepEqual(lost(), [["lock", false]]);
-  assert.deepEqual(revoked, ["7"], "the lost one's, which may stand in front");
+  assert.deepEqual(revoked, ["7", "7"], "the lost ones', which may stand in front");
   cut.now = true;
   await runtime.pass(60_000);
   assert.equal(await holdings.unlock(NAME, by), false);
@@ -106,4 +106,38 @@ Deno.test("Holdings: what etcd grants when the lease has run out already is not 
   slow.go();
   await refused;
   assert.deepEqual(holdings.held(), []);
+});
+
+Deno.test("Holdings: a lock that etcd could not be told to end is not said to be given back", async () => {
+  const { holdings, by, runtime, cut, revoked } = setup(-1);
+  await holdings.lock(NAME, 60, Infinity, by);
+  cut.now = true;
+  const refused = assert.rejects(holdings.unlock(NAME, by), {
+    ...{ sqlstate: "08006", message: "etcd did not answer" },
+    hint: /lock is given up here; .* its lease 60 s from now at the latest/,
+  });
+  await runtime.pass(1_000);
+  await refused;
+  assert.deepEqual([holdings.held(), holdings.empty], [[], false]);
+  cut.now = false;
+  await runtime.pass(1_000);
+  assert.deepEqual([revoked, holdings.empty], [["7"], true]);
+});
+
+Deno.test("Holdings: who has resigned is no leader, whatever becomes of the lease", async () => {
+  const { holdings, by, runtime, cut } = setup(-1);
+  const lead = () => holdings.campaign(NAME, encodeUtf8("v"), 60, Infinity, by);
+  await lead();
+  cut.only = Method.LEASE_REVOKE;
+  const resigned = holdings.resign(NAME, by);
+  await runtime.pass(1_000);
+  assert.equal(await resigned, true);
+  await lead();
+  cut.now = true;
+  const refused = assert.rejects(holdings.resign(NAME, by), {
+    sqlstate: "08006",
+    hint: /^The leadership is/,
+  });
+  await runtime.pass(1_000);
+  await refused;
 });
