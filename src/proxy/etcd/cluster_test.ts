@@ -113,6 +113,49 @@ Deno.test("Cluster: a timeout that was too short speaks against nobody, a fair o
   assert.deepEqual(lines, ['leaving etcd at "h:1": it does not answer']);
 });
 
+Deno.test("Cluster: who waits for other clients does so past any number of lost connections", async () => {
+  let down = false;
+  let lockTakes: number | null = null;
+  const { runtime, dialled, asked, ask } = simulated(
+    (path) => path.endsWith("/Lock") ? lockTakes : 5,
+    () => down,
+  );
+  const lock = watched(ask(Method.LOCK, Infinity, { waits: true, retries: 1, backoff: 10 }));
+  await runtime.pass(50);
+  for (let i = 0; i < 10; i++) {
+    dialled.at(-1)!.break();
+    down = true;
+    await runtime.pass(20_000);
+    down = false;
+    await runtime.pass(5_000);
+    assert.equal(lock.end, null, `loss ${i}`);
+    assert.equal(asked.filter((path) => path.endsWith("/Lock")).length, i + 2);
+  }
+  // No faster than once in three seconds while nobody answers.
+  assert.ok(dialled.length < 150, `${dialled.length} connections`);
+  lockTakes = 10;
+  dialled.at(-1)!.break();
+  await runtime.pass(5_000);
+  assert.equal(lock.end, "done");
+});
+
+Deno.test("Cluster: a wait ends with its deadline, and one that has not begun with its retries", async () => {
+  let down = true;
+  const { runtime, dialled, ask } = simulated(() => null, () => down);
+  const early = watched(ask(Method.LOCK, 600_000, { waits: true }));
+  await runtime.pass(1_100);
+  assert.equal(early.end, "08001");
+  down = false;
+  const lock = watched(ask(Method.LOCK, 30_000, { waits: true }));
+  await runtime.pass(1_000);
+  down = true;
+  dialled.at(-1)!.break();
+  await runtime.pass(28_000);
+  assert.equal(lock.end, null);
+  await runtime.pass(1_100);
+  assert.equal(lock.end, "08001");
+});
+
 Deno.test("Cluster: what is under way on a member that is left may end there", async () => {
   const { runtime, lines, ask } = simulated((path) => path.endsWith("/Put") ? 4_000 : null);
   const write = watched(ask(Method.PUT, 10_000));

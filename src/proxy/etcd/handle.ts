@@ -122,7 +122,7 @@ export function makeHandle(
       try {
         return await cluster.stream(
           (channel, using) => newLeader(channel, election, revision, using),
-          termsOf(options),
+          termsOf({ ...options, waits: true }),
         );
       } catch (error) {
         if (error instanceof LateError) return null;

@@ -183,15 +183,21 @@ export class Holdings {
   ): Promise<Uint8Array | null> {
     const request = LockRequest.encode({ name, lease: String(lease.id) });
     try {
-      return LockReply.decode(await this.#handle.call(Method.LOCK, request, this.#waiting(patience, by))).key;
+      return LockReply.decode(
+        await this.#handle.call(Method.LOCK, request, this.#waiting(patience, lease, by)),
+      )
+        .key;
     } catch (error) {
+      if (lease.lost) throw leaseLost();
       if (error instanceof LateError && patience < Infinity) return null;
       throw error;
     }
   }
 
-  #waiting(patience: number, { signal, deadline }: By): CallOptions {
+  /** The place in the queue is worth nothing any more when its lease is lost. */
+  #waiting(patience: number, lease: KeptLease, { signal: wanted, deadline }: By): CallOptions {
     const until = Deadline.after(this.#runtime, patience);
+    const signal = AbortSignal.any(wanted === undefined ? [lease.signal] : [lease.signal, wanted]);
     return { signal, deadline: deadline?.earlier(until) ?? until, waits: true };
   }
 
@@ -229,13 +235,15 @@ export class Holdings {
     const lease = await this.#grant(ttl, by);
     const request = CampaignRequest.encode({ name: fromHex(name), lease: String(lease.id), value });
     try {
-      const reply = await this.#handle.call(Method.CAMPAIGN, request, this.#waiting(patience, by));
+      const reply = await this.#handle.call(Method.CAMPAIGN, request, this.#waiting(patience, lease, by));
       throwIfCancelled(by);
       if (lease.lost) throw leaseLost();
       this.#leaderships.set(name, { lease, leader: CampaignReply.decode(reply).leader! });
       return true;
     } catch (error) {
+      const { lost } = lease;
       await this.#abandon(lease, by.deadline);
+      if (lost) throw leaseLost();
       if (error instanceof LateError && patience < Infinity) return false;
       throw error;
     }

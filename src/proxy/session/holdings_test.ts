@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { encodeUtf8, toHex } from "../../base/bytes.ts";
 import { CampaignReply, LeaseReply, LeaseRequest, LockReply } from "../../etcd/api.ts";
 import { Method } from "../../ipc/frame.ts";
-import { type ClusterHandle, LateError } from "../handle.ts";
+import { cancelled } from "../deadline.ts";
+import { type CallOptions, type ClusterHandle, LateError } from "../handle.ts";
 import { VirtualRuntime } from "../testing_runtime.ts";
 import { Holdings } from "./holdings.ts";
 
@@ -25,12 +26,17 @@ function setup(cancelAt: number) {
   const cut = { now: false, only: -1 };
   /** Answers to `method` wait for go(); while it stalls, so do renewals. */
   const slow = { method: -1, stalls: false, go: () => {} };
-  const call = (method: number, payload: Uint8Array): Promise<Uint8Array> => {
+  const call = (method: number, payload: Uint8Array, options: CallOptions = {}): Promise<Uint8Array> => {
     const late = () => Promise.reject(new LateError("08006", "etcd did not answer"));
     if (cut.now || method === cut.only || slow.stalls && method === Method.LEASE_KEEPALIVE) return late();
     if (method === Method.LEASE_REVOKE) revoked.push(LeaseRequest.decode(payload).ID);
     if (method === cancelAt) controller.abort();
-    if (method === slow.method) return new Promise((resolve) => slow.go = () => resolve(answers[method]));
+    if (method === slow.method) {
+      return new Promise((resolve, reject) => {
+        slow.go = () => resolve(answers[method]);
+        options.signal?.addEventListener("abort", () => reject(cancelled()));
+      });
+    }
     return Promise.resolve(answers[method]);
   };
   const runtime = new VirtualRuntime();
@@ -94,6 +100,25 @@ Deno.test("Holdings: a lock whose lease has run out is lost at that moment, whet
   cut.now = true;
   await runtime.pass(60_000);
   assert.equal(await holdings.unlock(NAME, by), false);
+});
+
+Deno.test("Holdings: nobody waits for what the lost lease cannot hold", async () => {
+  for (const method of [Method.LOCK, Method.CAMPAIGN]) {
+    const { holdings, by, runtime, slow } = setup(-1);
+    slow.method = method;
+    slow.stalls = true;
+    const waiting = method === Method.LOCK
+      ? holdings.lock(NAME, 60, Infinity, by)
+      : holdings.campaign(NAME, encodeUtf8("v"), 60, Infinity, by);
+    let refused = false;
+    const end = assert.rejects(waiting, { sqlstate: "08006", message: /lease ran out/ }).then(() =>
+      refused = true
+    );
+    await runtime.pass(59_000);
+    assert.equal(refused, false);
+    await runtime.pass(1_000);
+    await end;
+  }
 });
 
 Deno.test("Holdings: what etcd grants when the lease has run out already is not held", async () => {

@@ -69,6 +69,11 @@ export class KeptLease {
     return this.state === "LOST";
   }
 
+  /** Aborted when it is no longer HELD. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
   #take(event: LeaseEvent): boolean {
     if (this.#state !== "HELD") return false;
     this.#state = ENDS[event];
