@@ -254,6 +254,7 @@ export function fenced(handle: ClusterHandle, options: FenceOptions): ClusterHan
   if (!fence.stands) return handle;
   return {
     ...handle,
+    check: (method, payload) => fence.check(method, payload),
     async call(method, payload, callOptions) {
       fence.check(method, payload);
       const reply = await handle.call(method, payload, callOptions);

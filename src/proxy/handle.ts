@@ -48,8 +48,12 @@ export interface ClusterHandle {
   readonly staging: TransactionOptions;
   readonly endpoints: readonly string[];
   readonly label: Label;
+  /** The same object for handles that reach the same cluster as the same user. */
+  readonly cluster: object;
   /** The server's request_timeout. */
   readonly requestTimeout: number;
+  /** Throws EtcdFdwError for what the server's options forbid; call() does so by itself. */
+  check(method: number, payload: Uint8Array): void;
   /** etcd's answer. Rejects with EtcdFdwError, promptly when the signal is aborted. */
   call(method: number, payload: Uint8Array, options?: CallOptions): Promise<Uint8Array>;
   /**

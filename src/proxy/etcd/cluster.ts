@@ -42,7 +42,10 @@ export interface Terms {
   retries?: number;
   /** The pause before the first of these, which grows by as much with each; 0 when absent. */
   backoff?: number;
-  /** It waits for other clients: that it takes long says nothing about the endpoint. */
+  /**
+   * It waits for other clients: that it takes long says nothing about the endpoint, and once it has begun to wait it goes on
+   * for as long as its deadline allows, however often the connection is lost.
+   */
   waits?: boolean;
   signal?: AbortSignal;
   counters?: Counters;
@@ -59,6 +62,8 @@ export interface ClusterOptions {
 
 /** What is done on a channel once there is one. */
 interface Work<T> {
+  /** How long it takes says nothing about the endpoint. */
+  isLong?: boolean;
   info: Pick<MethodInfo, "readonly" | "writes">;
   /** Whether success shows that the member is in touch with its cluster. */
   proves: boolean;
@@ -146,9 +151,8 @@ export class Cluster {
     attempt: (channel: Channel, options: CallOptions) => Promise<Outcome<T>>,
     terms: Terms,
   ): Promise<T> {
-    // How long a stream takes says nothing about its endpoint.
-    const work = { info: READ_INFO, proves: false, attempt };
-    return await this.#run(this.#anyMember(terms), work, { ...terms, waits: true });
+    const work = { info: READ_INFO, proves: false, isLong: true, attempt };
+    return await this.#run(this.#anyMember(terms), work, terms);
   }
 
   async #run<T>(source: Source, work: Work<T>, terms: Terms): Promise<T> {
@@ -157,6 +161,7 @@ export class Cluster {
     const acquired = source.acquire(firstWait(terms));
     // Awaiting what is there already would cost every call a turn of the event loop.
     let member = acquired instanceof Promise ? await this.#reach(acquired, source, passes, terms) : acquired;
+    const isLong = terms.waits || work.isLong;
     let renewed = false;
     let leaderless: true | undefined;
     for (;;) {
@@ -165,6 +170,7 @@ export class Cluster {
       const startedAt = this.#runtime.now();
       const { options, failure, reply } = await this.#attempt(member, work, terms, leaderless);
       if (failure === undefined) {
+        if (!isLong) notePace(member, this.#runtime.now() - startedAt);
         source.answered(member, work.proves);
         return reply!;
       }
@@ -174,7 +180,10 @@ export class Cluster {
         continue;
       }
       const isLogin = options === null;
-      if (isLogin || !terms.waits || !isTimeout(failure)) {
+      if (!isLogin) passes.begun();
+      // A wait may outlive many a token.
+      if (passes.endless && !isStaleToken(failure)) renewed = false;
+      if (isLogin || !isLong || !isTimeout(failure)) {
         source.judge(member, failure, startedAt, work.proves || isLogin);
       }
       const better = isLogin ? null : work.explain?.(channel, failure, options) ?? null;
@@ -207,7 +216,7 @@ export class Cluster {
       login = reply!;
     }
     const { deadline, waits } = terms;
-    const signal = waits
+    const signal = waits || work.isLong
       ? AbortSignal.any([left.signal, ...(terms.signal ? [terms.signal] : [])])
       : terms.signal;
     const options = { login, deadline, signal, leaderless };
@@ -263,7 +272,7 @@ export class Cluster {
 
   /** Waits for an endpoint; when none could be reached, tries them all again as often as may be. */
   async #reach(attempt: Promise<Member>, source: Source, passes: Passes, terms: Terms): Promise<Member> {
-    const connecting = terms.deadline.within(terms.connect);
+    const connecting = passes.endless ? terms.deadline : terms.deadline.within(terms.connect);
     for (let next: Member | Promise<Member> = attempt;;) {
       try {
         return await next;
@@ -272,7 +281,7 @@ export class Cluster {
         if (!refused || connecting.over || !(await passes.nextPass(connecting.left())) || connecting.over) {
           throw error;
         }
-        next = source.acquire(connecting.left());
+        next = source.acquire(Math.min(terms.connect, connecting.left()));
       }
     }
   }
@@ -313,11 +322,29 @@ export class Cluster {
       return this.#connector.drop(member, failure.text);
     }
     if (!isTimeout(failure)) return this.#connector.answered(member, false);
+    // One client's haste is not the member's fault, and others use it.
+    if (this.#runtime.now() - startedAt < fairTime(member)) return;
     // A peer that is stopped, not dead, keeps its connections open, and one that is cut off from its cluster answers what
     // it knows by itself: only answers of the kind that was asked for speak for it.
     const last = proves ? member.lastProof : member.lastAnswer;
     if (last < startedAt) this.#connector.drop(member, "it does not answer");
   }
+}
+
+/** A call that had so many milliseconds without an answer speaks against its member. */
+const FAIR_MS = 3_000;
+/** So does one that had so many times what the member's calls take otherwise, but no less than LEAST_FAIR_MS. */
+const FAIR_FACTOR = 20;
+const LEAST_FAIR_MS = 250;
+/** The weight of the latest call in what calls take. */
+const PACE_WEIGHT = 0.1;
+
+function notePace(member: Member, took: number): void {
+  member.pace = member.pace === null ? took : member.pace + (took - member.pace) * PACE_WEIGHT;
+}
+
+function fairTime({ pace }: Member): number {
+  return Math.min(FAIR_MS, pace === null ? FAIR_MS : Math.max(LEAST_FAIR_MS, pace * FAIR_FACTOR));
 }
 
 const firstWait = ({ connect, deadline }: Terms) => Math.min(connect, deadline.left());
@@ -338,6 +365,10 @@ function mayRepeat(failure: Failure, info: { readonly: boolean }, isLogin: boole
     isLogin && isTimeout(failure);
 }
 
+/** Between the passes of a call that waits for other clients, in milliseconds. */
+const LEAST_PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 3_000;
+
 /** How often a call may be made again: each pass asks every endpoint once. */
 class Passes {
   readonly #runtime: Runtime;
@@ -345,11 +376,22 @@ class Passes {
   readonly #terms: Terms;
   #failures = 0;
   #pass = 0;
+  #begun = false;
 
   constructor(runtime: Runtime, endpoints: number, terms: Terms) {
     this.#runtime = runtime;
     this.#endpoints = endpoints;
     this.#terms = terms;
+  }
+
+  /** The call was made. */
+  begun(): void {
+    this.#begun = true;
+  }
+
+  /** It waits for other clients, and has begun to: neither its place nor its patience ends with a connection. */
+  get endless(): boolean {
+    return this.#begun && this.#terms.waits === true;
   }
 
   /** After a call that failed: whether this pass has a further endpoint. */
@@ -365,9 +407,12 @@ class Passes {
 
   /** After all endpoints have failed: false when there is no further pass. Waits, but not longer than this. */
   async nextPass(longestMs: number): Promise<boolean> {
-    const { retries = 0, backoff = 0, signal } = this.#terms;
-    if (++this.#pass > retries) return false;
-    const pause = Math.min(backoff * this.#pass, longestMs);
+    const { retries = 0, backoff = 0, signal, deadline } = this.#terms;
+    this.#pass++;
+    if (this.#pass > retries && !this.endless) return false;
+    const pause = this.endless
+      ? Math.min(Math.max(backoff, LEAST_PAUSE_MS) * this.#pass, LONGEST_PAUSE_MS, deadline.left())
+      : Math.min(backoff * this.#pass, longestMs);
     if (pause > 0) await sleep(this.#runtime, pause, signal);
     if (signal?.aborted) throw cancelled();
     return true;

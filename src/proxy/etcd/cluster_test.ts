@@ -5,10 +5,11 @@ import { encodeReadTxn } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
 import { freePort, silentServer, TestEtcd } from "../testing_etcd.ts";
 import { compact, errorFrom, get, getPrefix, put, readRange } from "../testing_requests.ts";
-import { REAL } from "../testing_runtime.ts";
+import { REAL, VirtualRuntime } from "../testing_runtime.ts";
 import { Deadline } from "../deadline.ts";
 import { Cluster, type Terms } from "./cluster.ts";
 import { pastEvents } from "./streams.ts";
+import { type Channel, type Outcome, State } from "./transport.ts";
 
 const terms = (request: number, more: Partial<Terms> = {}): Terms => ({
   ...{ connect: 3_000, retries: 1, deadline: Deadline.after(REAL, request) },
@@ -30,6 +31,140 @@ async function withEtcds(
     await Promise.all(etcds.map((etcd) => etcd.stop()));
   }
 }
+
+const FAILURES = {
+  late: { code: 4, text: "Deadline exceeded" },
+  cancelled: { code: 1, text: "Cancelled on client" },
+  lost: { code: 14, text: "read ECONNRESET" },
+};
+
+/** A cluster in virtual time whose calls take so many milliseconds, null for ever; and what is told of it. */
+function simulated(timeOf: (path: string, payload: Uint8Array) => number | null, refuses = () => false) {
+  const lines: string[] = [];
+  const dialled: { break(): void }[] = [];
+  const asked: string[] = [];
+  const runtime = new VirtualRuntime({
+    dial(endpoint) {
+      const watchers: (() => void)[] = [];
+      const underWay = new Set<() => void>();
+      dialled.push({
+        break() {
+          for (const end of [...watchers, ...underWay]) end();
+        },
+      });
+      return {
+        endpoint,
+        connect: () => refuses() ? State.TRANSIENT_FAILURE : State.READY,
+        connectError: () => Promise.resolve("refused"),
+        onChange: (from, changed) => from === State.READY && watchers.push(() => changed(State.IDLE)),
+        call: (path, payload, { deadline, signal }) =>
+          new Promise<Outcome>((resolve) => {
+            asked.push(path);
+            const end = (outcome: Outcome) => {
+              underWay.delete(lost);
+              resolve(outcome);
+            };
+            const lost = () => end({ failure: FAILURES.lost });
+            underWay.add(lost);
+            signal?.addEventListener("abort", () => end({ failure: FAILURES.cancelled }));
+            runtime.after(timeOf(path, payload) ?? Infinity, () => end({ reply: payload }));
+            runtime.after(deadline.left(), () => end({ failure: FAILURES.late }));
+          }),
+        close: () => {},
+      } as Partial<Channel> as Channel;
+    },
+  });
+  const cluster = new Cluster({ runtime, endpoints: ["h:1"], log: (line) => lines.push(line) });
+  const ask = (method: number, ms: number, more: Partial<Terms> = {}) =>
+    cluster.call(method, put("/a", "1"), {
+      ...{ connect: 1_000, deadline: Deadline.after(runtime, ms), retries: 0 },
+      ...more,
+    });
+  return { runtime, lines, dialled, asked, ask };
+}
+
+/** How it has ended, once it has. */
+function watched(promise: Promise<unknown>): { end: string | null } {
+  const seen = { end: null as string | null };
+  promise.then(() => seen.end = "done", (error) => seen.end = error.sqlstate);
+  return seen;
+}
+
+Deno.test("Cluster: a timeout that was too short speaks against nobody, a fair one does", async () => {
+  let slow: number | null = 40;
+  const { runtime, lines, dialled, ask } = simulated((path) => path.endsWith("/Lock") ? 60_000 : slow);
+  const lock = watched(ask(Method.LOCK, 600_000, { waits: true }));
+  const first = watched(ask(Method.PUT, 5_000));
+  await runtime.pass(100);
+  assert.equal(first.end, "done");
+  for (let i = 0; i < 20; i++) {
+    const hasty = watched(ask(Method.RANGE, 1));
+    await runtime.pass(10);
+    assert.equal(hasty.end, "08006");
+  }
+  assert.deepEqual([dialled.length, lines, lock.end], [1, [], null]);
+  slow = null;
+  // Twenty times what calls take.
+  void watched(ask(Method.RANGE, 700));
+  await runtime.pass(750);
+  assert.deepEqual(lines, []);
+  void watched(ask(Method.RANGE, 900));
+  await runtime.pass(950);
+  assert.deepEqual(lines, ['leaving etcd at "h:1": it does not answer']);
+});
+
+Deno.test("Cluster: who waits for other clients does so past any number of lost connections", async () => {
+  let down = false;
+  let lockTakes: number | null = null;
+  const { runtime, dialled, asked, ask } = simulated(
+    (path) => path.endsWith("/Lock") ? lockTakes : 5,
+    () => down,
+  );
+  const lock = watched(ask(Method.LOCK, Infinity, { waits: true, retries: 1, backoff: 10 }));
+  await runtime.pass(50);
+  for (let i = 0; i < 10; i++) {
+    dialled.at(-1)!.break();
+    down = true;
+    await runtime.pass(20_000);
+    down = false;
+    await runtime.pass(5_000);
+    assert.equal(lock.end, null, `loss ${i}`);
+    assert.equal(asked.filter((path) => path.endsWith("/Lock")).length, i + 2);
+  }
+  // No faster than once in three seconds while nobody answers.
+  assert.ok(dialled.length < 150, `${dialled.length} connections`);
+  lockTakes = 10;
+  dialled.at(-1)!.break();
+  await runtime.pass(5_000);
+  assert.equal(lock.end, "done");
+});
+
+Deno.test("Cluster: a wait ends with its deadline, and one that has not begun with its retries", async () => {
+  let down = true;
+  const { runtime, dialled, ask } = simulated(() => null, () => down);
+  const early = watched(ask(Method.LOCK, 600_000, { waits: true }));
+  await runtime.pass(1_100);
+  assert.equal(early.end, "08001");
+  down = false;
+  const lock = watched(ask(Method.LOCK, 30_000, { waits: true }));
+  await runtime.pass(1_000);
+  down = true;
+  dialled.at(-1)!.break();
+  await runtime.pass(28_000);
+  assert.equal(lock.end, null);
+  await runtime.pass(1_100);
+  assert.equal(lock.end, "08001");
+});
+
+Deno.test("Cluster: what is under way on a member that is left may end there", async () => {
+  const { runtime, lines, ask } = simulated((path) => path.endsWith("/Put") ? 4_000 : null);
+  const write = watched(ask(Method.PUT, 10_000));
+  void watched(ask(Method.RANGE, 3_000));
+  await runtime.pass(3_100);
+  assert.equal(lines.length, 1);
+  await runtime.pass(1_000);
+  assert.equal(write.end, "done");
+});
 
 Deno.test("Cluster: what is put can be read, side by side and beyond 4 MB", async () => {
   await withEtcds(1, async (cluster) => {

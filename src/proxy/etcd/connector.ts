@@ -125,12 +125,14 @@ export interface Member {
   lastAnswer: number;
   /** Of the last one for which it had to ask its cluster: a member that is cut off answers what it knows by itself. */
   lastProof: number;
+  /** Milliseconds that its calls take, smoothed; null before the first. */
+  pace: number | null;
   /** Aborted when it is left because it failed: what waits there for other clients would wait for ever. */
   readonly left: AbortController;
 }
 
 export function newMember(channel: Channel): Member {
-  return { channel, lastAnswer: 0, lastProof: 0, left: new AbortController() };
+  return { channel, lastAnswer: 0, lastProof: 0, pace: null, left: new AbortController() };
 }
 
 export class Connector {

@@ -99,7 +99,9 @@ export function makeHandle(
     },
     endpoints: open.endpoints,
     label,
+    cluster,
     requestTimeout,
+    check: () => {},
     call(method, payload, options = {}) {
       const { endpoint, waits } = options;
       const terms = termsOf(options);
@@ -120,7 +122,7 @@ export function makeHandle(
       try {
         return await cluster.stream(
           (channel, using) => newLeader(channel, election, revision, using),
-          termsOf(options),
+          termsOf({ ...options, waits: true }),
         );
       } catch (error) {
         if (error instanceof LateError) return null;

@@ -10,7 +10,7 @@ import { type Deadline, waitFor } from "../deadline.ts";
 import { type ClusterHandle, LateError, type PartedAnswer } from "../handle.ts";
 import type { Runtime, Timer } from "../runtime.ts";
 import type { StatRow, Stats } from "../stats.ts";
-import { Holdings } from "./holdings.ts";
+import { Estate } from "./estate.ts";
 
 /** About the process, for monitoring. */
 export interface ProxyInfo {
@@ -50,7 +50,7 @@ interface By {
 export class Asks {
   readonly #runtime: Runtime;
   readonly #info: ProxyInfo;
-  readonly #holdings = new Map<string, Holdings>();
+  readonly #estates = new Map<string, Estate>();
   #snapshot: PartedAnswer | null = null;
   #idle: Timer | null = null;
 
@@ -77,7 +77,7 @@ export class Asks {
 
   async #ask(code: number, ask: Requests, handle: ClusterHandle, by: By): Promise<Uint8Array> {
     const patience = ask.patience ?? Infinity;
-    const held = () => this.#of(handle);
+    const estate = this.#of(handle);
     switch (code) {
       case Ask.ENDPOINTS:
         return json(handle.endpoints);
@@ -93,43 +93,36 @@ export class Asks {
       case Ask.LEASE_KEEP:
         return json(
           ask.lease === "0"
-            ? String(await held().keepNew(ask.ttl, by))
-            : await held().keep(BigInt(ask.lease), by),
+            ? String(await estate.keepNew(handle, ask.ttl, by))
+            : await estate.keep(handle, BigInt(ask.lease), by),
         );
       case Ask.LEASE_RELEASE:
-        return json(held().release(BigInt(ask.lease)));
+        return json(estate.release(BigInt(ask.lease)));
       case Ask.LOCK: {
-        const key = await held().lock(ask.name, ask.ttl, patience, by);
+        const key = await estate.lock(handle, ask.name, ask.ttl, patience, by);
         return json(key && toHex(key));
       }
       case Ask.UNLOCK:
-        return json(await held().unlock(ask.name, by));
+        return json(await estate.unlock(ask.name, by));
       case Ask.CAMPAIGN:
-        return json(await held().campaign(ask.name, fromHex(ask.value), ask.ttl, patience, by));
+        return json(await estate.campaign(handle, ask.name, fromHex(ask.value), ask.ttl, patience, by));
       case Ask.PROCLAIM:
-        return json(await held().proclaim(ask.name, fromHex(ask.value), by));
+        return json(await estate.proclaim(handle, ask.name, fromHex(ask.value), by));
       case Ask.RESIGN:
-        return json(await held().resign(ask.name, by));
+        return json(await estate.resign(ask.name, by));
       case Ask.HELD:
-        return json(held().held());
+        return json(estate.held());
       default:
         throw new EtcdFdwError("0A000", `the etcd proxy does not know ask ${code}`);
     }
   }
 
-  /** What the session holds for this server and role, which ALTER SERVER does not end. */
-  #of(handle: ClusterHandle): Holdings {
-    const key = JSON.stringify(handle.label);
-    let holdings = this.#holdings.get(key);
-    // Nothing is held: what the server is now counts.
-    if (holdings?.empty) {
-      void holdings.end();
-      holdings = undefined;
-    }
-    if (holdings === undefined) {
-      this.#holdings.set(key, holdings = new Holdings(this.#runtime, handle.share()));
-    }
-    return holdings;
+  /** What the session holds for this server and role. */
+  #of({ label }: ClusterHandle): Estate {
+    const key = JSON.stringify(label);
+    let estate = this.#estates.get(key);
+    if (estate === undefined) this.#estates.set(key, estate = new Estate(this.#runtime));
+    return estate;
   }
 
   /** One snapshot of a session at a time: who begins another has given up the one before. */
@@ -165,8 +158,8 @@ export class Asks {
   /** The session is over. */
   end(): void {
     this.#endSnapshot();
-    for (const holdings of this.#holdings.values()) void holdings.end();
-    this.#holdings.clear();
+    for (const estate of this.#estates.values()) estate.end();
+    this.#estates.clear();
   }
 }
 

@@ -53,20 +53,52 @@ export interface Held {
 export type By = Pick<CallOptions, "signal" | "deadline">;
 
 export class Holdings {
+  /** The channel's handle that it was made for; what it uses is another one on the same. */
+  readonly origin: ClusterHandle;
   readonly #runtime: Runtime;
   readonly #handle: ClusterHandle;
   readonly #leases = new Map<bigint, KeptLease>();
   readonly #locks = new Map<string, Lock>();
   readonly #leaderships = new Map<string, Leadership>();
+  /** Given up here, while etcd is still to be told. */
+  readonly #ending = new Set<KeptLease>();
 
-  /** Owns the handle. */
-  constructor(runtime: Runtime, handle: ClusterHandle) {
+  constructor(runtime: Runtime, origin: ClusterHandle) {
     this.#runtime = runtime;
-    this.#handle = handle;
+    this.origin = origin;
+    this.#handle = origin.share();
   }
 
   get empty(): boolean {
-    return this.#leases.size + this.#locks.size + this.#leaderships.size === 0;
+    return this.#leases.size + this.#locks.size + this.#leaderships.size + this.#ending.size === 0;
+  }
+
+  /** As KeptLease.revoke. */
+  #revoke(lease: KeptLease, deadline?: Deadline): Promise<boolean> {
+    const revoked = lease.revoke(deadline);
+    this.#ending.add(lease);
+    void lease.over.then(() => this.#ending.delete(lease));
+    return revoked;
+  }
+
+  /** The same where nobody has to know. */
+  async #abandon(lease: KeptLease, deadline?: Deadline): Promise<void> {
+    await this.#revoke(lease, deadline).catch(() => {});
+  }
+
+  /** The lease that stands for this, held or lost; a lease's name is its number. */
+  leaseOf(kind: Held["kind"], name: string): KeptLease | undefined {
+    if (kind === "lease") return this.#leases.get(BigInt(name));
+    return (kind === "lock" ? this.#locks : this.#leaderships).get(name)?.lease;
+  }
+
+  /** Gives up what was lost: etcd may have it still, and in front of the queue. Whether nothing is held now. */
+  forgetLost(kind: "lock" | "election", name: string): boolean {
+    const lease = this.leaseOf(kind, name);
+    if (lease?.state === "HELD") return false;
+    (kind === "lock" ? this.#locks : this.#leaderships).delete(name);
+    if (lease !== undefined) void this.#abandon(lease);
+    return true;
   }
 
   /** One call within the time of a request that may wait for other clients for much longer. */
@@ -83,7 +115,7 @@ export class Holdings {
     const reply = LeaseReply.decode(await this.#call(Method.LEASE_GRANT, payload, by));
     // etcd gives no less than a minimum of its own.
     const lease = new KeptLease(this.#runtime, this.#handle, BigInt(reply.ID), Number(reply.TTL), sentAt);
-    if (by.signal?.aborted) void lease.revoke();
+    if (by.signal?.aborted) void this.#abandon(lease);
     throwIfCancelled(by);
     return lease;
   }
@@ -122,22 +154,23 @@ export class Holdings {
       held.count++;
       return held.key;
     }
-    // etcd may have it still, and in front of the queue.
-    void held?.lease.revoke();
+    this.forgetLost("lock", name);
+    // What was given up may stand in front of the queue still.
+    for (const one of this.#ending) one.hasten();
     const lease = await this.#grant(ttl, by);
     try {
       const key = patience === 0
         ? await this.#tryLock(fromHex(name), lease, by)
         : await this.#waitForLock(fromHex(name), lease, patience, by);
       throwIfCancelled(by);
-      if (key === null) await lease.revoke();
+      if (key === null) await this.#abandon(lease, by.deadline);
       // What etcd granted in the last moment of the lease is nothing to rely on.
       else if (lease.lost) throw leaseLost();
       else this.#locks.set(name, { lease, key, count: 1 });
       return key;
     } catch (error) {
       // The place in the queue goes with the lease.
-      void lease.revoke();
+      void this.#abandon(lease);
       throw error;
     }
   }
@@ -150,15 +183,21 @@ export class Holdings {
   ): Promise<Uint8Array | null> {
     const request = LockRequest.encode({ name, lease: String(lease.id) });
     try {
-      return LockReply.decode(await this.#handle.call(Method.LOCK, request, this.#waiting(patience, by))).key;
+      return LockReply.decode(
+        await this.#handle.call(Method.LOCK, request, this.#waiting(patience, lease, by)),
+      )
+        .key;
     } catch (error) {
+      if (lease.lost) throw leaseLost();
       if (error instanceof LateError && patience < Infinity) return null;
       throw error;
     }
   }
 
-  #waiting(patience: number, { signal, deadline }: By): CallOptions {
+  /** The place in the queue is worth nothing any more when its lease is lost. */
+  #waiting(patience: number, lease: KeptLease, { signal: wanted, deadline }: By): CallOptions {
     const until = Deadline.after(this.#runtime, patience);
+    const signal = AbortSignal.any(wanted === undefined ? [lease.signal] : [lease.signal, wanted]);
     return { signal, deadline: deadline?.earlier(until) ?? until, waits: true };
   }
 
@@ -174,13 +213,20 @@ export class Holdings {
     return succeeded ? key : null;
   }
 
-  /** Gives the lock back. False when it is not held, or was lost meanwhile. */
+  /**
+   * Gives the lock back. False when it is not held, or was lost meanwhile. Rejects when etcd could not be told in time: it is
+   * told later then, if that is possible before the lease ends.
+   */
   async unlock(name: string, { deadline }: By): Promise<boolean> {
     const held = this.#locks.get(name);
-    if (held === undefined) return false;
-    if (--held.count > 0 && !held.lease.lost) return true;
+    if (held === undefined || this.forgetLost("lock", name)) return false;
+    if (--held.count > 0) return true;
     this.#locks.delete(name);
-    return await held.lease.revoke(deadline);
+    try {
+      return await this.#revoke(held.lease, deadline);
+    } catch (error) {
+      throw staysHeld("lock", held.lease, EtcdFdwError.from(error));
+    }
   }
 
   /** Becomes the leader, with this value; false when another one is for as long as `patience`. */
@@ -189,13 +235,15 @@ export class Holdings {
     const lease = await this.#grant(ttl, by);
     const request = CampaignRequest.encode({ name: fromHex(name), lease: String(lease.id), value });
     try {
-      const reply = await this.#handle.call(Method.CAMPAIGN, request, this.#waiting(patience, by));
+      const reply = await this.#handle.call(Method.CAMPAIGN, request, this.#waiting(patience, lease, by));
       throwIfCancelled(by);
       if (lease.lost) throw leaseLost();
       this.#leaderships.set(name, { lease, leader: CampaignReply.decode(reply).leader! });
       return true;
     } catch (error) {
-      await lease.revoke();
+      const { lost } = lease;
+      await this.#abandon(lease, by.deadline);
+      if (lost) throw leaseLost();
       if (error instanceof LateError && patience < Infinity) return false;
       throw error;
     }
@@ -204,12 +252,7 @@ export class Holdings {
   /** Gives a leadership that is held another value. False when it is not held. */
   async proclaim(name: string, value: Uint8Array, by: By): Promise<boolean> {
     const held = this.#leaderships.get(name);
-    if (held === undefined) return false;
-    if (held.lease.lost) {
-      void held.lease.revoke();
-      this.#leaderships.delete(name);
-      return false;
-    }
+    if (held === undefined || this.forgetLost("election", name)) return false;
     const leader = leaderOf(held);
     await this.#call(Method.PROCLAIM, ProclaimRequest.encode({ leader, value }), by);
     return true;
@@ -218,11 +261,17 @@ export class Holdings {
   /** Gives a leadership up. False when it is not held, or was lost meanwhile. */
   async resign(name: string, by: By): Promise<boolean> {
     const held = this.#leaderships.get(name);
-    if (held === undefined) return false;
+    if (held === undefined || this.forgetLost("election", name)) return false;
     this.#leaderships.delete(name);
     const request = ProclaimRequest.encode({ leader: leaderOf(held) });
-    await this.#call(Method.RESIGN, request, by).catch(() => {});
-    return await held.lease.revoke(by.deadline);
+    const resigned = await this.#call(Method.RESIGN, request, by).then(() => true, () => false);
+    const { lost } = held.lease;
+    try {
+      return await this.#revoke(held.lease, by.deadline);
+    } catch (error) {
+      if (resigned) return !lost;
+      throw staysHeld("leadership", held.lease, EtcdFdwError.from(error));
+    }
   }
 
   /** All of it. */
@@ -245,10 +294,10 @@ export class Holdings {
   /** The session is over. */
   async end(): Promise<void> {
     for (const lease of this.#leases.values()) lease.release();
-    const ending = [...this.#locks.values(), ...this.#leaderships.values()].map(({ lease }) =>
-      lease.revoke()
-    );
-    await Promise.all(ending);
+    for (const { lease } of [...this.#locks.values(), ...this.#leaderships.values()]) {
+      void this.#abandon(lease);
+    }
+    await Promise.all([...this.#ending].map(({ over }) => over));
     this.#handle.close();
   }
 }
@@ -263,6 +312,20 @@ function throwIfCancelled({ signal }: By): void {
 function leaseLost(): EtcdFdwError {
   return new EtcdFdwError("08006", "the lease ran out before etcd could be heard", {
     hint: "Check that etcd has a leader, or give a longer ttl.",
+  });
+}
+
+/** The error for what was given back while etcd could not be told. */
+function staysHeld(
+  what: string,
+  { ttl }: KeptLease,
+  { sqlstate, message, detail }: EtcdFdwError,
+): EtcdFdwError {
+  return new EtcdFdwError(sqlstate, message, {
+    detail,
+    hint:
+      `The ${what} is given up here; for others it ends when etcd can be told, or with its lease ${ttl} s ` +
+      "from now at the latest.",
   });
 }
 

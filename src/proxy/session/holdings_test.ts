@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { encodeUtf8, toHex } from "../../base/bytes.ts";
 import { CampaignReply, LeaseReply, LeaseRequest, LockReply } from "../../etcd/api.ts";
 import { Method } from "../../ipc/frame.ts";
-import { type ClusterHandle, LateError } from "../handle.ts";
+import { cancelled } from "../deadline.ts";
+import { type CallOptions, type ClusterHandle, LateError } from "../handle.ts";
 import { VirtualRuntime } from "../testing_runtime.ts";
 import { Holdings } from "./holdings.ts";
 
@@ -22,19 +23,25 @@ function setup(cancelAt: number) {
     [Method.TXN]: Uint8Array.of(2 << 3, 1),
     [Method.PROCLAIM]: new Uint8Array(0),
   };
-  const cut = { now: false };
+  const cut = { now: false, only: -1 };
   /** Answers to `method` wait for go(); while it stalls, so do renewals. */
   const slow = { method: -1, stalls: false, go: () => {} };
-  const call = (method: number, payload: Uint8Array): Promise<Uint8Array> => {
+  const call = (method: number, payload: Uint8Array, options: CallOptions = {}): Promise<Uint8Array> => {
     const late = () => Promise.reject(new LateError("08006", "etcd did not answer"));
-    if (cut.now || slow.stalls && method === Method.LEASE_KEEPALIVE) return late();
+    if (cut.now || method === cut.only || slow.stalls && method === Method.LEASE_KEEPALIVE) return late();
     if (method === Method.LEASE_REVOKE) revoked.push(LeaseRequest.decode(payload).ID);
     if (method === cancelAt) controller.abort();
-    if (method === slow.method) return new Promise((resolve) => slow.go = () => resolve(answers[method]));
+    if (method === slow.method) {
+      return new Promise((resolve, reject) => {
+        slow.go = () => resolve(answers[method]);
+        options.signal?.addEventListener("abort", () => reject(cancelled()));
+      });
+    }
     return Promise.resolve(answers[method]);
   };
   const runtime = new VirtualRuntime();
-  const handle = { call, close: () => {}, requestTimeout: 1000 } as Partial<ClusterHandle> as ClusterHandle;
+  const rest = { close: () => {}, requestTimeout: 1000, share: () => handle };
+  const handle = { call, ...rest } as Partial<ClusterHandle> as ClusterHandle;
   const by = { signal: controller.signal };
   return { holdings: new Holdings(runtime, handle), by, revoked, runtime, cut, slow };
 }
@@ -89,10 +96,29 @@ Deno.test("Holdings: a lock whose lease has run out is lost at that moment, whet
   cut.now = false;
   assert.ok(await holdings.lock(NAME, 60, 0, by));
   assert.deepEqual(lost(), [["lock", false]]);
-  assert.deepEqual(revoked, ["7"], "the lost one's, which may stand in front");
+  assert.deepEqual(revoked, ["7", "7"], "the lost ones', which may stand in front");
   cut.now = true;
   await runtime.pass(60_000);
   assert.equal(await holdings.unlock(NAME, by), false);
+});
+
+Deno.test("Holdings: nobody waits for what the lost lease cannot hold", async () => {
+  for (const method of [Method.LOCK, Method.CAMPAIGN]) {
+    const { holdings, by, runtime, slow } = setup(-1);
+    slow.method = method;
+    slow.stalls = true;
+    const waiting = method === Method.LOCK
+      ? holdings.lock(NAME, 60, Infinity, by)
+      : holdings.campaign(NAME, encodeUtf8("v"), 60, Infinity, by);
+    let refused = false;
+    const end = assert.rejects(waiting, { sqlstate: "08006", message: /lease ran out/ }).then(() =>
+      refused = true
+    );
+    await runtime.pass(59_000);
+    assert.equal(refused, false);
+    await runtime.pass(1_000);
+    await end;
+  }
 });
 
 Deno.test("Holdings: what etcd grants when the lease has run out already is not held", async () => {
@@ -105,4 +131,38 @@ Deno.test("Holdings: what etcd grants when the lease has run out already is not 
   slow.go();
   await refused;
   assert.deepEqual(holdings.held(), []);
+});
+
+Deno.test("Holdings: a lock that etcd could not be told to end is not said to be given back", async () => {
+  const { holdings, by, runtime, cut, revoked } = setup(-1);
+  await holdings.lock(NAME, 60, Infinity, by);
+  cut.now = true;
+  const refused = assert.rejects(holdings.unlock(NAME, by), {
+    ...{ sqlstate: "08006", message: "etcd did not answer" },
+    hint: /lock is given up here; .* its lease 60 s from now at the latest/,
+  });
+  await runtime.pass(1_000);
+  await refused;
+  assert.deepEqual([holdings.held(), holdings.empty], [[], false]);
+  cut.now = false;
+  await runtime.pass(1_000);
+  assert.deepEqual([revoked, holdings.empty], [["7"], true]);
+});
+
+Deno.test("Holdings: who has resigned is no leader, whatever becomes of the lease", async () => {
+  const { holdings, by, runtime, cut } = setup(-1);
+  const lead = () => holdings.campaign(NAME, encodeUtf8("v"), 60, Infinity, by);
+  await lead();
+  cut.only = Method.LEASE_REVOKE;
+  const resigned = holdings.resign(NAME, by);
+  await runtime.pass(1_000);
+  assert.equal(await resigned, true);
+  await lead();
+  cut.now = true;
+  const refused = assert.rejects(holdings.resign(NAME, by), {
+    sqlstate: "08006",
+    hint: /^The leadership is/,
+  });
+  await runtime.pass(1_000);
+  await refused;
 });

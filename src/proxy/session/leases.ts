@@ -7,11 +7,12 @@
 // sent. etcd cannot have ended it before that, and may have ended it after, whether or not it can be asked. "refused" is
 // etcd's word that it has.
 
+import { EtcdFdwError } from "../../base/errors.ts";
 import { LeaseReply, LeaseRequest } from "../../etcd/api.ts";
 import { Method } from "../../ipc/frame.ts";
-import { Deadline } from "../deadline.ts";
-import type { ClusterHandle } from "../handle.ts";
-import type { Runtime, Timer } from "../runtime.ts";
+import { Deadline, waitFor } from "../deadline.ts";
+import { type ClusterHandle, LateError } from "../handle.ts";
+import { type Runtime, sleep, type Timer } from "../runtime.ts";
 
 /** Parts of its time to live after which a lease is renewed, so that two attempts may fail. */
 const RENEWALS = 3;
@@ -40,6 +41,11 @@ export class KeptLease {
   #expiresAt: number;
   #expiry: Timer;
   #renewal: Timer;
+  /** Under way once it is given up. */
+  #revoked: Promise<boolean> | null = null;
+  #hurry: AbortController | null = null;
+  /** Why etcd was not told the last time that was tried. */
+  #untold: EtcdFdwError | null = null;
 
   /** `grantedAt` is when the lease was asked for, as Runtime.now(). */
   constructor(runtime: Runtime, handle: ClusterHandle, id: bigint, ttl: number, grantedAt: number) {
@@ -61,6 +67,11 @@ export class KeptLease {
   /** It must not be relied on any more, though nobody gave it up here. */
   get lost(): boolean {
     return this.state === "LOST";
+  }
+
+  /** Aborted when it is no longer HELD. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
   }
 
   #take(event: LeaseEvent): boolean {
@@ -111,14 +122,55 @@ export class KeptLease {
   }
 
   /**
-   * Ends it in etcd, if that can be reached: its keys are gone at once. Whether it was held until now. One that was lost is
-   * revoked too: etcd may have it still.
+   * Ends it in etcd: its keys are gone at once. Whether it was held until now. One that was lost is revoked too: etcd may
+   * have it still. Rejects when etcd could not be told within the deadline; that is tried on until the lease ends by itself.
    */
   async revoke(deadline?: Deadline): Promise<boolean> {
     const held = this.state === "HELD";
     this.#take("revoke");
-    const payload = LeaseRequest.encode({ ID: String(this.id) });
-    await this.#handle.call(Method.LEASE_REVOKE, payload, { deadline }).catch(() => {});
-    return held;
+    const revoked = this.#revoked ??= this.#tellUntilOver();
+    const late = () => this.#untold ?? noAnswer();
+    const patience = Math.min(deadline?.left() ?? Infinity, this.#handle.requestTimeout);
+    return await waitFor(this.#runtime, revoked, patience, late) && held;
   }
+
+  /** Tells etcd at once what is to be told again in a while. */
+  hasten(): void {
+    this.#hurry?.abort();
+  }
+
+  /** Resolves when etcd need not be told any more. */
+  get over(): Promise<void> {
+    return (this.#revoked ?? Promise.resolve()).then(() => {}, () => {});
+  }
+
+  /** Whether etcd had it still. Rejects when it could not be told before the lease has ended by itself. */
+  async #tellUntilOver(): Promise<boolean> {
+    const payload = LeaseRequest.encode({ ID: String(this.id) });
+    // No renewal is sent any more.
+    const end = Deadline.after(this.#runtime, this.ttl * 1000);
+    for (;;) {
+      try {
+        const deadline = end.within(this.#handle.requestTimeout);
+        await this.#handle.call(Method.LEASE_REVOKE, payload, { deadline });
+        return true;
+      } catch (thrown) {
+        const error = EtcdFdwError.from(thrown);
+        if (error.sqlstate === NO_LEASE) return this.#untold !== null;
+        this.#untold = error;
+        if (!PASSING.test(error.sqlstate)) throw error;
+      }
+      this.#hurry = new AbortController();
+      await sleep(this.#runtime, Math.min(RETRY_MS, end.left()), this.#hurry.signal);
+      if (end.over) throw this.#untold;
+    }
+  }
+}
+
+/** The SQLSTATEs of a lease that etcd does not have, and of what may pass: no connection, no resources. */
+const NO_LEASE = "42704";
+const PASSING = /^(08|53)/;
+
+function noAnswer(): LateError {
+  return new LateError("08007", "etcd did not answer in time");
 }

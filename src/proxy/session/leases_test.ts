@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
+import { EtcdFdwError } from "../../base/errors.ts";
 import { LeaseReply } from "../../etcd/api.ts";
 import { Method } from "../../ipc/frame.ts";
 import type { CallOptions, ClusterHandle } from "../handle.ts";
+import { Deadline } from "../deadline.ts";
 import { VirtualRuntime } from "../testing_runtime.ts";
 import { KeptLease } from "./leases.ts";
 
@@ -12,9 +14,11 @@ function setup(ttl: number) {
   const renewed: number[] = [];
   const limits: number[] = [];
   const revoked: number[] = [];
+  const failure = { revoke: null as EtcdFdwError | null };
   const call = (method: number, _: Uint8Array, { deadline }: CallOptions = {}) => {
     if (method === Method.LEASE_REVOKE) {
       revoked.push(runtime.now() - begun);
+      if (failure.revoke !== null) return Promise.reject(failure.revoke);
       return Promise.resolve(new Uint8Array(0));
     }
     renewed.push(runtime.now() - begun);
@@ -24,7 +28,8 @@ function setup(ttl: number) {
   };
   const begun = runtime.now();
   const handle = { call, requestTimeout: 30_000 } as Partial<ClusterHandle> as ClusterHandle;
-  return { runtime, answer, renewed, limits, revoked, lease: new KeptLease(runtime, handle, 7n, ttl, begun) };
+  const lease = new KeptLease(runtime, handle, 7n, ttl, begun);
+  return { runtime, answer, renewed, limits, revoked, failure, lease };
 }
 
 Deno.test("KeptLease: it is renewed at a third of its time, and an attempt takes no longer than that", async () => {
@@ -76,4 +81,35 @@ Deno.test("KeptLease: one of 75 days is renewed every 25 days, not all the time"
   const { runtime, renewed } = setup(75 * 86_400);
   await runtime.pass(80 * day);
   assert.deepEqual(renewed, [25 * day, 50 * day, 75 * day]);
+});
+
+Deno.test("KeptLease: a revoke that etcd is not told of is tried until it is, and until then it is said", async () => {
+  const { runtime, revoked, failure, lease } = setup(9);
+  failure.revoke = new EtcdFdwError("08006", "lost connection");
+  const told = lease.revoke(Deadline.after(runtime, 2_500));
+  const refused = assert.rejects(told, { sqlstate: "08006", message: "lost connection" });
+  await runtime.pass(2_500);
+  await refused;
+  assert.deepEqual([lease.state, revoked], ["REVOKED", [0, 1_000, 2_000]]);
+  failure.revoke = null;
+  let over = false;
+  void lease.over.then(() => over = true);
+  await runtime.pass(500);
+  assert.deepEqual([over, revoked.length, runtime.timers], [true, 4, 0]);
+});
+
+Deno.test("KeptLease: nobody tries to revoke it when its time to live is over, or when etcd says no", async () => {
+  const unheard = setup(9);
+  unheard.failure.revoke = new EtcdFdwError("08001", "could not connect");
+  const hopeless = assert.rejects(unheard.lease.revoke(), { sqlstate: "08001" });
+  await unheard.runtime.pass(100_000);
+  await hopeless;
+  assert.deepEqual([unheard.revoked.length, unheard.runtime.timers], [9, 0]);
+  const denied = setup(9);
+  denied.failure.revoke = new EtcdFdwError("42501", "permission denied");
+  await assert.rejects(denied.lease.revoke(), { sqlstate: "42501" });
+  assert.equal(denied.runtime.timers, 0);
+  const gone = setup(9);
+  gone.failure.revoke = new EtcdFdwError("42704", "no lease");
+  assert.equal(await gone.lease.revoke(), false, "it was lost");
 });

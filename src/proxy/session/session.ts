@@ -58,6 +58,8 @@ const MAX_QUEUED = 10_000;
 const SESSION_TRANSACTIONS_BYTES = 512 * 1024 * 1024;
 /** Up to this size a copy is cheaper than a second buffer in the write. */
 const COPY_BYTES = 16 * 1024;
+/** What OPEN may bring: connection options, certificates among them. */
+const MAX_OPEN_BYTES = 1024 * 1024;
 /** How long the backend has to take the error that ends its session, in milliseconds. */
 const FAREWELL_MS = 1_000;
 
@@ -87,7 +89,7 @@ export class Session implements ConnectionEvents {
     this.#runtime = options.runtime;
     this.#budget = new Budget(SESSION_BYTES, options.budget, "a session's requests and replies");
     this.#transactionsBudget = new Budget(SESSION_TRANSACTIONS_BYTES, options.budget, "a session");
-    this.#decoder = new FrameDecoder((_, length) => this.#budget.take(length));
+    this.#decoder = new FrameDecoder((header, length) => this.#admit(header, length));
     this.#asks = new Asks(options.runtime, options.info);
     options.info.sessions++;
   }
@@ -116,6 +118,15 @@ export class Session implements ConnectionEvents {
     this.#budget.give(this.#budget.used);
   }
 
+  /**
+   * OPEN needs no budget, and is small: its refusal would be the channel's for good, and a shortage of memory passes. Throws
+   * EtcdFdwError for what there is no room for.
+   */
+  #admit({ type }: FrameHeader, length: number): void {
+    if (type !== FrameType.OPEN) this.#budget.take(length);
+    else if (length > MAX_OPEN_BYTES) throw openTooLarge(length);
+  }
+
   #give(bytes: number): void {
     if (this.#state !== "DOWN") this.#budget.give(bytes);
   }
@@ -127,7 +138,7 @@ export class Session implements ConnectionEvents {
     try {
       this.#obey(frame);
     } finally {
-      this.#give(frame.payload.length);
+      if (frame.type !== FrameType.OPEN) this.#give(frame.payload.length);
     }
   }
 
@@ -341,6 +352,13 @@ function lateInQueue({ ms }: Deadline): LateError {
 
 function tooManyRequests(): EtcdFdwError {
   return new EtcdFdwError("53200", `more than ${MAX_QUEUED} requests of a session wait for the etcd proxy`);
+}
+
+function openTooLarge(length: number): EtcdFdwError {
+  return new EtcdFdwError(
+    "54000",
+    `connection options of ${length} bytes are larger than ${MAX_OPEN_BYTES} bytes`,
+  );
 }
 
 function replyTooLarge(length: number): EtcdFdwError {

@@ -56,6 +56,8 @@ class FakeCluster implements ClusterHandle {
   observe = () => Promise.reject(new Error("not asked for"));
   snapshot = () => Promise.reject(new Error("not asked for"));
   certificates = () => Promise.resolve([]);
+  readonly cluster = {};
+  check = () => {};
   share = (): ClusterHandle => this;
   noteTransaction = () => void this.transactions++;
 
@@ -331,6 +333,22 @@ Deno.test("Session: a request that cannot be taken is refused by itself", async 
     assert.equal(decodeUtf8((await client.answer(8)).payload), "echo");
     assert.deepEqual([cluster.aborted, client.closed, log], [0, false, []]);
   }, new Budget(10_000_000));
+});
+
+Deno.test("Session: a channel that is opened while memory is short works when that is over", async () => {
+  const budget = new Budget(1_000_000);
+  await withSession(async ({ client }) => {
+    budget.take(1_000_000);
+    client.open(OPEN, 2);
+    client.send(unary(1, "echo", { channel: 2 }));
+    assert.equal((await client.error(1)).sqlstate, "53200");
+    budget.give(1_000_000);
+    client.send(unary(2, "echo", { channel: 2 }));
+    assert.equal(decodeUtf8((await client.answer(2)).payload), "echo");
+    client.send({ type: FrameType.OPEN, channel: 3, payload: new Uint8Array(2_000_000) });
+    client.send(unary(3, "echo", { channel: 3 }));
+    assert.equal((await client.error(3)).sqlstate, "54000");
+  }, budget);
 });
 
 Deno.test("Session: a reply for which there is no memory is refused by itself", async () => {

@@ -1,0 +1,103 @@
+// All that a session holds for one server and role. The server's options may change meanwhile: what is held stays with the
+// handle that it was acquired by, and what is new goes through the present one.
+
+import { fromHex } from "../../base/bytes.ts";
+import { LockRequest } from "../../etcd/api.ts";
+import { Method } from "../../ipc/frame.ts";
+import type { ClusterHandle } from "../handle.ts";
+import type { Runtime } from "../runtime.ts";
+import { type By, type Held, Holdings } from "./holdings.ts";
+
+export class Estate {
+  readonly #runtime: Runtime;
+  /** The latest first. */
+  #all: Holdings[] = [];
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
+
+  /** What is acquired through this handle. */
+  of(handle: ClusterHandle): Holdings {
+    const isOver = (holdings: Holdings) => holdings.origin !== handle && holdings.empty;
+    for (const holdings of this.#all) if (isOver(holdings)) void holdings.end();
+    this.#all = this.#all.filter((holdings) => !isOver(holdings));
+    let present = this.#all.find(({ origin }) => origin === handle);
+    if (present === undefined) this.#all.unshift(present = new Holdings(this.#runtime, handle));
+    return present;
+  }
+
+  /** Where this is held on the cluster that the handle reaches: what an earlier handle holds there is no other client's. */
+  #holderOf(kind: Held["kind"], name: string, handle: ClusterHandle): Holdings {
+    const present = this.of(handle);
+    for (const holdings of this.#all) {
+      if (holdings === present || holdings.origin.cluster !== handle.cluster) continue;
+      if (holdings.leaseOf(kind, name)?.state === "HELD") return holdings;
+      if (kind !== "lease") holdings.forgetLost(kind, name);
+    }
+    return present;
+  }
+
+  /** The same of what is still allowed; LockRequest and CampaignRequest name alike. */
+  #allowedHolderOf(kind: "lock" | "election", name: string, handle: ClusterHandle): Holdings {
+    handle.check(Method.LOCK, LockRequest.encode({ name: fromHex(name) }));
+    return this.#holderOf(kind, name, handle);
+  }
+
+  /** Where it can be given back: first where it is held, else where it was lost. */
+  #ownerOf(kind: Held["kind"], name: string): Holdings | undefined {
+    const owners = this.#all.filter((holdings) => holdings.leaseOf(kind, name) !== undefined);
+    return owners.find((holdings) => holdings.leaseOf(kind, name)!.state === "HELD") ?? owners[0];
+  }
+
+  // As in Holdings.
+
+  keepNew(handle: ClusterHandle, ttl: number, by: By): Promise<bigint> {
+    return this.of(handle).keepNew(ttl, by);
+  }
+
+  keep(handle: ClusterHandle, id: bigint, by: By): Promise<number> {
+    return this.#holderOf("lease", String(id), handle).keep(id, by);
+  }
+
+  release(id: bigint): boolean {
+    return this.#ownerOf("lease", String(id))?.release(id) ?? false;
+  }
+
+  async lock(handle: ClusterHandle, name: string, ttl: number, patience: number, by: By) {
+    return await this.#allowedHolderOf("lock", name, handle).lock(name, ttl, patience, by);
+  }
+
+  async unlock(name: string, by: By): Promise<boolean> {
+    return await this.#ownerOf("lock", name)?.unlock(name, by) ?? false;
+  }
+
+  async campaign(
+    handle: ClusterHandle,
+    name: string,
+    value: Uint8Array,
+    ttl: number,
+    patience: number,
+    by: By,
+  ): Promise<boolean> {
+    return await this.#allowedHolderOf("election", name, handle).campaign(name, value, ttl, patience, by);
+  }
+
+  async proclaim(handle: ClusterHandle, name: string, value: Uint8Array, by: By): Promise<boolean> {
+    return await this.#allowedHolderOf("election", name, handle).proclaim(name, value, by);
+  }
+
+  async resign(name: string, by: By): Promise<boolean> {
+    return await this.#ownerOf("election", name)?.resign(name, by) ?? false;
+  }
+
+  held(): Held[] {
+    return this.#all.flatMap((holdings) => holdings.held());
+  }
+
+  /** The session is over. */
+  end(): void {
+    for (const holdings of this.#all) void holdings.end();
+    this.#all = [];
+  }
+}

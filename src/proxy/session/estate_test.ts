@@ -1,0 +1,108 @@
+import assert from "node:assert/strict";
+import { encodeUtf8, toHex } from "../../base/bytes.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
+import { CampaignReply, LeaseReply, LockReply } from "../../etcd/api.ts";
+import { Method } from "../../ipc/frame.ts";
+import type { ClusterHandle } from "../handle.ts";
+import { VirtualRuntime } from "../testing_runtime.ts";
+import { Estate } from "./estate.ts";
+
+const NAME = toHex(encodeUtf8("job"));
+const BY = {};
+
+function setup() {
+  const log: string[] = [];
+  const wanted: number[] = [Method.LOCK, Method.CAMPAIGN, Method.PROCLAIM, Method.LEASE_REVOKE];
+  const names = ["lock", "campaign", "proclaim", "revoke"];
+  const answers: Record<number, Uint8Array> = {
+    [Method.LEASE_GRANT]: LeaseReply.encode({ ID: "7", TTL: "60" }),
+    [Method.LEASE_KEEPALIVE]: LeaseReply.encode({ ID: "7", TTL: "60" }),
+    [Method.LOCK]: LockReply.encode({ key: encodeUtf8("job/7") }),
+    [Method.CAMPAIGN]: CampaignReply.encode({ leader: { key: encodeUtf8("job/7") } }),
+  };
+  const open = { count: 0 };
+  /** A handle whose calls go into the log; a readonly one forbids all. */
+  const handleOn = (cluster: object, title: string, readonly = false): ClusterHandle => {
+    const check = () => {
+      if (readonly) throw new EtcdFdwError("42501", "no");
+    };
+    const handle = {
+      ...{ cluster, check, requestTimeout: 1000 },
+      call(method: number) {
+        if (wanted.includes(method)) log.push(`${title}: ${names[wanted.indexOf(method)]}`);
+        return Promise.resolve(answers[method] ?? new Uint8Array(0));
+      },
+      share: () => {
+        open.count++;
+        return handle;
+      },
+      close: () => void open.count--,
+    } as Partial<ClusterHandle> as ClusterHandle;
+    return handle;
+  };
+  return { log, open, handleOn, estate: new Estate(new VirtualRuntime()) };
+}
+
+Deno.test("Estate: what is new goes through the present handle, what is held stays with its own", async () => {
+  const { estate, log, handleOn } = setup();
+  const first = handleOn({}, "first");
+  const second = handleOn({}, "second");
+  await estate.keepNew(first, 60, BY);
+  await estate.lock(first, NAME, 60, Infinity, BY);
+  await estate.lock(second, "aa", 60, Infinity, BY);
+  await estate.campaign(second, NAME, encodeUtf8("v"), 60, Infinity, BY);
+  assert.deepEqual(log.splice(0), ["first: lock", "second: lock", "second: campaign"]);
+  assert.deepEqual(estate.held().map(({ kind }) => kind), ["lock", "election", "lease", "lock"]);
+  assert.equal(await estate.unlock(NAME, BY), true);
+  assert.equal(await estate.unlock("aa", BY), true);
+  assert.deepEqual(log, ["first: revoke", "second: revoke"]);
+  assert.equal(estate.release(7n), true);
+  assert.equal(estate.release(7n), false);
+});
+
+Deno.test("Estate: a lock that is held on another cluster is not held on this one", async () => {
+  const { estate, log, handleOn } = setup();
+  const [first, second] = [handleOn({}, "first"), handleOn({}, "second")];
+  await estate.lock(first, NAME, 60, Infinity, BY);
+  await estate.lock(second, NAME, 60, Infinity, BY);
+  assert.deepEqual(log.splice(0), ["first: lock", "second: lock"]);
+  assert.equal(await estate.proclaim(second, NAME, encodeUtf8("v"), BY), false);
+  for (const expected of [true, true, false]) assert.equal(await estate.unlock(NAME, BY), expected);
+  assert.deepEqual(log, ["second: revoke", "first: revoke"]);
+});
+
+Deno.test("Estate: one that an earlier handle holds on the same cluster is taken once more, if that is allowed now", async () => {
+  const { estate, log, handleOn } = setup();
+  const cluster = {};
+  const first = handleOn(cluster, "first");
+  await estate.lock(first, NAME, 60, Infinity, BY);
+  await estate.campaign(first, NAME, encodeUtf8("v"), 60, Infinity, BY);
+  log.length = 0;
+  const readonly = handleOn(cluster, "readonly", true);
+  await assert.rejects(estate.lock(readonly, NAME, 60, Infinity, BY), { sqlstate: "42501" });
+  await assert.rejects(estate.proclaim(readonly, NAME, encodeUtf8("w"), BY), { sqlstate: "42501" });
+  assert.deepEqual(log, []);
+  const second = handleOn(cluster, "second");
+  assert.ok(await estate.lock(second, NAME, 60, 0, BY));
+  assert.equal(await estate.campaign(second, NAME, encodeUtf8("w"), 60, 0, BY), true);
+  assert.deepEqual(log.splice(0), ["first: proclaim"]);
+  assert.equal(await estate.unlock(NAME, BY), true);
+  assert.deepEqual(log, [], "it was taken twice");
+  assert.equal(await estate.unlock(NAME, BY), true);
+  assert.deepEqual(log, ["first: revoke"]);
+});
+
+Deno.test("Estate: a handle is given up when nothing is held by it and another one is there", async () => {
+  const { estate, open, handleOn } = setup();
+  const [first, second] = [handleOn({}, "first"), handleOn({}, "second")];
+  await estate.lock(first, NAME, 60, Infinity, BY);
+  estate.of(second);
+  assert.equal(open.count, 2);
+  await estate.unlock(NAME, BY);
+  estate.of(second);
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  assert.equal(open.count, 1);
+  estate.end();
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  assert.equal(open.count, 0);
+});
