@@ -429,7 +429,11 @@ etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *o
 			null_violation(writer, writer->value, "etcd has empty values but no NULL; give a value of the column's type.");
 	}
 	else if (old != NULL)
+	{
+		if (old->value == NULL)
+			elog(ERROR, "the value of the row to be changed is not known");
 		appendBinaryStringInfo(buf, old->value, old->value_len);
+	}
 	/* A new row without a value is a document nevertheless, or its fields could not be read. */
 	if (!fields && !(has_fields && buf->len == at))
 		return;
