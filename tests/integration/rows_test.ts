@@ -56,3 +56,56 @@ test("a row keeps its value when another part of the statement reads keys alone"
   }
   await db.sql("RESET work_mem");
 });
+
+test("a BEFORE UPDATE trigger sets no more than what it changes", async () => {
+  await db.sql(`DELETE FROM t; DELETE FROM doc;
+    CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      IF NEW.value = 'shout' THEN NEW.value := upper(NEW.value); END IF;
+      IF NEW.value = 'move' THEN NEW.key := NEW.key || '!'; END IF;
+      IF NEW.value = 'expire' THEN NEW.ttl := NULL; END IF;
+      IF NEW.value = 'forge' THEN NEW.mod_revision := 1; END IF;
+      RETURN NEW; END $$;
+    CREATE TRIGGER change BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION change();
+    INSERT INTO t (key, value, ttl) VALUES ('/t/a', 'old', '1 hour')`);
+  const lease = async () => (await etcd.get("/t/a"))?.lease;
+  const granted = await lease();
+  assert.ok(granted);
+  assert.deepEqual(await db.sql("UPDATE t SET value = 'shout' RETURNING value"), [{ value: "SHOUT" }]);
+  assert.equal(await lease(), granted);
+  const forged = await db.failure("UPDATE t SET value = 'forge'");
+  assert.equal(forged.code, "428C9");
+  assert.match(forged.message, /column "mod_revision" of foreign table "t" can not be updated/);
+  await db.sql("UPDATE t SET value = 'expire'");
+  assert.equal(await lease(), 0n);
+  await db.sql("UPDATE t SET value = 'move'");
+  assert.deepEqual(await db.sql("SELECT key, value FROM t"), [{ key: "/t/a!", value: "move" }]);
+  await db.sql("DROP TRIGGER change ON t");
+});
+
+test("a BEFORE UPDATE trigger that changes nothing leaves key and document as they are", async () => {
+  await etcd.put("/oi/05", "1");
+  const document = '{"b": 1.0,   "a": "x", "gone": null}';
+  await etcd.put("/doc/1", document);
+  await db.sql(`CREATE FOREIGN TABLE oi (dropped text OPTIONS (json 'x'), key int, value text, version bigint,
+      create_revision bigint) SERVER etcd OPTIONS (prefix '/oi/', strip_prefix 'true');
+    ALTER FOREIGN TABLE oi DROP COLUMN dropped;
+    CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      IF TG_TABLE_NAME = 'doc' THEN IF NEW.a = 'field' THEN NEW.b := 'set'; END IF; END IF;
+      RETURN NEW; END $$;
+    CREATE TRIGGER same BEFORE UPDATE ON oi FOR EACH ROW EXECUTE FUNCTION same();
+    CREATE TRIGGER same BEFORE UPDATE ON doc FOR EACH ROW EXECUTE FUNCTION same();
+    UPDATE oi SET value = repeat('long', 100000)`);
+  assert.equal((await etcd.get("/oi/05"))?.value.length, 400000);
+  await db.sql("UPDATE oi SET value = '2'; UPDATE oi SET key = 6");
+  assert.equal(await etcd.get("/oi/05"), null);
+  assert.deepEqual(await db.sql("SELECT key, value FROM oi"), [{ key: 6, value: "2" }]);
+  await db.sql("UPDATE doc SET key = '/doc/2'");
+  assert.equal(new TextDecoder().decode((await etcd.get("/doc/2"))!.value), document);
+  await db.sql("UPDATE doc SET a = 'field'");
+  assert.deepEqual(JSON.parse(new TextDecoder().decode((await etcd.get("/doc/2"))!.value)), {
+    a: "field",
+    b: "set",
+    gone: null,
+  });
+  await db.sql("DROP TRIGGER same ON doc");
+});
