@@ -109,3 +109,39 @@ test("a BEFORE UPDATE trigger that changes nothing leaves key and document as th
   });
   await db.sql("DROP TRIGGER same ON doc");
 });
+
+test("the parts of a key are read as they were written, or not written", async () => {
+  await db.sql(`CREATE FOREIGN TABLE pairs (a text, b text, value text) SERVER etcd
+      OPTIONS (key_pattern '/p/{a}--{b}');
+    CREATE FOREIGN TABLE triples (a text, b text, c text, value text) SERVER etcd
+      OPTIONS (key_pattern '/3/{a}-{b}.x/{c*}.x')`);
+  const wrong: [into: string, part: string][] = [
+    ["pairs VALUES ('x-', 'b', '1')", "a"],
+    ["pairs VALUES ('x--y', 'b', '1')", "a"],
+    ["pairs VALUES ('x---', 'b', '1')", "a"],
+    ["pairs VALUES ('--', 'b', '1')", "a"],
+    ["pairs VALUES ('', 'b', '1')", "a"],
+    ["pairs VALUES ('x', 'b/c', '1')", "b"],
+    ["triples VALUES ('a-', 'b', 'c', '1')", "a"],
+    ["triples VALUES ('a', 'b.x/', 'c', '1')", "b"],
+    ["triples VALUES ('a', 'b', '', '1')", "c"],
+  ];
+  for (const [into, part] of wrong) {
+    const error = await db.failure(`INSERT INTO ${into}`);
+    assert.equal(error.code, "44000", into);
+    assert.match(
+      error.message,
+      new RegExp(`^value ".*" of column "${part}" cannot be a part of the key`),
+      into,
+    );
+  }
+  const right = [["-x", "-b"], ["-", "--b--"], ["x-y", "b-"]];
+  await db.sql(`INSERT INTO pairs VALUES ${right.map(([a, b]) => `('${a}', '${b}', '1')`)}`);
+  await db.sql("INSERT INTO triples VALUES ('-', '-b.x', 'c/.x/.x', '1')");
+  assert.deepEqual(
+    (await db.sql("SELECT a, b FROM pairs")).map(({ a, b }) => `${a} ${b}`).sort(),
+    right.map((r) => r.join(" ")).sort(),
+  );
+  assert.deepEqual(await db.sql("SELECT a, b, c FROM triples"), [{ a: "-", b: "-b.x", c: "c/.x/.x" }]);
+  assert.equal((await db.failure("UPDATE pairs SET a = 'y-' WHERE b = 'b-'")).code, "44000");
+});
