@@ -87,6 +87,8 @@ export interface PlanAnswer {
   strip: number;
   /** 1: the table reads what one member of etcd knows. */
   serializable: number;
+  /** 1: etcd sends values with the keys; otherwise an empty value says nothing. */
+  values: number;
   /** What to put into begin's `order`, followed by "" or " desc", for each of the orders in which rows can come. */
   targets: string[];
   /**

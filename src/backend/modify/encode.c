@@ -177,40 +177,55 @@ check_key(EtcdWriter *writer, const char *key, int len)
 }
 
 static void
+wrong_part(EtcdWriter *writer, int index, const char *data, int len)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_WITH_CHECK_OPTION_VIOLATION),
+			 errmsg("value \"%s\" of column \"%s\" cannot be a part of the key of foreign table \"%s\"",
+					etcd_printable(data, len), attribute_name(writer, list_nth_int(writer->segments, index)),
+					RelationGetRelationName(writer->relation)),
+			 errdetail("By its key_pattern, the key would be read otherwise than it was written.")));
+}
+
+/*
+ * Appends the key that the row's parts make.  It is read back at once: a part
+ * may hold what ends it, alone or together with the text behind it.
+ */
+static void
 append_segments(EtcdWriter *writer, TupleTableSlot *slot, StringInfo buf)
 {
+	const EtcdPattern *pattern = &writer->pattern;
 	int			count = list_length(writer->segments);
+	int			start = buf->len;
+	int		   *from = palloc(count * sizeof(int));
+	int		   *to = palloc(count * sizeof(int));
+	EtcdBytes  *parts = palloc(pattern->nliterals * sizeof(EtcdBytes));
+	bool		matches;
 
 	for (int i = 0; i < count; i++)
 	{
-		EtcdBytes  *literal = &writer->pattern.literals[i];
-		EtcdBytes  *next = &writer->pattern.literals[i + 1];
 		int			attnum = list_nth_int(writer->segments, i);
-		int			at;
 		bool		isnull;
 		Datum		value = slot_getattr(slot, attnum, &isnull);
-		bool		last = i + 1 == count;
-		bool		wrong;
 
 		if (isnull)
 			null_violation(writer, attnum, "Every part of the key must be there.");
-		appendBinaryStringInfo(buf, literal->data, literal->len);
-		at = buf->len;
+		appendBinaryStringInfo(buf, pattern->literals[i].data, pattern->literals[i].len);
+		from[i] = buf->len;
 		append_datum(buf, value, attribute_type(writer, attnum));
-		wrong = buf->len == at ||
-			(!(writer->pattern.rest && last) && memchr(buf->data + at, '/', buf->len - at) != NULL);
-		/* Read back, the part would end where the pattern goes on. */
-		if (!last && !wrong && buf->len - at > 1)
-			wrong = memmem(buf->data + at + 1, buf->len - at - 1, next->data, next->len) != NULL;
-		if (wrong)
-			ereport(ERROR,
-					(errcode(ERRCODE_WITH_CHECK_OPTION_VIOLATION),
-					 errmsg("value \"%s\" of column \"%s\" cannot be a part of the key of foreign table \"%s\"",
-							etcd_printable(buf->data + at, buf->len - at), attribute_name(writer, attnum),
-							RelationGetRelationName(writer->relation)),
-					 errdetail("By its key_pattern, the key would be read otherwise than it was written.")));
+		to[i] = buf->len;
+		/* What no part may be is told of the part that is it. */
+		if (to[i] == from[i] ||
+			(!(pattern->rest && i + 1 == count) && memchr(buf->data + from[i], '/', to[i] - from[i]) != NULL))
+			wrong_part(writer, i, buf->data + from[i], to[i] - from[i]);
 	}
-	appendBinaryStringInfo(buf, writer->pattern.literals[count].data, writer->pattern.literals[count].len);
+	appendBinaryStringInfo(buf, pattern->literals[count].data, pattern->literals[count].len);
+	matches = etcd_pattern_split(pattern, buf->data + start, buf->len - start, parts);
+	for (int i = 0; i < count; i++)
+	{
+		if (!matches || parts[i].data != buf->data + from[i] || (int) parts[i].len != to[i] - from[i])
+			wrong_part(writer, i, buf->data + from[i], to[i] - from[i]);
+	}
 }
 
 /*
@@ -429,7 +444,11 @@ etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *o
 			null_violation(writer, writer->value, "etcd has empty values but no NULL; give a value of the column's type.");
 	}
 	else if (old != NULL)
+	{
+		if (old->value == NULL)
+			elog(ERROR, "the value of the row to be changed is not known");
 		appendBinaryStringInfo(buf, old->value, old->value_len);
+	}
 	/* A new row without a value is a document nevertheless, or its fields could not be read. */
 	if (!fields && !(has_fields && buf->len == at))
 		return;

@@ -28,6 +28,7 @@
 #include "modify/modify.h"
 #include "modify/prepare.h"
 #include "modify/show.h"
+#include "modify/trigger.h"
 #include "scan/cell.h"
 #include "scan/modes.h"
 #include "scan/rows.h"
@@ -134,6 +135,8 @@ etcdBeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *rinfo, List *fd
 			: modify->whole_row != NIL)
 			etcd_rows_keep_values(modify->rows);
 	}
+	if (mtstate->operation == CMD_UPDATE)
+		etcd_trigger_begin(modify, rinfo, outerPlanState(mtstate)->plan->targetlist);
 	rinfo->ri_FdwState = modify;
 }
 
@@ -543,6 +546,8 @@ etcdExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 	if (!row_to_change(modify, plan_slot, &row))
 		return NULL;
 	old = MemoryContextSwitchTo(modify->work);
+	if (AttributeNumberIsValid(modify->old_attno))
+		etcd_trigger_note(modify, slot, plan_slot);
 	renamed = write_changed(modify, slot, &row, &key, &value, &lease);
 	begin_payload(modify);
 	if (renamed)

@@ -33,6 +33,8 @@ typedef struct EtcdModify
 	bool		immediate;
 	EtcdRows   *rows;			/* that the scan found, for UPDATE and DELETE */
 	AttrNumber	tid_attno;
+	AttrNumber	old_attno;		/* of the row as it was, where triggers may change it; otherwise 0 */
+	Bitmapset  *assigned;		/* attnums that the UPDATE itself sets, where triggers may set more */
 	List	   *whole_row;		/* the plan of `cells`; NIL until it is needed */
 	EtcdCells  *cells;			/* of whole rows, to show them; NULL until it is needed */
 	MemoryContext work;			/* of one row or batch */

@@ -43,15 +43,13 @@ etcdAddForeignUpdateTargets(PlannerInfo *root, Index rtindex, RangeTblEntry *rte
 }
 
 /*
- * The columns that the statement sets, as attnums.  Triggers may set others,
- * and generated columns set themselves.
+ * The columns that the statement sets, as attnums; generated columns set
+ * themselves.
  */
 static Bitmapset *
 assigned_columns(Relation relation, Bitmapset *updated)
 {
 	TupleDesc	desc = RelationGetDescr(relation);
-	TriggerDesc *triggers = relation->trigdesc;
-	bool		all = triggers != NULL && triggers->trig_update_before_row;
 	Bitmapset  *result = NULL;
 
 	for (int i = 0; i < desc->natts; i++)
@@ -59,7 +57,7 @@ assigned_columns(Relation relation, Bitmapset *updated)
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 
 		if (!att->attisdropped &&
-			(all || att->attgenerated != '\0' ||
+			(att->attgenerated != '\0' ||
 			 bms_is_member(att->attnum - FirstLowInvalidHeapAttributeNumber, updated)))
 			result = bms_add_member(result, att->attnum);
 	}

@@ -122,6 +122,7 @@ etcd_read_plan(EtcdPlan *plan, Oid table, Jsonb *answer)
 	plan->strict = (int) etcd_json_number(answer, "strict");
 	plan->strip = (int) etcd_json_number(answer, "strip");
 	plan->serializable = (int) etcd_json_number(answer, "serializable");
+	plan->values = (int) etcd_json_number(answer, "values");
 	plan->targets = etcd_json_strings(answer, "targets");
 	plan->orders = etcd_json_ints(answer, "orders");
 	plan->limitable = etcd_json_number(answer, "limitable") != 0;
@@ -466,7 +467,7 @@ etcd_scan_private(EtcdPath *path, List *param_types, int limit, int offset)
 	List	   *result = list_make5(makeString(plan->plan), list_make1_oid(plan->table), plan->columns,
 									strings(plan->paths), strings(plan->literals));
 
-	result = lappend(result, lappend_int(numbers, plan->serializable));
+	result = lappend(result, lappend_int(lappend_int(numbers, plan->serializable), plan->values));
 	result = lappend(result, param_types);
 	result = lappend(result, makeString(path->order));
 	result = lappend(result, strings(path->aggregates));

@@ -27,6 +27,7 @@ typedef struct EtcdPlan
 	int			strict;
 	int			strip;
 	int			serializable;
+	int			values;			/* etcd sends them */
 	List	   *targets;
 	List	   *orders;			/* integer: attnum, bytes, paged ... */
 	bool		limitable;

@@ -23,6 +23,7 @@ typedef struct EtcdScanNode
 	int			limit;			/* indexes into params, or -1 */
 	int			offset;
 	bool		started;
+	bool		values;			/* come with the keys */
 	EtcdRows   *rows;			/* that the statement is to change; NULL for a mere scan */
 } EtcdScanNode;
 
@@ -48,6 +49,7 @@ etcdBeginForeignScan(ForeignScanState *node, int eflags)
 	state->param_types = list_nth(plan->fdw_private, ETCD_SCAN_PARAM_TYPES);
 	state->limit = list_nth_int(numbers, ETCD_SCAN_LIMIT);
 	state->offset = list_nth_int(numbers, ETCD_SCAN_OFFSET);
+	state->values = list_nth_int(numbers, ETCD_SCAN_VALUES) != 0;
 }
 
 /*
@@ -148,7 +150,7 @@ etcdIterateForeignScan(ForeignScanState *node)
 		etcd_cells_fill(state->scan->cells, &kv, slot->tts_values, slot->tts_isnull);
 		ExecStoreVirtualTuple(slot);
 		if (state->rows != NULL)
-			etcd_rows_add(state->rows, &kv, &slot->tts_tid);
+			etcd_rows_add(state->rows, &kv, state->values, &slot->tts_tid);
 	}
 	return slot;
 }

@@ -29,7 +29,8 @@ enum EtcdScanNumber
 	ETCD_SCAN_STRICT,
 	ETCD_SCAN_LIMIT,			/* index into fdw_exprs, or -1 */
 	ETCD_SCAN_OFFSET,
-	ETCD_SCAN_SERIALIZABLE		/* one member's state is read */
+	ETCD_SCAN_SERIALIZABLE,		/* one member's state is read */
+	ETCD_SCAN_VALUES			/* come with the keys */
 };
 
 /* In hexadecimal; core's PlanAnswer says what each is. */

@@ -11,6 +11,9 @@
  * the statement needs them, go to a temporary file once they exceed work_mem;
  * a row is nearly always changed right after it was found, so the last one is
  * at hand without reading the file.
+ *
+ * Several scans of one statement may find the same row, some of them by its key
+ * alone.  The value is kept from the first scan that has it.
  */
 #include "postgres.h"
 
@@ -36,6 +39,7 @@ typedef struct RowRecord
 	uint32		key_len;
 	uint32		value_len;
 	uint32		next;			/* of the same hash, or NO_ROW */
+	bool		has_value;		/* known, which an empty one can be too */
 	bool		taken;			/* changed by this statement */
 	int			segment;		/* of the file; -1: in memory */
 	union
@@ -164,13 +168,18 @@ set_last(EtcdRows *rows, uint32 index, uint32 len)
 }
 
 /*
- * Keeps the bytes of the row that is added.
+ * Keeps the key of this row and, if wanted and known, its value.
  */
 static void
-store_bytes(EtcdRows *rows, RowRecord *row, const EtcdKeyValue *kv)
+store_bytes(EtcdRows *rows, uint32 index, const EtcdKeyValue *kv, bool has_value)
 {
-	Size		len = (Size) row->key_len + row->value_len;
+	RowRecord  *row = &rows->rows[index];
+	Size		len;
 
+	row->has_value = rows->values && has_value;
+	row->key_len = kv->key_len;
+	row->value_len = row->has_value ? kv->value_len : 0;
+	len = (Size) row->key_len + row->value_len;
 	if (rows->file == NULL && rows->in_memory + len > work_mem * (Size) 1024)
 		create_file(rows);
 	if (rows->file == NULL)
@@ -184,7 +193,7 @@ store_bytes(EtcdRows *rows, RowRecord *row, const EtcdKeyValue *kv)
 	}
 	seek_file(rows, rows->end_segment, rows->end_offset);
 	BufFileTell(rows->file, &row->segment, &row->at.offset);
-	set_last(rows, rows->count, len);
+	set_last(rows, index, len);
 	memcpy(rows->last.data, kv->key, row->key_len);
 	memcpy(rows->last.data + row->key_len, kv->value, row->value_len);
 	BufFileWrite(rows->file, rows->last.data, len);
@@ -227,7 +236,7 @@ set_tid(ItemPointer tid, uint32 index)
  * Keeps the row, once for each key, and says by which ctid it will be found.
  */
 void
-etcd_rows_add(EtcdRows *rows, const EtcdKeyValue *kv, ItemPointer tid)
+etcd_rows_add(EtcdRows *rows, const EtcdKeyValue *kv, bool has_value, ItemPointer tid)
 {
 	uint64		hash = hash_bytes_extended((const unsigned char *) kv->key, (int) kv->key_len, 0);
 	bool		found;
@@ -240,6 +249,8 @@ etcd_rows_add(EtcdRows *rows, const EtcdKeyValue *kv, ItemPointer tid)
 	{
 		if (rows->rows[index].key_len == kv->key_len && memcmp(row_bytes(rows, index), kv->key, kv->key_len) == 0)
 		{
+			if (rows->values && has_value && !rows->rows[index].has_value)
+				store_bytes(rows, index, kv, true);
 			set_tid(tid, index);
 			return;
 		}
@@ -251,18 +262,17 @@ etcd_rows_add(EtcdRows *rows, const EtcdKeyValue *kv, ItemPointer tid)
 	}
 	row = &rows->rows[rows->count];
 	memcpy(row->numbers, kv->numbers, sizeof(row->numbers));
-	row->key_len = kv->key_len;
-	row->value_len = rows->values ? kv->value_len : 0;
 	row->next = entry->first;
 	row->taken = false;
-	store_bytes(rows, row, kv);
+	store_bytes(rows, rows->count, kv, has_value);
 	entry->first = rows->count;
 	set_tid(tid, rows->count++);
 }
 
 /*
  * The row with this ctid, until the next call; false when the statement has
- * changed it already: as with a local table, that happens once.
+ * changed it already: as with a local table, that happens once.  A value that
+ * no scan had is NULL.
  */
 bool
 etcd_rows_take(EtcdRows *rows, ItemPointer tid, EtcdKeyValue *kv)
@@ -279,7 +289,7 @@ etcd_rows_take(EtcdRows *rows, ItemPointer tid, EtcdKeyValue *kv)
 	memcpy(kv->numbers, row->numbers, sizeof(kv->numbers));
 	kv->key = row_bytes(rows, index);
 	kv->key_len = row->key_len;
-	kv->value = kv->key + row->key_len;
+	kv->value = row->has_value ? kv->key + row->key_len : NULL;
 	kv->value_len = row->value_len;
 	return true;
 }

@@ -143,6 +143,7 @@ export function planScan(input: PlanInput): Outcome {
       strict: Number(options.strict),
       strip: options.strip.length,
       serializable: Number(options.serializable),
+      values: Number(plan.keysOnly !== true),
       ...ordersOf(columns, ranges),
       limitable: Number(pattern === null),
       countable: Number(pattern === null && plan.revisions === undefined),

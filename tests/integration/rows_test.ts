@@ -1,0 +1,147 @@
+// What an UPDATE or DELETE knows of the rows that it changes, when other parts of the statement or triggers look at the
+// same rows.
+
+import assert from "node:assert/strict";
+import { suite } from "../helpers/suite.ts";
+
+const { db, etcd, test } = await suite("rows");
+
+await db.sql(`CREATE SERVER etcd FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${etcd.endpoints[0]}');
+  CREATE FOREIGN TABLE t (key text, value text, mod_revision bigint, lease bigint, ttl interval)
+    SERVER etcd OPTIONS (prefix '/t/');
+  CREATE FOREIGN TABLE doc (key text, a text OPTIONS (json 'a'), b text OPTIONS (json 'b'))
+    SERVER etcd OPTIONS (prefix '/doc/')`);
+
+/** A part of a statement that finds all rows by their keys alone, and changes none. */
+const KEYS_ALONE = (table: string) => `DELETE FROM ${table} WHERE key LIKE '%nothing'`;
+
+test("a row keeps its value when another part of the statement reads keys alone", async () => {
+  const cases: [query: (keysAlone: string) => string, order: string][] = [];
+  for (const table of ["t", "doc"]) {
+    const update = table === "t" ? "SET lease = 0" : "SET a = 'new'";
+    cases.push([
+      (other) => `WITH u AS (UPDATE ${table} ${update} WHERE key LIKE '/${table}/%b') ${other}`,
+      table,
+    ]);
+    cases.push([
+      (other) => `WITH u AS (${other}) UPDATE ${table} ${update} WHERE key LIKE '/${table}/%b'`,
+      table,
+    ]);
+    cases.push([
+      (other) =>
+        `WITH u AS (UPDATE ${table} SET key = key || 'b' WHERE key LIKE '/${table}/%b' RETURNING key) ${other}
+        AND key NOT IN (SELECT key FROM u)`,
+      table,
+    ]);
+  }
+  const big = "x".repeat(3000);
+  for (const memory of ["4MB", "64kB"]) {
+    await db.sql(`SET work_mem = '${memory}'`);
+    for (const [query, table] of cases) {
+      const document = JSON.stringify({ a: "old", b: big, c: 1 });
+      await etcd.client.deletePrefix(`/${table}/`);
+      await etcd.putMany(
+        Array.from({ length: 60 }, (_, i): [string, string] => [
+          `/${table}/${"k".repeat(1500)}${i}${i % 10 === 0 ? "b" : "a"}`,
+          table === "t" ? big : document,
+        ]),
+      );
+      await db.sql(query(KEYS_ALONE(table)));
+      const wrong = table === "t"
+        ? await db.sql("SELECT key FROM t WHERE value <> repeat('x', 3000)")
+        : await db.sql("SELECT key FROM doc WHERE b IS DISTINCT FROM repeat('x', 3000)");
+      assert.deepEqual(wrong.map(({ key }) => key.slice(-5)), [], query("..."));
+      assert.equal((await db.sql(`SELECT count(*) AS n FROM ${table}`))[0].n, "60", query("..."));
+    }
+  }
+  await db.sql("RESET work_mem");
+});
+
+test("a BEFORE UPDATE trigger sets no more than what it changes", async () => {
+  await db.sql(`DELETE FROM t; DELETE FROM doc;
+    CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      IF NEW.value = 'shout' THEN NEW.value := upper(NEW.value); END IF;
+      IF NEW.value = 'move' THEN NEW.key := NEW.key || '!'; END IF;
+      IF NEW.value = 'expire' THEN NEW.ttl := NULL; END IF;
+      IF NEW.value = 'forge' THEN NEW.mod_revision := 1; END IF;
+      RETURN NEW; END $$;
+    CREATE TRIGGER change BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION change();
+    INSERT INTO t (key, value, ttl) VALUES ('/t/a', 'old', '1 hour')`);
+  const lease = async () => (await etcd.get("/t/a"))?.lease;
+  const granted = await lease();
+  assert.ok(granted);
+  assert.deepEqual(await db.sql("UPDATE t SET value = 'shout' RETURNING value"), [{ value: "SHOUT" }]);
+  assert.equal(await lease(), granted);
+  const forged = await db.failure("UPDATE t SET value = 'forge'");
+  assert.equal(forged.code, "428C9");
+  assert.match(forged.message, /column "mod_revision" of foreign table "t" can not be updated/);
+  await db.sql("UPDATE t SET value = 'expire'");
+  assert.equal(await lease(), 0n);
+  await db.sql("UPDATE t SET value = 'move'");
+  assert.deepEqual(await db.sql("SELECT key, value FROM t"), [{ key: "/t/a!", value: "move" }]);
+  await db.sql("DROP TRIGGER change ON t");
+});
+
+test("a BEFORE UPDATE trigger that changes nothing leaves key and document as they are", async () => {
+  await etcd.put("/oi/05", "1");
+  const document = '{"b": 1.0,   "a": "x", "gone": null}';
+  await etcd.put("/doc/1", document);
+  await db.sql(`CREATE FOREIGN TABLE oi (dropped text OPTIONS (json 'x'), key int, value text, version bigint,
+      create_revision bigint) SERVER etcd OPTIONS (prefix '/oi/', strip_prefix 'true');
+    ALTER FOREIGN TABLE oi DROP COLUMN dropped;
+    CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      IF TG_TABLE_NAME = 'doc' THEN IF NEW.a = 'field' THEN NEW.b := 'set'; END IF; END IF;
+      RETURN NEW; END $$;
+    CREATE TRIGGER same BEFORE UPDATE ON oi FOR EACH ROW EXECUTE FUNCTION same();
+    CREATE TRIGGER same BEFORE UPDATE ON doc FOR EACH ROW EXECUTE FUNCTION same();
+    UPDATE oi SET value = repeat('long', 100000)`);
+  assert.equal((await etcd.get("/oi/05"))?.value.length, 400000);
+  await db.sql("UPDATE oi SET value = '2'; UPDATE oi SET key = 6");
+  assert.equal(await etcd.get("/oi/05"), null);
+  assert.deepEqual(await db.sql("SELECT key, value FROM oi"), [{ key: 6, value: "2" }]);
+  await db.sql("UPDATE doc SET key = '/doc/2'");
+  assert.equal(new TextDecoder().decode((await etcd.get("/doc/2"))!.value), document);
+  await db.sql("UPDATE doc SET a = 'field'");
+  assert.deepEqual(JSON.parse(new TextDecoder().decode((await etcd.get("/doc/2"))!.value)), {
+    a: "field",
+    b: "set",
+    gone: null,
+  });
+  await db.sql("DROP TRIGGER same ON doc");
+});
+
+test("the parts of a key are read as they were written, or not written", async () => {
+  await db.sql(`CREATE FOREIGN TABLE pairs (a text, b text, value text) SERVER etcd
+      OPTIONS (key_pattern '/p/{a}--{b}');
+    CREATE FOREIGN TABLE triples (a text, b text, c text, value text) SERVER etcd
+      OPTIONS (key_pattern '/3/{a}-{b}.x/{c*}.x')`);
+  const wrong: [into: string, part: string][] = [
+    ["pairs VALUES ('x-', 'b', '1')", "a"],
+    ["pairs VALUES ('x--y', 'b', '1')", "a"],
+    ["pairs VALUES ('x---', 'b', '1')", "a"],
+    ["pairs VALUES ('--', 'b', '1')", "a"],
+    ["pairs VALUES ('', 'b', '1')", "a"],
+    ["pairs VALUES ('x', 'b/c', '1')", "b"],
+    ["triples VALUES ('a-', 'b', 'c', '1')", "a"],
+    ["triples VALUES ('a', 'b.x/', 'c', '1')", "b"],
+    ["triples VALUES ('a', 'b', '', '1')", "c"],
+  ];
+  for (const [into, part] of wrong) {
+    const error = await db.failure(`INSERT INTO ${into}`);
+    assert.equal(error.code, "44000", into);
+    assert.match(
+      error.message,
+      new RegExp(`^value ".*" of column "${part}" cannot be a part of the key`),
+      into,
+    );
+  }
+  const right = [["-x", "-b"], ["-", "--b--"], ["x-y", "b-"]];
+  await db.sql(`INSERT INTO pairs VALUES ${right.map(([a, b]) => `('${a}', '${b}', '1')`)}`);
+  await db.sql("INSERT INTO triples VALUES ('-', '-b.x', 'c/.x/.x', '1')");
+  assert.deepEqual(
+    (await db.sql("SELECT a, b FROM pairs")).map(({ a, b }) => `${a} ${b}`).sort(),
+    right.map((r) => r.join(" ")).sort(),
+  );
+  assert.deepEqual(await db.sql("SELECT a, b, c FROM triples"), [{ a: "-", b: "-b.x", c: "c/.x/.x" }]);
+  assert.equal((await db.failure("UPDATE pairs SET a = 'y-' WHERE b = 'b-'")).code, "44000");
+});
