@@ -1,5 +1,5 @@
 // A log of small records in few large buffers: a transaction's rows cost their bytes, not an object each. Records are
-// appended and, when a subtransaction is rolled back, cut off from the end.
+// appended and, when a subtransaction is rolled back, cut off from the end; buffers before that can be given back whole.
 
 import type { Budget } from "../memory.ts";
 
@@ -19,6 +19,9 @@ function chunkOf(size: number): Chunk {
   const bytes = new Uint8Array(size);
   return { bytes, view: new DataView(bytes.buffer) };
 }
+
+/** In place of a buffer that was given back. */
+const NO_CHUNK = chunkOf(0);
 
 /** The first buffer of one transaction, kept for the next one of the same channel: a new one costs as much as a small commit. */
 export class Spare {
@@ -95,6 +98,14 @@ export class Arena {
   /** Where in its chunk the record begins. */
   offset(place: number): number {
     return place % CHUNK_UNITS * UNIT;
+  }
+
+  /** Gives back the buffers that lie wholly between these places, where no record is needed any more. */
+  free(from: number, to: number): void {
+    for (let i = Math.ceil(from / CHUNK_UNITS); (i + 1) * CHUNK_UNITS <= to; i++) {
+      this.#budget.give(this.#chunks[i].bytes.length);
+      this.#chunks[i] = NO_CHUNK;
+    }
   }
 
   /** Drops all records from this place on. */

@@ -303,6 +303,32 @@ Deno.test("slices: whatever goes over many own rows lets others in every few hun
   assert.ok(await pausesOf(() => transaction.commit()) >= 2 * Math.floor(count / 256));
 });
 
+Deno.test("slices: a rollback of many rows is in effect at once, and whatever waits next does its work in slices", async () => {
+  const count = 20_000;
+  const call: Call = (method) => Promise.resolve(method === Method.RANGE ? NOTHING : DONE);
+  const waits: Record<string, (transaction: TestTransaction) => Promise<unknown>> = {
+    read: (transaction) => transaction.read(Method.RANGE, get("/1"), 9),
+    write: (transaction) => transaction.write(write([entry(StageKind.UPSERT, "/w", "x")], { command: 2 })),
+    deleteRange: (transaction) => transaction.deleteRange(deletion("/", "0")),
+    commit: (transaction) => transaction.commit(),
+  };
+  for (const [what, wait] of Object.entries(waits)) {
+    let pauses = 0;
+    const pace: Pace = { now: () => (pauses++, 0), turn: () => Promise.resolve() };
+    const transaction = new TestTransaction(call, {}, { pace });
+    transaction.stage(write([entry(StageKind.UPSERT, "/1", "before")]));
+    transaction.stage(write(rows(count, 10), { level: 2, command: 2 }));
+    transaction.rollback(2);
+    pauses = 0;
+    await wait(transaction);
+    // A few thousand are taken out by the rollback itself.
+    assert.ok(pauses >= Math.floor((count - 5000) / 256), `${what}: ${pauses} pauses`);
+    if (what === "commit") continue;
+    const { count: txns } = await transaction.commit();
+    assert.equal(txns, 1);
+  }
+});
+
 Deno.test("slices: what a refused commit suspects is looked through in slices", async () => {
   const pauses = { count: 0, behindRefusal: 0 };
   const call: Call = (method) => {

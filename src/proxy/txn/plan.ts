@@ -261,6 +261,7 @@ function* formOf(
  * cannot hold it and must.
  */
 export function* firstForm(batch: Batch, options: CommitOptions): Work<Form | null> {
+  yield* batch.records.settle();
   const single = options.requireAtomic || batch.reads !== null;
   const fits = (form: Form) => form.writes.length <= 1;
   let form = yield* formOf(batch, batch.deleted.length === 0 ? Deletion.KEYS : Deletion.GUARDED, options);

@@ -3,6 +3,9 @@
 // the commands before its own; a subtransaction that is rolled back takes its versions along.
 //
 // Keys, values and numbers lie in an arena; an object is made only for what is looked at.
+//
+// What is rolled back is a hole in the arena: its versions count for nothing from then on. Taking them out of the tree, which
+// others would have to wait for if there are many, is done by and by.
 
 import { BTree } from "./btree.ts";
 import { compareBytes, printable } from "../../base/bytes.ts";
@@ -51,6 +54,28 @@ export interface Block {
   next: Uint8Array | null;
 }
 
+/** What was rolled back. */
+interface Hole {
+  from: number;
+  to: number;
+  /** The next version to be taken out, and the one before the first of them. */
+  version: number;
+  last: number;
+  /** Whether nothing but versions, and records that go with them, lies there. */
+  isFree: boolean;
+}
+
+/** Where versions of a level begin, and the last one before. */
+interface Mark {
+  level: number;
+  place: number;
+  newest: number;
+}
+
+/** Versions of a hole that are taken out at once, and with each row that is added. */
+const AT_ONCE = 1024;
+const BY_THE_WAY = 4;
+
 /** What a key's place in the tree costs, beside its record. */
 const NODE_BYTES = 40;
 /** Keys that are looked at without a pause. */
@@ -76,22 +101,26 @@ export class Records {
   readonly #read: Tree = this.#tree();
   #probe: Uint8Array = new Uint8Array(0);
   /** From which place on versions are of which level; levels rise. */
-  #marks: { level: number; place: number }[] = [{ level: 0, place: 0 }];
+  #marks: Mark[] = [{ level: 0, place: 0, newest: 0 }];
   #newest = 0;
+  /** What is still to be taken out, the oldest first. */
+  #holes: Hole[] = [];
+  readonly #atOnce: number;
   /** Behind the last record that outlives its subtransaction. */
   #keep = 0;
   #nodes = 0;
 
-  constructor(budget: Budget, spare = new Spare()) {
+  constructor(budget: Budget, spare = new Spare(), atOnce = AT_ONCE) {
     this.#budget = budget;
     this.#arena = new Arena(budget, spare);
+    this.#atOnce = atOnce;
   }
 
   #tree(): Tree {
     return new BTree<number, number>(undefined, (a, b) => this.#compare(a, b));
   }
 
-  /** Keys with versions. */
+  /** Keys with versions, of which some may have been rolled back. */
   get size(): number {
     return this.#written.size;
   }
@@ -124,6 +153,14 @@ export class Records {
     return this.#written.get(PROBE) ?? this.#read.get(PROBE) ?? 0;
   }
 
+  /** The record of the key, as far as it is left by what was rolled back. */
+  #findLeft(key: Uint8Array): number {
+    const record = this.#find(key);
+    if (record === 0 || this.#holes.length === 0) return record;
+    this.#clean(record);
+    return this.#find(key);
+  }
+
   /** The number at this byte of a record or version. */
   #number(place: number, byte: number): number {
     return this.#arena.view(at(place)).getUint32(this.#arena.offset(at(place)) + byte);
@@ -141,9 +178,20 @@ export class Records {
     this.#arena.view(at(place)).setBigInt64(this.#arena.offset(at(place)) + byte, value);
   }
 
+  /** Room in the arena, and if there is none, what was rolled back makes some. */
+  #allocate(size: number): number {
+    try {
+      return this.#arena.allocate(size);
+    } catch (error) {
+      if (this.#holes.length === 0) throw error;
+      this.#takeOut(Infinity);
+      return this.#arena.allocate(size);
+    }
+  }
+
   /** A record of the key that expects nothing yet. */
   #create(key: Uint8Array, tree: Tree): number {
-    const record = this.#arena.allocate(KEY_HEAD + key.length) + 1;
+    const record = this.#allocate(KEY_HEAD + key.length) + 1;
     this.#budget.take(NODE_BYTES);
     this.#nodes++;
     const begin = this.#arena.offset(at(record));
@@ -169,7 +217,7 @@ export class Records {
    * seen it otherwise, 53200 when it holds too much.
    */
   noteRead(key: Uint8Array, mod: bigint): void {
-    const record = this.#find(key) || this.#create(key, this.#read);
+    const record = this.#findLeft(key) || this.#create(key, this.#read);
     this.#expect(record, mod, READ);
     this.#keep = Math.max(this.#keep, this.#arena.top);
   }
@@ -177,7 +225,7 @@ export class Records {
   /** Whether an INSERT of this key collides with what the transaction has written itself. Undefined: only etcd knows. */
   exists(key: Uint8Array): boolean | undefined {
     const record = this.#find(key);
-    const newest = record === 0 ? 0 : this.#number(record, 0);
+    const newest = record === 0 ? 0 : this.#newestOf(record);
     return newest === 0 ? undefined : this.#number(newest, 20) !== DELETED;
   }
 
@@ -187,14 +235,15 @@ export class Records {
    */
   add(entry: StageEntry, level: number, command: number, verified = false): void {
     this.#enter(level);
-    let record = this.#find(entry.key);
+    this.#takeOut(BY_THE_WAY);
+    let record = this.#findLeft(entry.key);
     const before = record === 0 ? 0 : this.#number(record, 0);
     const isInsert = entry.kind === StageKind.INSERT;
     if (before !== 0 && entry.seenMod !== 0n && !this.#agrees(record, before, entry, command)) return;
     if (isInsert && before !== 0 && this.#number(before, 20) !== DELETED) throw duplicateKey(entry.key);
     const isDelete = entry.kind === StageKind.DELETE;
     const length = isDelete ? 0 : entry.value.length;
-    const version = this.#arena.allocate(VERSION_HEAD + length) + 1;
+    const version = this.#allocate(VERSION_HEAD + length) + 1;
     if (record === 0) record = this.#create(entry.key, this.#written);
     if (before === 0) {
       // What the transaction's own row was made from is told by its first version.
@@ -236,38 +285,86 @@ export class Records {
     if (top.level === level) return;
     if (top.level > level) this.release(level + 1);
     if (this.#marks[this.#marks.length - 1].level < level) {
-      this.#marks.push({ level, place: this.#arena.top });
+      this.#marks.push({ level, place: this.#arena.top, newest: this.#newest });
     }
   }
 
-  /** Forgets the marks of this level and above; where the lowest of them began. */
-  #popMarks(level: number): number {
-    let place = this.#arena.top;
-    while (this.#marks[this.#marks.length - 1].level >= level) place = this.#marks.pop()!.place;
-    return place;
+  /** Forgets the marks of this level and above; the lowest of them. */
+  #popMarks(level: number): Mark {
+    let mark: Mark = { level, place: this.#arena.top, newest: this.#newest };
+    while (this.#marks[this.#marks.length - 1].level >= level) mark = this.#marks.pop()!;
+    return mark;
   }
 
   /** What the level wrote belongs to the one below it from now on. */
   release(level: number): void {
     const popped = this.#marks[this.#marks.length - 1].level >= level;
-    const place = this.#popMarks(level);
+    const mark = this.#popMarks(level);
     if (popped && this.#marks[this.#marks.length - 1].level < level - 1) {
-      this.#marks.push({ level: level - 1, place });
+      this.#marks.push({ ...mark, level: level - 1 });
     }
   }
 
   /** Drops what subtransactions of this level and above wrote. What they read was read. */
   rollback(level: number): void {
-    const place = this.#popMarks(level);
-    while (at(this.#newest) >= place) {
-      const version = this.#newest;
-      const record = this.#number(version, 8);
-      const before = this.#number(version, 0);
-      this.#setNumber(record, 0, before);
-      if (before === 0) this.#unwrite(record);
-      this.#newest = this.#number(version, 4);
+    const { place, newest } = this.#popMarks(level);
+    const range = { from: place, to: this.#arena.top, isFree: this.#keep <= place };
+    this.#holes.push({ ...range, version: this.#newest, last: newest });
+    this.#newest = newest;
+    this.#takeOut(this.#atOnce);
+  }
+
+  /** Takes so many versions that were rolled back out; whether none is left. */
+  #takeOut(most: number): boolean {
+    let left = most;
+    for (let hole = this.#holes.at(0); hole !== undefined && left > 0; hole = this.#holes.at(0)) {
+      for (; hole.version !== hole.last && left > 0; left--) {
+        const version = hole.version;
+        hole.version = this.#number(version, 4);
+        this.#clean(this.#number(version, 8));
+      }
+      if (hole.version === hole.last) this.#fill(hole);
     }
-    if (this.#keep <= place) this.#arena.truncate(place);
+    return this.#holes.length === 0;
+  }
+
+  /** Nothing refers to the oldest hole any more. */
+  #fill({ from, to, isFree }: Hole): void {
+    this.#holes.shift();
+    if (!isFree) return;
+    if (to < this.#arena.top) return this.#arena.free(from, to);
+    this.#arena.truncate(from);
+    // What comes next lies there: it was not rolled back, and is of the level that has begun.
+    for (const hole of this.#holes) {
+      hole.from = Math.min(hole.from, from);
+      hole.to = Math.min(hole.to, from);
+    }
+    for (const mark of this.#marks) mark.place = Math.min(mark.place, from);
+  }
+
+  /** Takes all out that was rolled back. Yields where others may run. */
+  *settle(): Generator<undefined, void, unknown> {
+    while (!this.#takeOut(BLOCK)) yield;
+  }
+
+  #isDropped(version: number): boolean {
+    return this.#holes.some(({ from, to }) => at(version) >= from && at(version) < to);
+  }
+
+  /** The newest version of the record that was not rolled back; 0 for none. */
+  #newestOf(record: number): number {
+    let version = this.#number(record, 0);
+    if (this.#holes.length === 0) return version;
+    while (version !== 0 && this.#isDropped(version)) version = this.#number(version, 0);
+    return version;
+  }
+
+  /** Takes the record's versions out that were rolled back. */
+  #clean(record: number): void {
+    const newest = this.#newestOf(record);
+    if (newest === this.#number(record, 0)) return;
+    this.#setNumber(record, 0, newest);
+    if (newest === 0) this.#unwrite(record);
   }
 
   /** The record has no version any more. */
@@ -289,7 +386,8 @@ export class Records {
     this.#read.clear();
     this.#arena.truncate(0);
     this.#budget.give(this.#nodes * NODE_BYTES);
-    this.#marks = [{ level: 0, place: 0 }];
+    this.#marks = [{ level: 0, place: 0, newest: 0 }];
+    this.#holes = [];
     [this.#nodes, this.#newest, this.#keep] = [0, 0, 0];
   }
 
@@ -314,7 +412,7 @@ export class Records {
 
   /** The key's newest version that commands before this one wrote; 0 for none. */
   #visible(record: number, command: number): number {
-    let version = this.#number(record, 0);
+    let version = this.#newestOf(record);
     while (version !== 0 && this.#number(version, 16) >= command) version = this.#number(version, 0);
     return version;
   }
@@ -361,6 +459,7 @@ export class Records {
 
   /** The records of one kind in the order of their keys, for `final`: good while nothing changes. */
   all(kind: "written" | "read"): number[] {
+    this.#takeOut(Infinity);
     return (kind === "written" ? this.#written : this.#read).keysArray();
   }
 

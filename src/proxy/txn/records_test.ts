@@ -4,6 +4,7 @@ import type { EtcdFdwError } from "../../base/errors.ts";
 import { StageKind } from "../../ipc/stage.ts";
 import { Budget } from "../memory.ts";
 import { entry, randomOf } from "../testing_txn.ts";
+import { Spare } from "./arena.ts";
 import { ANYTHING, type Block, Records, type Write } from "./records.ts";
 
 interface Version {
@@ -60,7 +61,8 @@ Deno.test("Records: what plain objects would hold, whatever is written, read, re
   for (let seed = 1; seed <= 30; seed++) {
     const random = randomOf(seed);
     const budget = new Budget(2 ** 30);
-    const records = new Records(budget);
+    // What is rolled back is taken out at once, later, or some of it.
+    const records = new Records(budget, new Spare(), [2048, 0, 5][seed % 3]);
     const model = new Model();
     let level = 1;
     const key = () => `/${random.below(random.chance(0.2) ? 1500 : 300)}`;
@@ -104,7 +106,11 @@ Deno.test("Records: what plain objects would hold, whatever is written, read, re
         model.rows(from, to, seen),
         `seed ${seed}, backwards`,
       );
-      assert.equal(records.size, model.keys.size);
+      assert.ok(records.size >= model.keys.size);
+      if (random.chance(0.3)) {
+        Array.from(records.settle());
+        assert.equal(records.size, model.keys.size);
+      }
       assert.equal(records.exists(encodeUtf8(name)), orUndefined(model.visible(name, Infinity)));
     }
     for (const [name, mod] of model.reads) {
@@ -160,4 +166,39 @@ Deno.test("Records: what they cost is what is counted, and what does not fit cha
   assert.deepEqual(all(records, "/", "0", 10), ["/a=1"]);
   records.clear();
   assert.equal(budget.used, 0);
+});
+
+Deno.test("Records: what is rolled back gives its memory back, whether all at once, by and by or for want of it", () => {
+  const rows = (records: Records, from: number, level: number) => {
+    for (let i = 0; i < 20_000; i++) {
+      records.add(entry(StageKind.UPSERT, `/${from + i}`, "x".repeat(100)), level, 1);
+    }
+  };
+  const small = (records: Records) => records.add(entry(StageKind.UPSERT, "/a", "1"), 1, 1);
+  const need = new Budget(2 ** 30);
+  rows(new Records(need), 0, 2);
+  for (const atOnce of [Infinity, 100, 0]) {
+    for (const again of [false, true]) {
+      const budget = new Budget(need.used * 1.3);
+      const records = new Records(budget, new Spare(), atOnce);
+      small(records);
+      const before = budget.used;
+      rows(records, 0, 2);
+      records.rollback(2);
+      if (again) {
+        rows(records, 50_000, 2);
+        assert.ok(budget.used < need.used * 1.3);
+        records.rollback(2);
+      }
+      assert.deepEqual(all(records, "/", "0", 10), ["/a=1"]);
+      Array.from(records.settle());
+      assert.equal(records.size, 1);
+      // The first buffer may have grown to a whole one.
+      assert.ok(budget.used <= before + 256 * 1024 * 2, `${budget.used} bytes are left, ${again} ${atOnce}`);
+      rows(records, 0, 3);
+      assert.equal(records.size, 20_001);
+      records.clear();
+      assert.equal(budget.used, 0);
+    }
+  }
 });

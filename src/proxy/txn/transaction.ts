@@ -128,6 +128,7 @@ export class Transaction {
   *write(payload: Uint8Array): Work<Answer> {
     this.#check();
     const epoch = this.#epoch;
+    yield* this.#records.settle();
     const { header, rest } = decodeStageHeader(payload);
     const entries = decodeStageEntries(rest);
     const refused = header.flags & StageFlag.CHECK ? yield* this.#existing(entries, header) : [];
@@ -208,6 +209,7 @@ export class Transaction {
   *deleteRange(payload: Uint8Array): Work<Answer> {
     this.#check();
     const epoch = this.#epoch;
+    yield* this.#records.settle();
     const { header, rest } = decodeStageHeader(payload);
     const batch = header.flags & StageFlag.IMMEDIATE ? this.#batch() : null;
     const view = this.#view(batch === null ? header.command : 0, (header.flags & StageFlag.RECORDED) !== 0);
@@ -312,6 +314,7 @@ export class Transaction {
   /** A read of the command with this number; `record` where SERIALIZABLE must hold for it. */
   *read(method: number, message: Uint8Array, command: number, record: boolean): Work<Uint8Array> {
     this.#check();
+    yield* this.#records.settle();
     const view = this.#view(command, record);
     if (method === Method.RANGE) return yield* readRange(message, view);
     if (method === Method.READ_TXN) return yield* readTxn(message, view);
