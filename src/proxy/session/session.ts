@@ -22,6 +22,7 @@ import {
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import { StageCode } from "../../ipc/stage.ts";
 import { Deadline } from "../deadline.ts";
+import { GrantedLeases } from "../fence.ts";
 import { type ClusterHandle, LateError } from "../handle.ts";
 import { Budget } from "../memory.ts";
 import type { Connection, ConnectionEvents, Runtime } from "../runtime.ts";
@@ -33,7 +34,7 @@ import { paceOf, work } from "./work.ts";
 export interface SessionOptions {
   runtime: Runtime;
   /** May throw; then the requests of the channel fail with what it has thrown. */
-  open: (payload: OpenPayload) => ClusterHandle;
+  open: (payload: OpenPayload, granted: GrantedLeases) => ClusterHandle;
   log: (message: string) => void;
   info: ProxyInfo;
   /** Of the whole proxy. */
@@ -71,6 +72,7 @@ export class Session implements ConnectionEvents {
   readonly #transactionsBudget: Budget;
   readonly #decoder: FrameDecoder;
   readonly #asks: Asks;
+  readonly #granted = new GrantedLeases();
   readonly #channels = new Map<number, SessionChannel>();
   /** For what is asked of the proxy alone. */
   readonly #serverless = new SessionChannel(null);
@@ -165,7 +167,7 @@ export class Session implements ConnectionEvents {
     }
     try {
       if (refusal !== undefined) throw refusal;
-      const handle = this.#options.open(parseOpen(payload));
+      const handle = this.#options.open(parseOpen(payload), this.#granted);
       const pace = paceOf(this.#runtime);
       this.#channels.set(
         channel,
