@@ -39,6 +39,7 @@ type Kind =
   | "revoke"
   | "renew"
   | "ttl"
+  | "leases"
   | "look"
   | "rule";
 
@@ -53,7 +54,7 @@ const KINDS: Record<number, Kind> = {
   [Method.LEASE_REVOKE]: "revoke",
   [Method.LEASE_KEEPALIVE]: "renew",
   [Method.LEASE_TTL]: "ttl",
-  [Method.LEASES]: "look",
+  [Method.LEASES]: "leases",
   [Method.MEMBER_LIST]: "look",
   [Method.STATUS]: "look",
   [Method.HASH_KV]: "look",
@@ -77,6 +78,9 @@ const OP_PUT = 2;
 const OP_TXN = 4;
 /** AlarmRequest without an action lists. */
 const ALARM_ACTION = 1;
+
+/** Leases of a session that are known to be its own. */
+const MAX_LEASES = 100_000;
 
 const NO_BYTES = new Uint8Array(0);
 
@@ -121,11 +125,12 @@ export class Fence {
   readonly #server: string;
   readonly #allowed: KeyRange | null;
   readonly #updatable: boolean;
-  /** Leases that were granted on this side: others may hold keys of anybody. */
-  readonly #leases = new Set<string>();
+  readonly #leases: Set<string>;
 
-  constructor({ server, prefix = "", updatable = true }: FenceOptions) {
+  /** @param leases Those that were granted on this side: others may hold keys of anybody. */
+  constructor({ server, prefix = "", updatable = true }: FenceOptions, leases = new Set<string>()) {
     this.#server = server;
+    this.#leases = leases;
     this.#allowed = prefix === "" ? null : prefixRange(fromHex(prefix));
     this.#updatable = updatable;
   }
@@ -151,14 +156,16 @@ export class Fence {
       case "leader":
         return this.#checkRange(singleKey(nameIn(method, payload)));
       case "grant":
-      case "renew":
         return this.#checkWrite();
+      case "renew":
       case "revoke":
         this.#checkWrite();
         return this.#checkLease(LeaseRequest.decode(payload).ID);
       case "ttl":
         if (this.#allowed !== null && LeaseRequest.decode(payload).keys) this.#refuseBeyond("a lease's keys");
         return;
+      case "leases":
+        return this.checkEverything("the list of all leases");
       case "rule":
         return this.#checkRule(method, payload);
       case "look":
@@ -181,11 +188,14 @@ export class Fence {
     if (this.#allowed !== null) this.#refuseBeyond(what);
   }
 
-  /** Sees each answer: a lease that was granted here may be revoked here. */
-  note(method: number, reply: Uint8Array): void {
-    if (this.#allowed !== null && method === Method.LEASE_GRANT) {
-      this.#leases.add(LeaseReply.decode(reply).ID);
-    }
+  /** Sees each answer: a lease that was granted here may be renewed and revoked here. */
+  note(method: number, payload: Uint8Array, reply: Uint8Array): void {
+    if (this.#allowed === null) return;
+    if (method === Method.LEASE_REVOKE) this.#leases.delete(LeaseRequest.decode(payload).ID);
+    if (method !== Method.LEASE_GRANT) return;
+    this.#leases.add(LeaseReply.decode(reply).ID);
+    // The oldest are the first to have ended by themselves.
+    if (this.#leases.size > MAX_LEASES) this.#leases.delete(this.#leases.values().next().value!);
   }
 
   #checkRule(method: number, payload: Uint8Array): void {
@@ -235,7 +245,7 @@ export class Fence {
   }
 
   #checkLease(id: string): void {
-    if (this.#allowed === null || this.#leases.delete(id)) return;
+    if (this.#allowed === null || this.#leases.has(id)) return;
     this.#refuseBeyond(`lease ${id}, which was not granted in this session,`);
   }
 
@@ -248,9 +258,20 @@ export class Fence {
   }
 }
 
+/** The leases that a session's requests were granted, by ClusterHandle.cluster: they outlive the channel. */
+export class GrantedLeases {
+  readonly #all = new WeakMap<object, Set<string>>();
+
+  on(cluster: object): Set<string> {
+    let leases = this.#all.get(cluster);
+    if (leases === undefined) this.#all.set(cluster, leases = new Set());
+    return leases;
+  }
+}
+
 /** The handle behind a fence; itself where there is nothing to forbid. */
-export function fenced(handle: ClusterHandle, options: FenceOptions): ClusterHandle {
-  const fence = new Fence(options);
+export function fenced(handle: ClusterHandle, options: FenceOptions, granted: GrantedLeases): ClusterHandle {
+  const fence = new Fence(options, granted.on(handle.cluster));
   if (!fence.stands) return handle;
   return {
     ...handle,
@@ -258,7 +279,7 @@ export function fenced(handle: ClusterHandle, options: FenceOptions): ClusterHan
     async call(method, payload, callOptions) {
       fence.check(method, payload);
       const reply = await handle.call(method, payload, callOptions);
-      fence.note(method, reply);
+      fence.note(method, payload, reply);
       return reply;
     },
     async events(request, ...rest) {

@@ -15,7 +15,8 @@ import {
 import { encodeRangeRequest } from "../etcd/messages.ts";
 import { encodeTxn, type TxnOp } from "../etcd/txn.ts";
 import { Method } from "../ipc/frame.ts";
-import { Fence } from "./fence.ts";
+import { Fence, fenced, GrantedLeases } from "./fence.ts";
+import type { ClusterHandle } from "./handle.ts";
 
 const bytes = encodeUtf8;
 const range = (key: string, end: string | null) =>
@@ -58,6 +59,8 @@ const REQUESTS: [method: number, payload: Uint8Array, within: boolean, writes: b
   [Method.RESIGN, ProclaimRequest.encode({ leader: leader("/b") }), false, true],
   [Method.LEASE_GRANT, LeaseGrantRequest.encode({ TTL: "5" }), true, true],
   [Method.LEASE_REVOKE, LeaseRequest.encode({ ID: "7" }), false, true],
+  [Method.LEASE_KEEPALIVE, LeaseRequest.encode({ ID: "7" }), false, true],
+  [Method.LEASES, new Uint8Array(0), false, false],
   [Method.LEASE_TTL, LeaseRequest.encode({ ID: "7" }), true, false],
   [Method.LEASE_TTL, LeaseRequest.encode({ ID: "7", keys: true }), false, false],
   [Method.STATUS, new Uint8Array(0), true, false],
@@ -97,11 +100,32 @@ Deno.test("Fence: every method of etcd is known, and what is not is refused", ()
   assert.equal(passes(readonly, 250, new Uint8Array(0)), false);
 });
 
-Deno.test("Fence: a lease that was granted here may be revoked here, once", () => {
+Deno.test("Fence: a lease that was granted here may be renewed and revoked here, until it is", () => {
   const fence = new Fence({ server: "s", prefix: toHex(bytes("/a/")) });
-  fence.note(Method.LEASE_GRANT, LeaseReply.encode({ ID: "7", TTL: "5" }));
-  const revoke = LeaseRequest.encode({ ID: "7" });
-  assert.deepEqual([1, 2].map(() => passes(fence, Method.LEASE_REVOKE, revoke)), [true, false]);
+  const lease = LeaseRequest.encode({ ID: "7" });
+  const may = () =>
+    [Method.LEASE_KEEPALIVE, Method.LEASE_REVOKE, Method.LEASE_REVOKE].map((method) =>
+      passes(fence, method, lease)
+    );
+  assert.deepEqual(may(), [false, false, false]);
+  fence.note(Method.LEASE_GRANT, LeaseGrantRequest.encode({}), LeaseReply.encode({ ID: "7", TTL: "5" }));
+  assert.deepEqual(may(), [true, true, true], "one that failed may be tried again");
+  fence.note(Method.LEASE_REVOKE, lease, new Uint8Array(0));
+  assert.deepEqual(may(), [false, false, false]);
+});
+
+Deno.test("Fence: what a session was granted on one channel it may renew on another of the same cluster", async () => {
+  const granted = new GrantedLeases();
+  const on = (cluster: object) => {
+    const call = () => Promise.resolve(LeaseReply.encode({ ID: "7", TTL: "5" }));
+    const handle = { cluster, call } as Partial<ClusterHandle> as ClusterHandle;
+    return fenced(handle, { server: "s", prefix: toHex(bytes("/a/")) }, granted);
+  };
+  const cluster = {};
+  await on(cluster).call(Method.LEASE_GRANT, LeaseGrantRequest.encode({ TTL: "5" }));
+  const lease = LeaseRequest.encode({ ID: "7" });
+  await on(cluster).call(Method.LEASE_KEEPALIVE, lease);
+  await assert.rejects(on({}).call(Method.LEASE_KEEPALIVE, lease), { sqlstate: "42501" });
 });
 
 Deno.test("Fence: watches, elections and what shows everything", () => {

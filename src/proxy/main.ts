@@ -62,7 +62,7 @@ async function main(args: string[]): Promise<void> {
   };
   try {
     const budget = new Budget(Number(megabytes) * 1024 * 1024, undefined, "the proxy");
-    await listen(path, { runtime, open: (payload) => clusters.open(payload), log, info, budget });
+    await listen(path, { runtime, open: (...what) => clusters.open(...what), log, info, budget });
   } catch (error) {
     log(`could not listen on socket "${path}": ${(error as Error).message}`);
     Deno.exit(1);

@@ -7,6 +7,7 @@ const HINTS: Record<string, string> = {
   "a transaction":
     "Commit more often, raise the server's max_staged_mb, or write with write_mode 'immediate'.",
   "a session": "Commit more often, or write with write_mode 'immediate'.",
+  "all transactions together": "Try again when other sessions have committed, or raise the proxy's limit.",
   "the proxy": "Try again when other sessions have committed, or raise the proxy's limit.",
 };
 
@@ -16,11 +17,17 @@ export class Budget {
   readonly #parent: Budget | undefined;
   readonly #name: string;
   #used = 0;
+  readonly #waiting = new Set<() => void>();
 
   constructor(limit: number, parent?: Budget, name = "the proxy") {
     this.#limit = limit;
     this.#parent = parent;
     this.#name = name;
+  }
+
+  /** A part of it that is all that some users may take. */
+  part(share: number, name: string): Budget {
+    return new Budget(Math.floor(this.#limit * share), this, name);
   }
 
   get used(): number {
@@ -37,6 +44,27 @@ export class Budget {
   give(bytes: number): void {
     this.#used -= bytes;
     this.#parent?.give(bytes);
+    if (this.#waiting.size > 0) this.#wake();
+  }
+
+  get limit(): number {
+    return this.#limit;
+  }
+
+  get free(): number {
+    return this.#limit - this.#used;
+  }
+
+  /** Calls back once, when something was given back. */
+  whenGiven(act: () => void): void {
+    this.#waiting.add(act);
+  }
+
+  /** The first that waits comes first; not at once, since whoever gives is in the middle of something. */
+  #wake(): void {
+    const waiting = [...this.#waiting];
+    this.#waiting.clear();
+    queueMicrotask(() => waiting.forEach((act) => act()));
   }
 
   #exhausted(): EtcdFdwError {
@@ -47,5 +75,42 @@ export class Budget {
       } MB there.`,
       hint: HINTS[name] ?? "",
     });
+  }
+}
+
+/** How much of the proxy's budget transactions may take, so that requests and replies have some left. */
+export const TRANSACTIONS_SHARE = 0.75;
+/** With how much of it, less than transactions leave, one answer at a time is asked for whatever its size. */
+const ENOUGH = 0.125;
+
+/** What answers on their way are expected to bring, all sessions' together: a part of the proxy's budget. */
+export class Expectations {
+  readonly #budget: Budget;
+  #held = 0;
+
+  constructor(budget: Budget) {
+    this.#budget = budget;
+  }
+
+  /**
+   * Sets room aside; how many bytes, which are to be given back. Null while there is no room: `retry` is called then when
+   * there may be. One answer at a time needs no more than ENOUGH of the budget, since what is expected may be wrong.
+   */
+  take(bytes: number, retry: () => void): number | null {
+    const wanted = this.#held > 0 ? bytes : Math.min(bytes, this.#budget.limit * ENOUGH);
+    if (wanted > this.#budget.free) {
+      this.#budget.whenGiven(retry);
+      return null;
+    }
+    const taken = Math.min(bytes, this.#budget.free);
+    this.#budget.take(taken);
+    if (bytes > 0) this.#held++;
+    return taken;
+  }
+
+  /** The answer to what was expected to bring `bytes` is here, or will not come. */
+  give(bytes: number, taken: number): void {
+    if (bytes > 0) this.#held--;
+    this.#budget.give(taken);
   }
 }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { EtcdFdwError } from "../base/errors.ts";
-import { Budget } from "./memory.ts";
+import { Budget, Expectations } from "./memory.ts";
 
 Deno.test("Budget: each level refuses by its own limit, and a refusal takes nothing", () => {
   const proxy = new Budget(100);
@@ -21,4 +21,48 @@ Deno.test("Budget: each level refuses by its own limit, and a refusal takes noth
   transaction.give(50);
   other.take(80);
   assert.deepEqual([proxy.used, session.used, other.used], [80, 0, 80]);
+});
+
+Deno.test("Budget: a part leaves the rest to others", () => {
+  const proxy = new Budget(100);
+  const part = proxy.part(0.75, "all transactions together");
+  part.take(75);
+  assert.throws(() => part.take(1), { sqlstate: "53200", hint: /other sessions/ });
+  proxy.take(25);
+  part.give(75);
+  assert.equal(proxy.used, 25);
+});
+
+Deno.test("Expectations: what has no room waits until something is given back, the first first", async () => {
+  const proxy = new Budget(100);
+  const expectations = new Expectations(proxy);
+  const retried: number[] = [];
+  const take = (bytes: number) => expectations.take(bytes, () => retried.push(bytes));
+  assert.equal(take(60), 60);
+  assert.equal(take(50), null);
+  assert.equal(take(45), null);
+  assert.equal(take(40), 40);
+  assert.deepEqual([proxy.used, retried], [100, []]);
+  expectations.give(40, 40);
+  assert.deepEqual(retried, [], "not in the middle of giving");
+  await Promise.resolve();
+  assert.deepEqual(retried, [50, 45]);
+  assert.equal(take(0), 0, "what brings nothing is never held back");
+});
+
+Deno.test("Expectations: one at a time goes on past what transactions hold, however large", async () => {
+  const proxy = new Budget(100);
+  const expectations = new Expectations(proxy);
+  let retries = 0;
+  const retry = () => void retries++;
+  proxy.take(90);
+  assert.equal(expectations.take(1_000, retry), null, "somebody has to take his replies first");
+  proxy.give(10);
+  await Promise.resolve();
+  assert.equal(retries, 1);
+  assert.equal(expectations.take(1_000, retry), 20);
+  assert.equal(expectations.take(1, retry), null);
+  expectations.give(1_000, 20);
+  await Promise.resolve();
+  assert.deepEqual([retries, proxy.used], [2, 80]);
 });

@@ -359,9 +359,10 @@ function knownMethod(method: number): MethodInfo {
   return info;
 }
 
-/** A login is late at one member while there may be time for another. */
+/** A login that failed at one member has written nothing, and another member may take it, while there is time. */
 function mayRepeat(failure: Failure, info: { readonly: boolean }, isLogin: boolean): boolean {
-  return wasNeverSent(failure) || info.readonly && (isConnectionLoss(failure) || isMemberFailure(failure)) ||
+  const repeatable = isLogin || info.readonly;
+  return wasNeverSent(failure) || repeatable && (isConnectionLoss(failure) || isMemberFailure(failure)) ||
     isLogin && isTimeout(failure);
 }
 

@@ -7,9 +7,9 @@ import { freePort, silentServer, TestEtcd } from "../testing_etcd.ts";
 import { compact, errorFrom, get, getPrefix, put, readRange } from "../testing_requests.ts";
 import { REAL, VirtualRuntime } from "../testing_runtime.ts";
 import { Deadline } from "../deadline.ts";
-import { Cluster, type Terms } from "./cluster.ts";
+import { Cluster, type ClusterOptions, type Terms } from "./cluster.ts";
 import { pastEvents } from "./streams.ts";
-import { type Channel, type Outcome, State } from "./transport.ts";
+import { type Channel, type Failure, type Outcome, State } from "./transport.ts";
 
 const terms = (request: number, more: Partial<Terms> = {}): Terms => ({
   ...{ connect: 3_000, retries: 1, deadline: Deadline.after(REAL, request) },
@@ -36,10 +36,16 @@ const FAILURES = {
   late: { code: 4, text: "Deadline exceeded" },
   cancelled: { code: 1, text: "Cancelled on client" },
   lost: { code: 14, text: "read ECONNRESET" },
+  learner: { code: 14, text: "etcdserver: rpc not supported for learner" },
 };
 
 /** A cluster in virtual time whose calls take so many milliseconds, null for ever; and what is told of it. */
-function simulated(timeOf: (path: string, payload: Uint8Array) => number | null, refuses = () => false) {
+function simulated(
+  timeOf: (path: string) => number | null,
+  refuses = () => false,
+  more: Partial<ClusterOptions> = {},
+  refusal: (endpoint: string, path: string) => Failure | null = () => null,
+) {
   const lines: string[] = [];
   const dialled: { break(): void }[] = [];
   const asked: string[] = [];
@@ -60,6 +66,8 @@ function simulated(timeOf: (path: string, payload: Uint8Array) => number | null,
         call: (path, payload, { deadline, signal }) =>
           new Promise<Outcome>((resolve) => {
             asked.push(path);
+            const failure = refusal(endpoint, path);
+            if (failure !== null) return resolve({ failure });
             const end = (outcome: Outcome) => {
               underWay.delete(lost);
               resolve(outcome);
@@ -67,14 +75,18 @@ function simulated(timeOf: (path: string, payload: Uint8Array) => number | null,
             const lost = () => end({ failure: FAILURES.lost });
             underWay.add(lost);
             signal?.addEventListener("abort", () => end({ failure: FAILURES.cancelled }));
-            runtime.after(timeOf(path, payload) ?? Infinity, () => end({ reply: payload }));
+            runtime.after(timeOf(path) ?? Infinity, () => end({ reply: payload }));
             runtime.after(deadline.left(), () => end({ failure: FAILURES.late }));
           }),
+        login() {
+          const failure = refusal(endpoint, "login");
+          return Promise.resolve(failure === null ? { reply: "token" } : { failure });
+        },
         close: () => {},
       } as Partial<Channel> as Channel;
     },
   });
-  const cluster = new Cluster({ runtime, endpoints: ["h:1"], log: (line) => lines.push(line) });
+  const cluster = new Cluster({ runtime, endpoints: ["h:1"], log: (line) => lines.push(line), ...more });
   const ask = (method: number, ms: number, more: Partial<Terms> = {}) =>
     cluster.call(method, put("/a", "1"), {
       ...{ connect: 1_000, deadline: Deadline.after(runtime, ms), retries: 0 },
@@ -154,6 +166,21 @@ Deno.test("Cluster: a wait ends with its deadline, and one that has not begun wi
   assert.equal(lock.end, null);
   await runtime.pass(1_100);
   assert.equal(lock.end, "08001");
+});
+
+Deno.test("Cluster: a write that was certainly not taken goes to another member, after a login too", async () => {
+  for (const user of [{}, { username: "u", password: "p" }] as Partial<ClusterOptions>[]) {
+    for (const failure of user.username ? [FAILURES.learner, FAILURES.lost] : [FAILURES.learner]) {
+      const endpoints = ["learner:1", "voter:1"];
+      const refusal = (endpoint: string, path: string) =>
+        endpoint === "learner:1" && (user.username === undefined || path === "login") ? failure : null;
+      const { runtime, ask, asked } = simulated(() => 5, () => false, { ...user, endpoints }, refusal);
+      const write = watched(ask(Method.PUT, 5_000));
+      await runtime.pass(3_000);
+      assert.equal(write.end, "done", failure.text);
+      assert.equal(asked.length, user.username ? 1 : 2);
+    }
+  }
 });
 
 Deno.test("Cluster: what is under way on a member that is left may end there", async () => {

@@ -4,7 +4,7 @@
 
 import { EtcdFdwError } from "../../base/errors.ts";
 import type { OpenPayload } from "../../ipc/frame.ts";
-import { fenced } from "../fence.ts";
+import { fenced, GrantedLeases } from "../fence.ts";
 import type { ClusterHandle } from "../handle.ts";
 import type { Runtime, Timer } from "../runtime.ts";
 import { Stats } from "../stats.ts";
@@ -44,8 +44,11 @@ export class Clusters {
     this.#create = create;
   }
 
-  /** A handle on the cluster that OPEN names; it connects at the first call. Throws EtcdFdwError 22023. */
-  open(open: OpenPayload): ClusterHandle {
+  /**
+   * A handle on the cluster that OPEN names, for a session that was granted these leases; it connects at the first call.
+   * Throws EtcdFdwError 22023.
+   */
+  open(open: OpenPayload, granted = new GrantedLeases()): ClusterHandle {
     const { endpoints, username, password, tls } = checked(open);
     // Who knows another password, or none, must not get the connection of one who knows it.
     const key = JSON.stringify([endpoints, username, password, tls]);
@@ -61,13 +64,13 @@ export class Clusters {
     let released = false;
     const { cluster, coalescer } = entry;
     const handle = makeHandle({ runtime: this.#runtime, cluster, coalescer, stats: this.stats }, open, {
-      share: () => this.open(open),
+      share: () => this.open(open, granted),
       close: () => {
         if (!released) this.#release(key, entry);
         released = true;
       },
     });
-    return fenced(handle, open);
+    return fenced(handle, open, granted);
   }
 
   /** How many clusters are kept. */

@@ -33,7 +33,7 @@ export function isConnectionLoss(failure: Failure): boolean {
 
 /** etcd has certainly not seen the request. */
 export function wasNeverSent(failure: Failure): boolean {
-  return isLeaderless(failure) ||
+  return isLeaderless(failure) || isLearners(failure) ||
     failure.code === GrpcStatus.UNAVAILABLE && NEVER_SENT.some((text) => failure.text.startsWith(text));
 }
 
@@ -45,12 +45,17 @@ export function isTimeout(failure: Failure): boolean {
 
 /** This member cannot serve now (no leader, stopping, timed out inside); another one may. */
 export function isMemberFailure(failure: Failure): boolean {
-  return failure.code === GrpcStatus.UNAVAILABLE && fromEtcd(failure);
+  return failure.code === GrpcStatus.UNAVAILABLE && fromEtcd(failure) || isLearners(failure);
 }
 
 /** The member has no leader, and has said so before it looked at the request. */
 export function isLeaderless(failure: Failure): boolean {
   return failure.code === GrpcStatus.UNAVAILABLE && failure.text === "etcdserver: no leader";
+}
+
+/** A learner refuses most calls before it looks at the request. */
+function isLearners(failure: Failure): boolean {
+  return failure.text === "etcdserver: rpc not supported for learner";
 }
 
 /** A new token may help. Neither of these has been applied. */
@@ -63,6 +68,11 @@ export function isStaleToken(failure: Failure): boolean {
 
 /** What etcd's texts say better than their status code. */
 const KNOWN_TEXTS: { pattern: RegExp; sqlstate?: string; message?: string; hint?: string }[] = [
+  {
+    pattern: /rpc not supported for learner/,
+    message: "etcd's member is a learner, which serves little",
+    hint: "Let the server's connstr name voting members too.",
+  },
   { pattern: /required revision is a future revision/, message: "required revision is in the future" },
   {
     pattern: /database space exceeded/,

@@ -26,6 +26,7 @@ Deno.test("status: only what HTTP/2 vouches for counts as never sent", () => {
   assert.ok(wasNeverSent({ code, text: "No connection established. Last error: x" }));
   assert.ok(wasNeverSent({ code, text: "Stream refused by server" }));
   assert.ok(wasNeverSent({ code, text: "etcdserver: no leader" }));
+  assert.ok(wasNeverSent({ code, text: "etcdserver: rpc not supported for learner" }));
   assert.ok(!wasNeverSent({ code, text: "Connection dropped" }));
   assert.ok(!wasNeverSent({ code, text: "etcdserver: leader changed" }));
 });
@@ -42,7 +43,8 @@ Deno.test("status: a write has an unknown outcome when etcd was silent or gave u
     assert.match(errorOf({ code, text }, WRITE).detail, /^Whether the write took effect is not known\. /);
     assert.equal(errorOf({ code, text }, READ).sqlstate, "08006", text);
   }
-  for (const text of ["No connection established. Last error: x", "etcdserver: no leader"]) {
+  const refused = ["No connection established. Last error: x", "etcdserver: no leader"];
+  for (const text of [...refused, "etcdserver: rpc not supported for learner"]) {
     assert.equal(errorOf({ code: GrpcStatus.UNAVAILABLE, text }, WRITE).sqlstate, "08006", text);
   }
 });

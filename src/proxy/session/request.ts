@@ -38,6 +38,8 @@ export class Request {
   readonly deadline: Deadline;
   readonly #controller = new AbortController();
   #state: RequestState = "QUEUED";
+  /** What its answer was expected to bring when it was started, and how much of that was set aside. */
+  expected = { bytes: 0, taken: 0 };
   /** Ends the waiting to be started. */
   timer: Timer | null = null;
 

@@ -4,17 +4,20 @@
 // Calls run side by side and are answered in the order in which they end. What a slow backend can make the proxy
 // hold is bounded: while its replies are not taken, no further call is started, and what it sends beyond its budget is
 // refused, request by request. It is always read, so that CANCEL, CLOSE and PING are obeyed whatever waits. A call under way
-// counts with the size that the session's latest replies had: how large its own will be, nobody knows before it is here.
+// counts with the size that the session's latest replies had, for the session and for the whole proxy: how large its own
+// will be, nobody knows before it is here. Those for which there is no room wait.
 //
 // After CANCEL nothing is sent for the request any more. A lost connection cancels everything.
 
 import { decodeUtf8 } from "../../base/bytes.ts";
 import { encodeError, EtcdFdwError } from "../../base/errors.ts";
 import {
+  Ask,
   FrameDecoder,
   type FrameHeader,
   FrameType,
   HEADER_BYTES,
+  Method,
   type OpenPayload,
   type ReceivedFrame,
   writeHeader,
@@ -22,8 +25,9 @@ import {
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import { StageCode } from "../../ipc/stage.ts";
 import { Deadline } from "../deadline.ts";
+import { GrantedLeases } from "../fence.ts";
 import { type ClusterHandle, LateError } from "../handle.ts";
-import { Budget } from "../memory.ts";
+import { Budget, type Expectations } from "../memory.ts";
 import type { Connection, ConnectionEvents, Runtime } from "../runtime.ts";
 import { Asks, type ProxyInfo } from "./asks.ts";
 import { SessionChannel } from "./channel.ts";
@@ -33,11 +37,15 @@ import { paceOf, work } from "./work.ts";
 export interface SessionOptions {
   runtime: Runtime;
   /** May throw; then the requests of the channel fail with what it has thrown. */
-  open: (payload: OpenPayload) => ClusterHandle;
+  open: (payload: OpenPayload, granted: GrantedLeases) => ClusterHandle;
   log: (message: string) => void;
   info: ProxyInfo;
   /** Of the whole proxy. */
   budget: Budget;
+  /** The part of it that is for all transactions. */
+  transactions: Budget;
+  /** Of all sessions. */
+  expectations: Expectations;
 }
 
 export type SessionState = "UP" | "ENDING" | "DOWN";
@@ -71,6 +79,7 @@ export class Session implements ConnectionEvents {
   readonly #transactionsBudget: Budget;
   readonly #decoder: FrameDecoder;
   readonly #asks: Asks;
+  readonly #granted = new GrantedLeases();
   readonly #channels = new Map<number, SessionChannel>();
   /** For what is asked of the proxy alone. */
   readonly #serverless = new SessionChannel(null);
@@ -88,7 +97,7 @@ export class Session implements ConnectionEvents {
     this.#options = options;
     this.#runtime = options.runtime;
     this.#budget = new Budget(SESSION_BYTES, options.budget, "a session's requests and replies");
-    this.#transactionsBudget = new Budget(SESSION_TRANSACTIONS_BYTES, options.budget, "a session");
+    this.#transactionsBudget = new Budget(SESSION_TRANSACTIONS_BYTES, options.transactions, "a session");
     this.#decoder = new FrameDecoder((header, length) => this.#admit(header, length));
     this.#asks = new Asks(options.runtime, options.info);
     options.info.sessions++;
@@ -165,7 +174,7 @@ export class Session implements ConnectionEvents {
     }
     try {
       if (refusal !== undefined) throw refusal;
-      const handle = this.#options.open(parseOpen(payload));
+      const handle = this.#options.open(parseOpen(payload), this.#granted);
       const pace = paceOf(this.#runtime);
       this.#channels.set(
         channel,
@@ -187,7 +196,7 @@ export class Session implements ConnectionEvents {
     this.#requests.set(frame.id, request);
     channel.begin();
     if (frame.refusal !== undefined) return this.#answerError(request, frame.refusal);
-    if (this.#queue.size === 0 && this.#mayStart()) return this.#start(request);
+    if (this.#queue.size === 0 && this.#mayStart(request)) return this.#start(request);
     if (this.#queue.size >= MAX_QUEUED) return this.#answerError(request, tooManyRequests());
     this.#queue.add(request);
     request.timer = this.#runtime.after(
@@ -196,16 +205,29 @@ export class Session implements ConnectionEvents {
     );
   }
 
-  #mayStart(): boolean {
+  /** Whether it is the request's turn and there is room for its answer; then that is set aside. */
+  #mayStart(request: Request): boolean {
+    if (!this.#hasTurn()) return false;
+    const bytes = bringsMuch(request.frame) ? Math.ceil(this.#expectedBytes) : 0;
+    const taken = this.#options.expectations.take(bytes, this.#retry);
+    if (taken !== null) request.expected = { bytes, taken };
+    return taken !== null;
+  }
+
+  #hasTurn(): boolean {
     // One call at a time goes on whatever its size; drained() comes where this says no.
     if (this.#running === 0) return !this.#connection.congested;
     const toCome = (this.#running + 1) * this.#expectedBytes;
     return this.#running < MAX_RUNNING && this.#unsent + toCome <= MAX_UNSENT_BYTES;
   }
 
+  readonly #retry = () => {
+    if (this.#state === "UP") this.#startQueued();
+  };
+
   #startQueued(): void {
     for (const request of this.#queue) {
-      if (!this.#mayStart()) break;
+      if (!this.#mayStart(request)) break;
       this.#queue.delete(request);
       this.#start(request);
     }
@@ -220,14 +242,15 @@ export class Session implements ConnectionEvents {
       this.#send({ type: FrameType.PROGRESS, code: 0, channel, id }, new Uint8Array(0));
     };
     work(request, this.#asks, { runtime: this.#runtime, progress }).then(
-      (reply) => this.#ran(reply.length, () => this.#answer(request, reply)),
-      (thrown) => this.#ran(0, () => this.#answerError(request, this.#reportable(thrown))),
+      (reply) => this.#ran(request, reply.length, () => this.#answer(request, reply)),
+      (thrown) => this.#ran(request, 0, () => this.#answerError(request, this.#reportable(thrown))),
     );
   }
 
   /** A call has ended, whether or not anybody wants its answer still. */
-  #ran(bytes: number, answer: () => void): void {
+  #ran({ expected }: Request, bytes: number, answer: () => void): void {
     this.#running--;
+    this.#options.expectations.give(expected.bytes, expected.taken);
     this.#expectedBytes = Math.max(bytes, this.#expectedBytes * EXPECTATION_KEPT);
     answer();
     if (this.#state === "UP") this.#startQueued();
@@ -324,6 +347,13 @@ export class Session implements ConnectionEvents {
     for (const number of [...this.#channels.keys()]) this.#closeChannel(number);
     this.#asks.end();
   }
+}
+
+/** The calls that read; what others are answered is small, and some of them take long. */
+const READS: ReadonlySet<number> = new Set([Method.RANGE, Method.TXN, Method.READ_TXN, Ask.EVENTS]);
+
+function bringsMuch({ type, code }: FrameHeader): boolean {
+  return type === FrameType.UNARY && READS.has(code);
 }
 
 /** What stands for a channel that was never opened. */

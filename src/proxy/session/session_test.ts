@@ -7,6 +7,7 @@ import {
   type Frame,
   FrameType,
   HEADER_BYTES,
+  Method,
   type OpenPayload,
   ReadFlag,
   writeHeader,
@@ -93,6 +94,8 @@ interface Setup {
   client: TestClient;
   log: string[];
   budget: Budget;
+  /** Another session, whose channel 1 is open too. */
+  another: () => Promise<TestClient>;
 }
 
 /** Runs the test with a session on a real socket whose channel 1 is open. */
@@ -110,12 +113,17 @@ async function withSession(
   const server = await listen(`${directory}/s`, {
     ...{ runtime: REAL, open, log: (line: string) => log.push(line), info: NO_INFO(), budget },
   });
-  const client = await TestClient.connect(`${directory}/s`);
-  try {
+  const clients: TestClient[] = [];
+  const another = async () => {
+    const client = await TestClient.connect(`${directory}/s`);
+    clients.push(client);
     client.open(OPEN);
-    await test({ cluster, client, log, budget });
+    return client;
+  };
+  try {
+    await test({ cluster, client: await another(), log, budget, another });
   } finally {
-    await client.close();
+    for (const client of clients) await client.close();
     await new Promise<void>((resolve) => server.close(resolve));
     assert.equal(budget.used, 0, "all memory was given back");
     await Deno.remove(directory, { recursive: true });
@@ -348,6 +356,80 @@ Deno.test("Session: a channel that is opened while memory is short works when th
     client.send({ type: FrameType.OPEN, channel: 3, payload: new Uint8Array(2_000_000) });
     client.send(unary(3, "echo", { channel: 3 }));
     assert.equal((await client.error(3)).sqlstate, "54000");
+  }, budget);
+});
+
+Deno.test("Session: answers on their way are bounded for all sessions together, and none is refused for that", async () => {
+  await withSession(async ({ client, cluster, another }) => {
+    const size = 3_000_000;
+    let running = 0;
+    let most = 0;
+    cluster.call = () => {
+      most = Math.max(most, ++running);
+      return new Promise((resolve) =>
+        setTimeout(() => {
+          running--;
+          resolve(new Uint8Array(size));
+        }, 20)
+      );
+    };
+    const clients = [client, await another()];
+    for (const one of clients) {
+      one.send(unary(1, "learn"));
+      await one.answer(1);
+    }
+    most = 0;
+    for (let id = 2; id <= 9; id++) for (const one of clients) one.send(unary(id, "page"));
+    for (let id = 2; id <= 9; id++) {
+      for (const one of clients) assert.equal((await one.answer(id)).payload.length, size);
+    }
+    assert.ok(most > 1 && most <= 5, `${most} at a time`);
+  }, new Budget(16_000_000));
+});
+
+Deno.test("Session: a lock that is waited for takes no room, and who waits for room does so until its deadline", async () => {
+  const budget = new Budget(2_000_000);
+  await withSession(async ({ client, cluster, another }) => {
+    for (let id = 1; id <= 10; id++) client.send(unary(id, "wait", { code: Method.LOCK }));
+    client.send(unary(11, "wait"));
+    await client.until(() => cluster.started === 11);
+    budget.take(900_000);
+    const other = await another();
+    other.send(unary(1, "echo", { deadline: 50 }));
+    assert.equal((await other.error(1)).sqlstate, "08006");
+    other.send(unary(2, "echo"));
+    client.send({ type: FrameType.CANCEL, id: 11 });
+    assert.equal(decodeUtf8((await other.answer(2)).payload), "echo");
+    budget.give(900_000);
+  }, budget);
+});
+
+Deno.test("Session: staged rows leave room for the requests of others", async () => {
+  const budget = new Budget(2_000_000);
+  await withSession(async ({ client, another }) => {
+    const entry = (i: number) => ({
+      ...{ kind: StageKind.UPSERT, seenMod: 0n, seenCreate: 0n, seenVersion: 0n, lease: 0n },
+      ...{ key: encodeUtf8(`/k/${i}`), value: new Uint8Array(100_000) },
+    });
+    for (let i = 0; i < 9; i++) {
+      const payload = encodeStageWrite({ level: 1, command: 0, flags: 0 }, [entry(i)]);
+      client.send({ type: FrameType.STAGE, code: StageCode.WRITE, payload });
+      client.send({ type: FrameType.PING, channel: 0, id: 100 + i });
+      await client.answer(100 + i);
+    }
+    const hog = await another();
+    for (let i = 0; i < 20; i++) {
+      const payload = encodeStageWrite({ level: 1, command: 0, flags: 0 }, [entry(i)]);
+      hog.send({ type: FrameType.STAGE, code: StageCode.WRITE, payload });
+      hog.send({ type: FrameType.PING, channel: 0, id: 100 + i });
+      await hog.answer(100 + i);
+    }
+    hog.send({ type: FrameType.STAGE, code: StageCode.COMMIT, id: 1 });
+    assert.equal((await hog.error(1)).sqlstate, "53200");
+    assert.ok(budget.used <= 1_500_000, `${budget.used} bytes`);
+    const other = await another();
+    other.send(unary(1, "", { payload: new Uint8Array(200_000) }));
+    assert.equal((await other.answer(1)).type, FrameType.REPLY);
   }, budget);
 });
 
