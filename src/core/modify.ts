@@ -31,6 +31,30 @@ function checkKey(table: string, key: number, segments: number[]): void {
   );
 }
 
+/** Whether the one path leads into what the other shows. */
+function liesWithin(inner: Column, outer: Column): boolean {
+  const [path, start] = [inner.path!, outer.path!];
+  return path.length > start.length && start.every((step, i) => path[i] === step);
+}
+
+/** A field cannot be a number, say, and have fields of its own: written so, the table could not be read any more. */
+function checkNested(table: string, operation: string, withPath: Column[]): void {
+  if (operation === "delete") return;
+  const written = ({ used }: Column) => operation === "insert" || used;
+  for (const outer of withPath.filter(({ type }) => type !== "json" && type !== "jsonb")) {
+    const inner = withPath.find((column) => liesWithin(column, outer) && (written(column) || written(outer)));
+    if (inner === undefined) continue;
+    throw new EtcdFdwError(
+      "55000",
+      `column "${inner.name}" of foreign table "${table}" cannot be written into the field of column "${outer.name}"`,
+      {
+        detail: `Its json path lies within the other's, whose type is ${outer.type}.`,
+        hint: `Declare column "${outer.name}" as jsonb.`,
+      },
+    );
+  }
+}
+
 /** Operation "modify". Throws EtcdFdwError 55000 or 428C9 for what the table's columns do not allow. */
 export function planModify(input: ModifyInput): Outcome {
   const options = readTableOptions(input);
@@ -39,8 +63,11 @@ export function planModify(input: ModifyInput): Outcome {
   const attnumOf = (wanted: (column: Column) => boolean) => columns.find(wanted)?.attnum ?? 0;
   const field = (name: Field) => attnumOf((column) => column.field === name);
   const segments = pattern?.names.map((_, i) => attnumOf((column) => column.segment === i)) ?? [];
-  const withPath = columns.filter(({ path }) => path !== undefined);
+  // Fields of fields come last, so that they are put into what is there.
+  const withPath = columns.filter(({ path }) => path !== undefined)
+    .sort((a, b) => a.path!.length - b.path!.length);
   checkAssigned(input.table, input.operation, columns);
+  checkNested(input.table, input.operation, withPath);
   if (input.operation === "insert") checkKey(input.table, field("key"), segments);
   const answer: ModifyAnswer = {
     do: "modify",

@@ -64,3 +64,17 @@ Deno.test("removeRanges: the reads of a DELETE's ranges", () => {
   assert.deepEqual(remove([], [compare("=", key, text("/k"))]), ["/k  9"]);
   assert.deepEqual(remove([], [compare("=", key, text("/k")), compare("=", key, text("/l"))]), []);
 });
+
+Deno.test("planModify: fields of fields are written last, and into JSON only", () => {
+  const columns = (type: string) => [
+    column(1, "key"),
+    column(2, "b", "text", { options: { json: "a.b" }, used: false }),
+    column(3, "a", type, { options: { json: "a" }, used: false }),
+  ];
+  const { fields, paths } = modify({ columns: columns("jsonb") });
+  assert.deepEqual([fields, paths], [[[3, 0], [2, 1]], ['{"a"}', '{"a","b"}']]);
+  assert.throws(() => modify({ columns: columns("integer") }), { sqlstate: "55000" });
+  for (const operation of ["update", "delete"] as const) {
+    assert.equal(modify({ columns: columns("integer"), operation }).key, 1);
+  }
+});

@@ -10,6 +10,7 @@ await etcd.putMany(Array.from({ length: 50 }, (_, i): [string, string] => [`/e/$
 await db.sql(`CREATE SERVER etcd FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${etcd.endpoints[0]}');
   CREATE FOREIGN TABLE e (key text COLLATE "C", value text) SERVER etcd OPTIONS (prefix '/e/');
   CREATE TABLE few (k text, n int); INSERT INTO few VALUES ('/e/1', 1), ('/e/2', 2); ANALYZE few;
+  CREATE TABLE uniq (k text PRIMARY KEY, n int);
   SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off`);
 
 /** The query, the lookups' conditions, and whether every version of PostgreSQL words them alike. */
@@ -47,6 +48,37 @@ const CASES: [query: string, conditions: RegExp[]][] = [
   ]],
   ["UPDATE few SET n = 1 RETURNING (SELECT value FROM e WHERE key = k)", [/^key = (few\.)?k$/]],
   ["SELECT n, (SELECT array_agg(value) FROM (SELECT value FROM e ORDER BY key LIMIT n) x) FROM few", []],
+  [
+    "INSERT INTO uniq VALUES ('/e/1') ON CONFLICT (k) DO UPDATE SET n = (SELECT length(value) FROM e WHERE key = excluded.k)",
+    [
+      /^key = excluded\.k$/,
+    ],
+  ],
+  [
+    "INSERT INTO uniq VALUES ('/e/1') ON CONFLICT (k) DO UPDATE SET n = 1 WHERE (SELECT value FROM e WHERE key = uniq.k) = '1'",
+    [
+      /^key = uniq\.k$/,
+    ],
+  ],
+  [
+    "SELECT * FROM few o JOIN few i ON i.ctid = (SELECT format('(0,%s)', value)::tid FROM e WHERE key = o.k)",
+    [
+      /^key = o\.k$/,
+    ],
+  ],
+  ["SELECT * FROM few o JOIN uniq i ON i.k = (SELECT value FROM e WHERE key = o.k)", [/^key = o\.k$/]],
+  [
+    "SELECT x.* FROM few o, XMLTABLE('/r' PASSING (SELECT value::xml FROM e WHERE key = o.k) COLUMNS a text) x",
+    [
+      /^key = o\.k$/,
+    ],
+  ],
+  [
+    "SELECT x.n FROM few o, LATERAL (SELECT * FROM uniq TABLESAMPLE system ((SELECT length(value) FROM e WHERE key = o.k))) x",
+    [
+      /^key = o\.k$/,
+    ],
+  ],
   ["DELETE FROM e WHERE key = (SELECT max(k) FROM few)", [/^key = (\$0|\(InitPlan 1\)\.col1)$/]],
   [
     "WITH RECURSIVE r AS (SELECT '/e/1' AS x UNION SELECT value FROM r LEFT JOIN e ON key = x) SELECT * FROM r",
@@ -55,6 +87,32 @@ const CASES: [query: string, conditions: RegExp[]][] = [
     ],
   ],
 ];
+
+const [{ version }] = await db.sql("SELECT current_setting('server_version_num')::int / 10000 AS version");
+if (version >= 15) {
+  CASES.push(
+    [
+      "MERGE INTO uniq u USING few f ON u.k = f.k WHEN MATCHED THEN UPDATE SET n = (SELECT length(value) FROM e WHERE key = f.k)",
+      [
+        /^key = f\.k$/,
+      ],
+    ],
+    [
+      "MERGE INTO uniq u USING few f ON u.k = f.k WHEN MATCHED AND (SELECT value FROM e WHERE key = f.k) = '1' THEN DELETE",
+      [
+        /^key = f\.k$/,
+      ],
+    ],
+  );
+}
+if (version >= 17) {
+  CASES.push([
+    "SELECT x.* FROM few o, JSON_TABLE((SELECT value::jsonb FROM e WHERE key = o.k), '$' COLUMNS (a text)) x",
+    [
+      /^key = o\.k$/,
+    ],
+  ]);
+}
 
 for (const options of ["", "VERBOSE, "]) {
   test(`EXPLAIN (${options}COSTS OFF) shows columns for params`, async () => {

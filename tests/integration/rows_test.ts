@@ -145,3 +145,35 @@ test("the parts of a key are read as they were written, or not written", async (
   assert.deepEqual(await db.sql("SELECT a, b, c FROM triples"), [{ a: "-", b: "-b.x", c: "c/.x/.x" }]);
   assert.equal((await db.failure("UPDATE pairs SET a = 'y-' WHERE b = 'b-'")).code, "44000");
 });
+
+test("a table of keys alone returns what it deletes, without values", async () => {
+  await etcd.putMany([["/k/1", "a"], ["/k/2", "b"]]);
+  await db.sql(`CREATE FOREIGN TABLE k (key text, value text, field text OPTIONS (json 'x'), version bigint)
+    SERVER etcd OPTIONS (prefix '/k/', keys_only 'true')`);
+  assert.deepEqual(await db.sql("DELETE FROM k WHERE key = '/k/1' RETURNING *"), [
+    { key: "/k/1", value: null, field: null, version: "1" },
+  ]);
+  assert.deepEqual(await db.sql("DELETE FROM k WHERE key LIKE '%2' RETURNING value"), [{ value: null }]);
+  assert.equal((await db.failure("UPDATE k SET value = 'x'")).code, "55000");
+  assert.deepEqual(await db.sql("SELECT key FROM k"), []);
+});
+
+test("a field within a field of another column is written into it, or not at all", async () => {
+  await db.sql(
+    `CREATE FOREIGN TABLE within (key text, b text OPTIONS (json 'a.b'), a jsonb OPTIONS (json 'a'))
+      SERVER etcd OPTIONS (prefix '/in/');
+    CREATE FOREIGN TABLE against (key text, a int OPTIONS (json 'a'), b text OPTIONS (json 'a.b'), c text OPTIONS (json 'c'))
+      SERVER etcd OPTIONS (prefix '/in/');
+    INSERT INTO within VALUES ('/in/1', 'x', '{"n": 1}')`,
+  );
+  assert.deepEqual(await db.sql("SELECT a, b FROM within"), [{ a: { b: "x", n: 1 }, b: "x" }]);
+  assert.deepEqual(await db.sql("SELECT b FROM against"), [{ b: "x" }]);
+  for (const query of ["INSERT INTO against VALUES ('/in/2', 1, 'x')", "UPDATE against SET b = 'x'"]) {
+    const error = await db.failure(query);
+    assert.equal(error.code, "55000", query);
+    assert.match(error.message, /column "b" of foreign table "against" .* column "a"/);
+  }
+  await db.sql("DELETE FROM against");
+  await etcd.put("/in/3", '{"a": 1}');
+  assert.deepEqual(await db.sql("UPDATE against SET c = 'y' RETURNING a, b, c"), [{ a: 1, b: null, c: "y" }]);
+});

@@ -297,4 +297,18 @@ compat_find_setting(const char *name)
 #endif
 }
 
+/* What a MERGE evaluates for its actions; 15 has the first MERGE, 17 conditions on the join. */
+static inline List *
+compat_merge_expressions(ModifyTable *plan)
+{
+#if PG_VERSION_NUM >= 170000
+	return list_make2(plan->mergeActionLists, plan->mergeJoinConditions);
+#elif PG_VERSION_NUM >= 150000
+	return plan->mergeActionLists;
+#else
+	(void) plan;
+	return NIL;
+#endif
+}
+
 #endif							/* ETCD_FDW_COMPAT_H */

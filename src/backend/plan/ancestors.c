@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "base/compat.h"
 #include "plan/ancestors.h"
 
 #include "miscadmin.h"
@@ -79,6 +80,16 @@ search_children(Search *search, Plan *at)
 }
 
 static bool
+search_modify(Search *search, ModifyTable *at)
+{
+	return search_expression((Node *) at->withCheckOptionLists, search) ||
+		search_expression((Node *) at->returningLists, search) ||
+		search_expression((Node *) at->onConflictSet, search) ||
+		search_expression(at->onConflictWhere, search) ||
+		search_expression((Node *) compat_merge_expressions(at), search);
+}
+
+static bool
 search_expressions(Search *search, Plan *at)
 {
 	if (search_expression((Node *) at->initPlan, search) ||
@@ -100,8 +111,24 @@ search_expressions(Search *search, Plan *at)
 			return search_expression((Node *) ((FunctionScan *) at)->functions, search);
 		case T_ValuesScan:
 			return search_expression((Node *) ((ValuesScan *) at)->values_lists, search);
+		case T_TableFuncScan:
+			return search_expression((Node *) ((TableFuncScan *) at)->tablefunc, search);
+		case T_SampleScan:
+			return search_expression((Node *) ((SampleScan *) at)->tablesample, search);
+		case T_TidScan:
+			return search_expression((Node *) ((TidScan *) at)->tidquals, search);
+		case T_TidRangeScan:
+			return search_expression((Node *) ((TidRangeScan *) at)->tidrangequals, search);
+		case T_IndexScan:
+			return search_expression((Node *) ((IndexScan *) at)->indexqual, search) ||
+				search_expression((Node *) ((IndexScan *) at)->indexorderby, search);
+		case T_IndexOnlyScan:
+			return search_expression((Node *) ((IndexOnlyScan *) at)->indexqual, search) ||
+				search_expression((Node *) ((IndexOnlyScan *) at)->indexorderby, search);
+		case T_BitmapIndexScan:
+			return search_expression((Node *) ((BitmapIndexScan *) at)->indexqual, search);
 		case T_ModifyTable:
-			return search_expression((Node *) ((ModifyTable *) at)->returningLists, search);
+			return search_modify(search, (ModifyTable *) at);
 		default:
 			return false;
 	}

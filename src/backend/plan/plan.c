@@ -67,17 +67,18 @@ used_attributes(RelOptInfo *rel)
 
 /*
  * Whether values are needed beside what the query reads: an UPDATE writes what
- * it does not set as it was, a DELETE may return it.
+ * it does not set as it was, a DELETE may return it, unless the table shows none.
  */
 static bool
-needs_values(PlannerInfo *root, RelOptInfo *rel)
+needs_values(PlannerInfo *root, RelOptInfo *rel, Oid table)
 {
 	Query	   *parse = root->parse;
 	bool		is_target = parse->resultRelation == (int) rel->relid ||
 		bms_is_member(rel->relid, root->all_result_relids);
 
 	return is_target && (parse->commandType == CMD_UPDATE ||
-						 (parse->commandType == CMD_DELETE && parse->returningList != NIL));
+						 (parse->commandType == CMD_DELETE && parse->returningList != NIL &&
+						  !etcd_table_flag(table, "keys_only")));
 }
 
 /*
@@ -94,7 +95,7 @@ etcd_plan_scan(PlannerInfo *root, RelOptInfo *rel, Oid table, List *clauses, Rel
 	initStringInfo(&input);
 	etcd_describe_table(&input, relation, used_attributes(rel));
 	table_close(relation, NoLock);
-	if (needs_values(root, rel))
+	if (needs_values(root, rel, table))
 		appendStringInfoString(&input, ",\"values\":true");
 	appendStringInfoString(&input, ",\"quals\":");
 	etcd_describe_quals(&input, root, rel, table, clauses, outer, &plan->params);

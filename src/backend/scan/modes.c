@@ -20,15 +20,19 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "pgtime.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/pg_locale.h"
+#include "utils/xml.h"
 
 #define UTC			"UTC"
-#define ALL_MODES	(ETCD_MODE_DATE | ETCD_MODE_ZONE | ETCD_MODE_FLOAT | ETCD_MODE_MONEY | ETCD_MODE_BYTES)
+#define ABBREVIATIONS	"Default"
+#define ALL_MODES	(ETCD_MODE_DATE | ETCD_MODE_ZONE | ETCD_MODE_FLOAT | ETCD_MODE_MONEY | ETCD_MODE_BYTES | \
+					 ETCD_MODE_QUOTES | ETCD_MODE_NULLS | ETCD_MODE_XML)
 
 /*
  * What the functions of this type look at.  A type that is not known here may
@@ -103,10 +107,14 @@ etcd_modes_of(Oid type)
 		case REGNAMESPACEOID:
 		case REGCONFIGOID:
 		case REGDICTIONARYOID:
-			return ETCD_MODE_NAMES;
+			return ETCD_MODE_NAMES | ETCD_MODE_QUOTES;
+		case XMLOID:
+			return ETCD_MODE_XML;
 		default:
 			element = get_element_type(type);
-			return OidIsValid(element) ? etcd_modes_of(element) : type_is_enum(type) ? 0 : ALL_MODES;
+			if (OidIsValid(element))
+				return etcd_modes_of(element) | ETCD_MODE_NULLS;
+			return type_is_enum(type) ? 0 : ALL_MODES;
 	}
 }
 
@@ -121,6 +129,9 @@ missing_modes(int modes)
 	if ((modes & ETCD_MODE_DATE) != 0 &&
 		(DateStyle != USE_ISO_DATES || DateOrder != DATEORDER_MDY || IntervalStyle != INTSTYLE_POSTGRES))
 		missing |= ETCD_MODE_DATE;
+	else if ((modes & ETCD_MODE_DATE) != 0 &&
+			 strcmp(GetConfigOption("timezone_abbreviations", false, false), ABBREVIATIONS) != 0)
+		missing |= ETCD_MODE_DATE;
 	if ((modes & ETCD_MODE_ZONE) != 0 && strcmp(pg_get_timezone_name(session_timezone), UTC) != 0)
 		missing |= ETCD_MODE_ZONE;
 	if ((modes & ETCD_MODE_FLOAT) != 0 && extra_float_digits < 1)
@@ -131,6 +142,12 @@ missing_modes(int modes)
 		missing |= ETCD_MODE_BYTES;
 	if ((modes & ETCD_MODE_NAMES) != 0 && strcmp(namespace_search_path, "pg_catalog") != 0)
 		missing |= ETCD_MODE_NAMES;
+	if ((modes & ETCD_MODE_QUOTES) != 0 && quote_all_identifiers)
+		missing |= ETCD_MODE_QUOTES;
+	if ((modes & ETCD_MODE_NULLS) != 0 && !Array_nulls)
+		missing |= ETCD_MODE_NULLS;
+	if ((modes & ETCD_MODE_XML) != 0 && xmloption != XMLOPTION_CONTENT)
+		missing |= ETCD_MODE_XML;
 	return missing;
 }
 
@@ -157,6 +174,7 @@ etcd_modes_enter(int modes)
 	{
 		set("DateStyle", "ISO, MDY");
 		set("IntervalStyle", "postgres");
+		set("timezone_abbreviations", ABBREVIATIONS);
 	}
 	if ((missing & ETCD_MODE_ZONE) != 0)
 		set("TimeZone", UTC);
@@ -168,6 +186,12 @@ etcd_modes_enter(int modes)
 		set("bytea_output", "hex");
 	if ((missing & ETCD_MODE_NAMES) != 0)
 		set("search_path", "pg_catalog");
+	if ((missing & ETCD_MODE_QUOTES) != 0)
+		set("quote_all_identifiers", "off");
+	if ((missing & ETCD_MODE_NULLS) != 0)
+		set("array_nulls", "on");
+	if ((missing & ETCD_MODE_XML) != 0)
+		set("xmloption", "content");
 	return level;
 }
 

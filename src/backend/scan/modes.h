@@ -8,12 +8,15 @@
 #include "postgres.h"
 
 /* What a type's input and output functions look at, beside their arguments. */
-#define ETCD_MODE_DATE		1	/* DateStyle, IntervalStyle */
+#define ETCD_MODE_DATE		1	/* DateStyle, IntervalStyle, timezone_abbreviations */
 #define ETCD_MODE_ZONE		2	/* TimeZone */
 #define ETCD_MODE_FLOAT		4	/* extra_float_digits */
 #define ETCD_MODE_MONEY		8	/* lc_monetary */
 #define ETCD_MODE_BYTES		16	/* bytea_output */
 #define ETCD_MODE_NAMES		32	/* search_path */
+#define ETCD_MODE_QUOTES	64	/* quote_all_identifiers */
+#define ETCD_MODE_NULLS		128	/* array_nulls */
+#define ETCD_MODE_XML		256	/* xmloption */
 
 extern int	etcd_modes_of(Oid type);
 extern int	etcd_modes_enter(int modes);
