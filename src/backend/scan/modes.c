@@ -26,7 +26,6 @@
 #include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/pg_locale.h"
 #include "utils/xml.h"
 
 #define UTC			"UTC"
@@ -136,7 +135,7 @@ missing_modes(int modes)
 		missing |= ETCD_MODE_ZONE;
 	if ((modes & ETCD_MODE_FLOAT) != 0 && extra_float_digits < 1)
 		missing |= ETCD_MODE_FLOAT;
-	if ((modes & ETCD_MODE_MONEY) != 0 && strcmp(locale_monetary, "C") != 0)
+	if ((modes & ETCD_MODE_MONEY) != 0 && strcmp(GetConfigOption("lc_monetary", false, false), "C") != 0)
 		missing |= ETCD_MODE_MONEY;
 	if ((modes & ETCD_MODE_BYTES) != 0 && bytea_output != BYTEA_OUTPUT_HEX)
 		missing |= ETCD_MODE_BYTES;
