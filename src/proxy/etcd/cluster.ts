@@ -168,7 +168,8 @@ export class Cluster {
       const { channel } = member;
       if (deadline.over) throw timeoutError(contextOf(channel, LOGIN_INFO, deadline));
       const startedAt = this.#runtime.now();
-      const { options, failure, reply } = await this.#attempt(member, work, terms, leaderless);
+      const { options, failure: told, reply } = await this.#attempt(member, work, terms, leaderless);
+      const failure = told && asTimeout(told, deadline);
       if (failure === undefined) {
         if (!isLong) notePace(member, this.#runtime.now() - startedAt);
         source.answered(member, work.proves);
@@ -345,6 +346,12 @@ function notePace(member: Member, took: number): void {
 
 function fairTime({ pace }: Member): number {
   return Math.min(FAIR_MS, pace === null ? FAIR_MS : Math.max(LEAST_FAIR_MS, pace * FAIR_FACTOR));
+}
+
+/** etcd ends a call whose deadline it has seen pass too, and may be the first to. */
+function asTimeout(failure: Failure, deadline: Deadline): Failure {
+  if (failure.code !== GrpcStatus.CANCELLED || !deadline.over) return failure;
+  return { code: GrpcStatus.DEADLINE_EXCEEDED, text: failure.text };
 }
 
 const firstWait = ({ connect, deadline }: Terms) => Math.min(connect, deadline.left());

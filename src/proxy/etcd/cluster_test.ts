@@ -183,6 +183,37 @@ Deno.test("Cluster: a write that was certainly not taken goes to another member,
   }
 });
 
+Deno.test("Cluster: that a connection is given up ends no call on it", async () => {
+  await withEtcds(1, async (cluster, [etcd]) => {
+    await cluster.call(Method.PUT, put("/a", "1"), terms(5_000));
+    const channel = REAL.etcd.dial(etcd.endpoint);
+    const call = (key: string) =>
+      channel.call("/etcdserverpb.KV/Range", get(key), {
+        ...{ login: { token: null }, deadline: Deadline.after(REAL, 5_000) },
+      });
+    await call("/a");
+    etcd.signal("SIGSTOP");
+    const reply = call("/a");
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    channel.close();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    etcd.signal("SIGCONT");
+    assert.equal((await reply).failure, undefined);
+  });
+});
+
+Deno.test("Cluster: a call that etcd has cancelled at its deadline was late, and no connection was lost", async () => {
+  const { runtime, lines, dialled, ask } = simulated(() => 40, () => false, {}, () => null);
+  void watched(ask(Method.PUT, 5_000));
+  await runtime.pass(100);
+  const late = { ...FAILURES.late };
+  Object.assign(FAILURES.late, FAILURES.cancelled);
+  const hasty = watched(ask(Method.RANGE, 1));
+  await runtime.pass(10);
+  Object.assign(FAILURES.late, late);
+  assert.deepEqual([hasty.end, lines, dialled.length], ["08006", [], 1]);
+});
+
 Deno.test("Cluster: what is under way on a member that is left may end there", async () => {
   const { runtime, lines, ask } = simulated((path) => path.endsWith("/Put") ? 4_000 : null);
   const write = watched(ask(Method.PUT, 10_000));
