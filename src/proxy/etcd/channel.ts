@@ -89,8 +89,6 @@ class GrpcChannel implements Channel {
   readonly endpoint: string;
   readonly #client: grpc.Client;
   readonly #tls: TlsPayload | undefined;
-  #underWay = 0;
-  #closing = false;
 
   constructor(endpoint: string, tls?: TlsPayload) {
     this.endpoint = endpoint;
@@ -140,7 +138,7 @@ class GrpcChannel implements Channel {
 
   call(path: string, payload: Uint8Array, options: CallOptions): Promise<Outcome> {
     const { deadline, signal } = options;
-    return this.#counted((resolve) => {
+    return new Promise((resolve) => {
       if (signal?.aborted) return resolve(failed(grpc.status.CANCELLED, "cancelled"));
       const cancel = () => call.cancel();
       const done = (error: grpc.ServiceError | null, reply?: Uint8Array) => {
@@ -163,7 +161,7 @@ class GrpcChannel implements Channel {
 
   converse(path: string, payloads: Uint8Array[], options: CallOptions, heard: Hear): Promise<Outcome> {
     const { deadline, signal } = options;
-    return this.#counted((resolve) => {
+    return new Promise((resolve) => {
       if (signal?.aborted) return resolve(failed(grpc.status.CANCELLED, "cancelled"));
       const headers = headersOf(options);
       const stream = this.#client.makeBidiStreamRequest(path, toBuffer, asIs, headers, timesOf(deadline));
@@ -240,25 +238,8 @@ class GrpcChannel implements Channel {
     }
   }
 
-  /** A promise of something that is under way until it is resolved. */
-  async #counted<T>(act: (resolve: (value: T) => void) => void): Promise<T> {
-    this.#underWay++;
-    try {
-      return await new Promise<T>(act);
-    } finally {
-      this.#underWay--;
-      this.#closeWhenIdle();
-    }
-  }
-
-  /** The library would end the calls on it. */
   close(): void {
-    this.#closing = true;
-    this.#closeWhenIdle();
-  }
-
-  #closeWhenIdle(): void {
-    if (this.#closing && this.#underWay === 0) this.#client.close();
+    this.#client.close();
   }
 }
 

@@ -319,6 +319,8 @@ export class Cluster {
 
   /** Leaves an endpoint that the failure speaks against. */
   #judge(member: Member, failure: Failure, startedAt: number, proves: boolean): void {
+    // A stream alone was reset; where it was the connection, its change of state tells.
+    if (failure.code === GrpcStatus.CANCELLED) return;
     if (isConnectionLoss(failure) || isMemberFailure(failure)) {
       return this.#connector.drop(member, failure.text);
     }

@@ -214,6 +214,13 @@ Deno.test("Cluster: a call that etcd has cancelled at its deadline was late, and
   assert.deepEqual([hasty.end, lines, dialled.length], ["08006", [], 1]);
 });
 
+Deno.test("Cluster: a stream that is reset speaks against nobody", async () => {
+  const { runtime, lines, dialled, ask } = simulated(() => 5, () => false, {}, () => FAILURES.cancelled);
+  const write = watched(ask(Method.PUT, 5_000));
+  await runtime.pass(100);
+  assert.deepEqual([write.end, lines, dialled.length], ["08007", [], 1]);
+});
+
 Deno.test("Cluster: what is under way on a member that is left may end there", async () => {
   const { runtime, lines, ask } = simulated((path) => path.endsWith("/Put") ? 4_000 : null);
   const write = watched(ask(Method.PUT, 10_000));
