@@ -65,7 +65,7 @@ CREATE FUNCTION @extschema@.etcd_unlock(server text, name text)
   RETURNS boolean
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'etcd_fdw_call';
 COMMENT ON FUNCTION @extschema@.etcd_unlock(text, text) IS
-  'Gives a lock back; false, with a warning, when this session does not hold it or has lost it.';
+  'Gives a lock back; false, with a warning, when this session does not hold it or has lost it. When etcd cannot be told, an error of class 08 says so; the lock then ends as soon as it is told, or with its lease.';
 
 CREATE FUNCTION @extschema@.etcd_campaign(
     server text, name text, value text, ttl interval DEFAULT '60 s', wait interval DEFAULT NULL)
