@@ -172,7 +172,12 @@ class GrpcChannel implements Channel {
       };
       signal?.addEventListener("abort", cancel);
       stream.on("data", (reply: Uint8Array) => {
-        if (!heard(reply, (message) => stream.write(message))) return;
+        const verdict = heard(reply, (message) => stream.write(message));
+        if (verdict === false) return;
+        if (verdict !== true) {
+          stream.pause();
+          return void verdict.then(() => stream.resume());
+        }
         end({ reply });
         stream.cancel();
       });

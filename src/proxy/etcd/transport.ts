@@ -68,8 +68,8 @@ export interface Channel {
   close(): void;
 }
 
-/** `say` sends a further message on the stream. */
-export type Hear = (reply: Uint8Array, say: (message: Uint8Array) => void) => boolean;
+/** `say` sends a further message on the stream. A promise holds the stream up until it resolves; false goes on. */
+export type Hear = (reply: Uint8Array, say: (message: Uint8Array) => void) => boolean | Promise<void>;
 
 export interface Transport {
   /** Does not connect before Channel.connect. Throws EtcdFdwError 22023 for options that cannot be used. */

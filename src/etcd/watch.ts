@@ -1,0 +1,165 @@
+// WatchResponse as the proxy reads it, and a watch's creation as it writes it. An event stays the bytes that etcd sent; only
+// its revision is read.
+
+import { eachField } from "./ranges.ts";
+import { encodeTxn } from "./txn.ts";
+import { fieldSize, Out, varintSize, wideSize } from "./wire.ts";
+
+/** mvccpb.Event, as far as its order needs it. */
+export interface WatchedEvent {
+  /** The store's revision that made it. */
+  revision: bigint;
+  /** The message itself. */
+  raw: Uint8Array;
+}
+
+export interface WatchResponse {
+  /** Of the header: the store's revision when the member wrote the response. */
+  revision: bigint;
+  created: boolean;
+  canceled: boolean;
+  /** Not 0 when the revision asked for was compacted: the oldest that can be read. */
+  compactRevision: bigint;
+  reason: string;
+  /** More of the same response follows. */
+  fragment: boolean;
+  events: WatchedEvent[];
+}
+
+const HEADER = 1;
+const HEADER_REVISION = 3;
+const KV = 2;
+const KV_MOD_REVISION = 3;
+
+function revisionIn(message: Uint8Array, wanted: number): bigint {
+  let revision = 0n;
+  eachField(message, (field, reader) => {
+    if (field !== wanted) return false;
+    revision = BigInt(reader.int64());
+    return true;
+  });
+  return revision;
+}
+
+function eventOf(raw: Uint8Array): WatchedEvent {
+  let revision = 0n;
+  eachField(raw, (field, reader) => {
+    if (field !== KV) return false;
+    revision = revisionIn(reader.bytes(), KV_MOD_REVISION);
+    return true;
+  });
+  return { revision, raw };
+}
+
+/** Throws EtcdFdwError 08P01 for damaged bytes. */
+export function decodeWatchResponse(message: Uint8Array): WatchResponse {
+  const response: WatchResponse = {
+    ...{ revision: 0n, created: false, canceled: false, compactRevision: 0n },
+    ...{ reason: "", fragment: false, events: [] },
+  };
+  eachField(message, (field, reader) => {
+    switch (field) {
+      case HEADER:
+        response.revision = revisionIn(reader.bytes(), HEADER_REVISION);
+        break;
+      case 3:
+        response.created = reader.bool();
+        break;
+      case 4:
+        response.canceled = reader.bool();
+        break;
+      case 5:
+        response.compactRevision = BigInt(reader.int64());
+        break;
+      case 6:
+        response.reason = reader.string();
+        break;
+      case 7:
+        response.fragment = reader.bool();
+        break;
+      case 11:
+        response.events.push(eventOf(reader.bytes()));
+        break;
+      default:
+        return false;
+    }
+    return true;
+  });
+  return response;
+}
+
+/** What is watched. */
+export interface Watched {
+  key: Uint8Array;
+  /** As etcd has it: null for the key alone. */
+  rangeEnd: Uint8Array | null;
+  /** Whether events tell what was there before. */
+  prev: boolean;
+}
+
+/** A WatchRequest that creates a watch from a revision on, whose large answers come in fragments. */
+export function encodeWatch({ key, rangeEnd, prev }: Watched, start: bigint): Uint8Array {
+  const size = fieldSize(key.length) + (rangeEnd === null ? 0 : fieldSize(rangeEnd.length)) +
+    1 + wideSize(start) + (prev ? 2 : 0) + 2;
+  const out = new Out(fieldSize(size));
+  out.open(1 << 3 | 2, size);
+  out.field(1 << 3 | 2, key);
+  if (rangeEnd !== null) out.field(2 << 3 | 2, rangeEnd);
+  out.wide(3 << 3, start);
+  if (prev) {
+    out.varint(6 << 3);
+    out.varint(1);
+  }
+  out.varint(8 << 3);
+  out.varint(1);
+  return out.bytes;
+}
+
+/** What a watcher is told: all events of its range behind the revision it named and up to this one. */
+export interface WatchedPage {
+  revision: bigint;
+  events: readonly WatchedEvent[];
+  /** Milliseconds of its waiting that are left; 0 when it is over, or when as many came as were wanted. */
+  left: number;
+}
+
+const PAGE_REVISION = 1 << 3;
+const PAGE_LEFT = 2 << 3;
+const PAGE_EVENT = 11 << 3 | 2;
+
+/** A message of our own, with the events where WatchResponse has them: revision 1, left 2, events 11. */
+export function encodeWatchedPage({ revision, events, left }: WatchedPage): Uint8Array {
+  let size = 1 + wideSize(revision) + 1 + varintSize(left);
+  for (const { raw } of events) size += fieldSize(raw.length);
+  const out = new Out(size);
+  out.wide(PAGE_REVISION, revision);
+  out.varint(PAGE_LEFT);
+  out.varint(left);
+  for (const { raw } of events) out.field(PAGE_EVENT, raw);
+  return out.bytes;
+}
+
+/** Inverse of encodeWatchedPage(). */
+export function decodeWatchedPage(message: Uint8Array): WatchedPage {
+  const page = { revision: 0n, left: 0, events: [] as WatchedEvent[] };
+  eachField(message, (field, reader) => {
+    if (field === 1) page.revision = BigInt(reader.int64());
+    else if (field === 2) page.left = Number(reader.int64());
+    else if (field === 11) page.events.push(eventOf(reader.bytes()));
+    else return false;
+    return true;
+  });
+  return page;
+}
+
+/**
+ * A READ_TXN that finds out whether the range may be read, and the store's revision, without reading it: its comparison
+ * never holds, and etcd checks the rights for both branches.
+ */
+export function encodeProbe({ key, rangeEnd }: Pick<Watched, "key" | "rangeEnd">): Uint8Array {
+  return encodeTxn({
+    compare: [{ key, target: "version", result: "less", value: 0n }],
+    success: [{ range: { key, rangeEnd, countOnly: true } }],
+    failure: [],
+  });
+}
