@@ -140,6 +140,8 @@ test("etcd_changes: the latest state of each key, deletions among them", async (
   assert.deepEqual(await changes(all[1].mod_revision), [all[2]]);
   assert.deepEqual(await changes(all[2].mod_revision), []);
   assert.deepEqual(await changes("1000000000"), []);
+  assert.deepEqual(await changes("9223372036854775806"), []);
+  assert.deepEqual(await changes("9223372036854775807"), []);
   await etcd.client.compact(BigInt(all[1].mod_revision));
   const error = await db.failure(`SELECT * FROM etcd_changes('/c/', ${start})`);
   assert.equal(error.code, "22023");
@@ -162,6 +164,7 @@ test("etcd_history: every version that is kept, however many", async () => {
     ["3", "2", false],
   ]);
   assert.deepEqual(await history(`'/h/a', ${all[2].revision}`), all.slice(2));
+  assert.deepEqual(await history("'/h/a', 9223372036854775807"), []);
   await etcd.client.compact(BigInt(all[2].revision) + 0n);
   assert.deepEqual(await history("'/h/a'"), all.slice(2));
   // More than etcd sends of the past at a time.
