@@ -406,7 +406,8 @@ next_page(EtcdScan *scan)
 
 	scan->current = 1 - scan->current;
 	scan->state = scan->state == ETCD_SCAN_FIRST ? ETCD_SCAN_WHOLE : ETCD_SCAN_TAIL;
-	etcd_page_open(page, request->reply, request->reply_len, request->method == METHOD_READ_TXN);
+	etcd_page_open(page, request->reply, request->reply_len,
+				   request->method == METHOD_READ_TXN ? ETCD_PAGE_TXN : ETCD_PAGE_RANGE);
 	scan->counters.pages++;
 	scan->counters.rows += page->kvs;
 	note_revision(scan, page);
@@ -463,7 +464,7 @@ read_aggregates(EtcdScan *scan)
 	StringInfoData input;
 	EtcdAnswer	answer;
 
-	etcd_page_open(&page, request->reply, request->reply_len, true);
+	etcd_page_open(&page, request->reply, request->reply_len, ETCD_PAGE_TXN);
 	scan->counters.pages++;
 	scan->counters.rows += page.kvs;
 	note_revision(scan, &page);
