@@ -298,6 +298,8 @@ export interface ImportAnswer {
   statements: string[];
   /** Directories whose names are not text, as a person reads them. */
   skipped: string[];
+  /** Directories whose tables have other names, and these. */
+  renamed: string[][];
 }
 
 export interface AboutAnswer {
