@@ -143,14 +143,16 @@ etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len, M
 }
 
 /*
- * The beginning of a WRITE's or DELETE_RANGE's payload.
+ * The beginning of a WRITE's or DELETE_RANGE's payload.  `revision` is what the
+ * whole transaction reads, 0 where there is none.
  */
 void
-etcd_stage_header(StringInfo buf, uint8 flags, CommandId command)
+etcd_stage_header(StringInfo buf, uint8 flags, CommandId command, int64 revision)
 {
 	etcd_append_uint32(buf, GetCurrentTransactionNestLevel());
 	etcd_append_uint32(buf, command);
 	appendStringInfoChar(buf, (char) flags);
+	etcd_append_int64(buf, revision);
 }
 
 /*
