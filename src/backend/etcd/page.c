@@ -24,6 +24,7 @@
 #define TXN_HEADER		1
 #define TXN_RESPONSES	3
 #define OP_RANGE		1
+#define HEADER_CLUSTER	1
 #define HEADER_REVISION 3
 #define KV_KEY			1
 #define KV_CREATE		2
@@ -69,21 +70,26 @@ read_key_value(const char *at, const char *end, EtcdKeyValue *kv)
 	}
 }
 
-static int64
-read_header_revision(const char *at, const char *end)
+static void
+read_header(EtcdPage *page, const EtcdField *header)
 {
+	const char *at = header->data;
 	EtcdField	field;
-	int64		revision = 0;
 
-	while (etcd_next_field(&at, end, &field))
+	etcd_expect(header, WIRE_BYTES);
+	while (etcd_next_field(&at, header->data + header->number, &field))
 	{
-		if (field.field == HEADER_REVISION)
+		if (field.field == HEADER_CLUSTER)
 		{
 			etcd_expect(&field, WIRE_VARINT);
-			revision = (int64) field.number;
+			page->cluster = field.number;
+		}
+		else if (field.field == HEADER_REVISION)
+		{
+			etcd_expect(&field, WIRE_VARINT);
+			page->revision = Max(page->revision, (int64) field.number);
 		}
 	}
-	return revision;
 }
 
 static void
@@ -113,8 +119,7 @@ open_range(EtcdPage *page, const char *at, const char *end)
 		switch (field.field)
 		{
 			case RANGE_HEADER:
-				etcd_expect(&field, WIRE_BYTES);
-				page->revision = Max(page->revision, read_header_revision(field.data, field.data + field.number));
+				read_header(page, &field);
 				break;
 			case RANGE_KVS:
 				count_key(page, &field);
@@ -199,10 +204,7 @@ etcd_page_open(EtcdPage *page, const char *data, uint32 len, EtcdPageKind kind)
 	while (etcd_next_field(&at, page->end, &field))
 	{
 		if (field.field == TXN_HEADER)
-		{
-			etcd_expect(&field, WIRE_BYTES);
-			page->revision = read_header_revision(field.data, field.data + field.number);
-		}
+			read_header(page, &field);
 		else if (field.field == TXN_RESPONSES)
 		{
 			if (!find_range(&field, &range))

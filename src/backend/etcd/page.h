@@ -37,6 +37,7 @@ typedef struct EtcdPage
 	bool		more;
 	int64		count;
 	int64		revision;
+	uint64		cluster;		/* who answers; 0 when that is not said */
 	const char *last_key;
 	uint32		last_key_len;
 } EtcdPage;

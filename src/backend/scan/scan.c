@@ -386,13 +386,18 @@ await_reply(EtcdScan *scan)
 }
 
 /*
- * The statement's other scans read what this one has found to be the latest.
+ * The statement's other scans read what this one has found to be the latest,
+ * and of the same cluster.
  */
 static void
 note_revision(EtcdScan *scan, const EtcdPage *page)
 {
-	if (scan->latest && scan->estate != NULL)
-		etcd_set_statement_revision(scan->estate, scan->serverid, scan->serializable, page->revision);
+	if (scan->estate == NULL)
+		return;
+	if (scan->latest)
+		etcd_set_statement_revision(scan->estate, scan->serverid, scan->serializable, page->revision, page->cluster);
+	else if (etcd_session_revision() == 0 && !scan->past)
+		etcd_check_cluster(scan->estate, scan->serverid, scan->serializable, page->cluster);
 }
 
 /*

@@ -8,6 +8,7 @@
 #include "base/compat.h"
 #include "constants.h"
 #include "ipc/session.h"
+#include "txn/revision.h"
 #include "txn/stage.h"
 #include "txn/transaction.h"
 
@@ -83,7 +84,7 @@ etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, 
 		flags = FRAME_FLAG_STAGED;
 	}
 	channel = transaction ? transaction->channel : etcd_channel(userid, serverid, ETCD_CHANNEL_OF_MAPPING);
-	etcd_channel_ready(channel, userid);
+	etcd_channel_ready(channel, userid, etcd_holds_revision(serverid));
 	if (transaction != NULL)
 		etcd_transaction_check(transaction);
 	request = etcd_request_create(method, channel->deadline, context);
