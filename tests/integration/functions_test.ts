@@ -121,21 +121,6 @@ test("bytes that are not text have forms of their own, and text says so", async 
   assert.equal((await rows("SELECT * FROM etcd_history('\\x2f62ff'::bytea)")).length, 2);
 });
 
-test("etcd_delete_returning shows however many keys it has deleted", async () => {
-  await reset();
-  const keys = Array.from({ length: 60_000 }, (_, i): [string, string] => [`/d/${i}`, "x".repeat(100)]);
-  await etcd.putMany(keys);
-  assert.deepEqual(
-    await rows(`SELECT count(*) AS n, count(DISTINCT key) AS keys, sum(length(value)) AS bytes,
-        count(*) FILTER (WHERE mod_revision = create_revision AND version = 1 AND lease = 0) AS whole
-      FROM etcd_delete_returning('/d/', true)`),
-    [{ n: "60000", keys: "60000", bytes: "6000000", whole: "60000" }],
-  );
-  assert.equal(await value("SELECT etcd_count('/d/', true)"), "0");
-  await etcd.put("/d\xff", "1");
-  assert.deepEqual(await rows("SELECT * FROM etcd_delete_returning('/d/', true)"), []);
-});
-
 test("etcd_changes: the latest state of each key, deletions among them", async () => {
   await reset();
   const start = await etcd.client.revision();
@@ -400,4 +385,19 @@ test("a function that is altered again and again leaves one description in the s
   }
   await db.sql("ALTER FUNCTION etcd_get(text, text, bigint, boolean) COST 1");
   assert.ok(await contexts() <= before + 1, `${before} before, ${await contexts()} after`);
+});
+
+test("etcd_delete_returning shows however many keys it has deleted", async () => {
+  await reset();
+  const keys = Array.from({ length: 60_000 }, (_, i): [string, string] => [`/d/${i}`, "x".repeat(100)]);
+  await etcd.putMany(keys);
+  assert.deepEqual(
+    await rows(`SELECT count(*) AS n, count(DISTINCT key) AS keys, sum(length(value)) AS bytes,
+        count(*) FILTER (WHERE mod_revision = create_revision AND version = 1 AND lease = 0) AS whole
+      FROM etcd_delete_returning('/d/', true)`),
+    [{ n: "60000", keys: "60000", bytes: "6000000", whole: "60000" }],
+  );
+  assert.equal(await value("SELECT etcd_count('/d/', true)"), "0");
+  await etcd.put("/d\xff", "1");
+  assert.deepEqual(await rows("SELECT * FROM etcd_delete_returning('/d/', true)"), []);
 });
