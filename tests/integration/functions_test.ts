@@ -387,10 +387,16 @@ test("a function that is altered again and again leaves one description in the s
   assert.ok(await contexts() <= before + 1, `${before} before, ${await contexts()} after`);
 });
 
-test("etcd_delete_returning shows however many keys it has deleted", async () => {
+test("etcd_changes and etcd_delete_returning show however many keys there are", async () => {
   await reset();
+  const start = await etcd.client.revision();
   const keys = Array.from({ length: 60_000 }, (_, i): [string, string] => [`/d/${i}`, "x".repeat(100)]);
   await etcd.putMany(keys);
+  assert.deepEqual(
+    await rows(`SELECT count(DISTINCT key) AS keys, sum(length(value)) AS bytes
+      FROM etcd_changes('/d/', ${start})`),
+    [{ keys: "60000", bytes: "6000000" }],
+  );
   assert.deepEqual(
     await rows(`SELECT count(*) AS n, count(DISTINCT key) AS keys, sum(length(value)) AS bytes,
         count(*) FILTER (WHERE mod_revision = create_revision AND version = 1 AND lease = 0) AS whole
