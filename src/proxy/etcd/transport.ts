@@ -36,6 +36,8 @@ export interface CallOptions {
   signal?: AbortSignal;
   /** A member without a leader answers too; without, it refuses at once, so that another one can be asked. */
   leaderless?: true;
+  /** It waits for other clients: who gives it up has left the queue. */
+  waits?: boolean;
 }
 
 /** As in gRPC. */
@@ -53,7 +55,10 @@ export interface Channel {
   onChange(from: State, changed: (state: State) => void): void;
   /** Why the last attempt to connect failed, for each address of the host. */
   connectError(): Promise<string>;
-  /** One unary call. Never rejects; an aborted signal ends it with CANCELLED. */
+  /**
+   * One unary call. Never rejects; an aborted signal ends it with CANCELLED. One that is given up, or late, may come to its
+   * end at etcd all the same.
+   */
   call(path: string, payload: Uint8Array, options: CallOptions): Promise<Outcome>;
   /**
    * Opens a stream in both directions, sends these messages and waits for a reply for which `heard` says true. Never
