@@ -6,11 +6,14 @@
 
 import { Buffer } from "node:buffer";
 import { lookup } from "node:dns/promises";
+import http2 from "node:http2";
 import { isIP } from "node:net";
 import * as grpc from "@grpc/grpc-js";
 import type { TlsPayload } from "../../ipc/frame.ts";
 import type { Deadline } from "../deadline.ts";
+import type { Room } from "../memory.ts";
 import { longTimer } from "../runtime.ts";
+import { type Connects, meterReplies } from "./arrivals.ts";
 import { certificatesShownBy } from "./certificates.ts";
 import { GRACE_MS, Lingering } from "./linger.ts";
 import { hostOf, portOf, securityOf } from "./tls.ts";
@@ -302,8 +305,13 @@ function failed(code: number, text: string): Outcome<never> {
   return { failure: { code, text } };
 }
 
+/** For the replies on all connections of this process. */
+let room: Room | null = null;
+meterReplies(http2 as Connects, () => room);
+
 /** Connections by gRPC. */
 export const grpcTransport: Transport = {
   dial: (endpoint, tls) => new GrpcChannel(endpoint, tls),
   certificates: certificatesShownBy,
+  meter: (given) => void (room = given),
 };

@@ -4,6 +4,7 @@
 import type { TlsPayload } from "../../ipc/frame.ts";
 import type { Deadline } from "../deadline.ts";
 import type { CertificateInfo } from "../handle.ts";
+import type { Room } from "../memory.ts";
 
 /** A gRPC status other than OK. */
 export interface Failure {
@@ -81,4 +82,6 @@ export interface Transport {
   dial(endpoint: string, tls?: TlsPayload): Channel;
   /** The certificates in an endpoint's handshake, its own first; none when it cannot be reached in time. */
   certificates(endpoint: string, tls: TlsPayload, timeoutMs: number): Promise<CertificateInfo[]>;
+  /** Large replies ask for this room from now on. */
+  meter?(room: Room): void;
 }

@@ -5,7 +5,7 @@
 // hold is bounded: while its replies are not taken, no further call is started, and what it sends beyond its budget is
 // refused, request by request. It is always read, so that CANCEL, CLOSE and PING are obeyed whatever waits. A call under way
 // counts with the size that the session's latest replies had, for the session and for the whole proxy: how large its own
-// will be, nobody knows before it is here. Those for which there is no room wait.
+// will be, nobody knows before it begins to arrive, and then it counts with that. Those for which there is no room wait.
 //
 // After CANCEL nothing is sent for the request any more. A lost connection cancels everything.
 
@@ -99,7 +99,10 @@ export class Session implements ConnectionEvents {
     this.#budget = new Budget(SESSION_BYTES, options.budget, "a session's requests and replies");
     this.#transactionsBudget = new Budget(SESSION_TRANSACTIONS_BYTES, options.transactions, "a session");
     this.#decoder = new FrameDecoder((header, length) => this.#admit(header, length));
-    this.#asks = new Asks(options.runtime, options.info);
+    this.#asks = new Asks(options.runtime, options.info, {
+      take: (bytes) => this.#budget.take(bytes),
+      give: (bytes) => this.#give(bytes),
+    });
     options.info.sessions++;
   }
 
@@ -350,7 +353,13 @@ export class Session implements ConnectionEvents {
 }
 
 /** The calls that read; what others are answered is small, and some of them take long. */
-const READS: ReadonlySet<number> = new Set([Method.RANGE, Method.TXN, Method.READ_TXN, Ask.EVENTS]);
+const READS: ReadonlySet<number> = new Set([
+  Method.RANGE,
+  Method.TXN,
+  Method.READ_TXN,
+  Ask.EVENTS,
+  Ask.SNAPSHOT,
+]);
 
 function bringsMuch({ type, code }: FrameHeader): boolean {
   return type === FrameType.UNARY && READS.has(code);

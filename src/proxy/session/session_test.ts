@@ -15,7 +15,7 @@ import {
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import { encodeStageWrite, StageCode, StageKind } from "../../ipc/stage.ts";
 import { listen } from "./server.ts";
-import { type CallOptions, type ClusterHandle, LateError } from "../handle.ts";
+import { type CallOptions, type ClusterHandle, LateError, type PartedAnswer } from "../handle.ts";
 import { Budget } from "../memory.ts";
 import { NO_INFO, TestClient } from "../testing_client.ts";
 import { REAL } from "../testing_runtime.ts";
@@ -55,7 +55,7 @@ class FakeCluster implements ClusterHandle {
 
   events = () => Promise.reject(new Error("not asked for"));
   observe = () => Promise.reject(new Error("not asked for"));
-  snapshot = () => Promise.reject(new Error("not asked for"));
+  snapshot = (): Promise<PartedAnswer> => Promise.reject(new Error("not asked for"));
   certificates = () => Promise.resolve([]);
   readonly cluster = {};
   check = () => {};
@@ -478,4 +478,37 @@ Deno.test("Session: each Txn of a commit has the request's full time, and tells 
     // It was sent when 60 ms had passed.
     assert.ok(cluster.left.at(-1)! > 60, String(cluster.left));
   });
+});
+
+Deno.test("Session: a snapshot counts as long as it is under way, and is refused by itself", async () => {
+  const budget = new Budget(16_000_000);
+  await withSession(async ({ client, cluster, budget, another }) => {
+    let closed = 0;
+    cluster.snapshot = () => {
+      let parts = 3;
+      return Promise.resolve({
+        next: () => Promise.resolve(parts-- > 0 ? new Uint8Array(1_000) : null),
+        close: () => void closed++,
+      });
+    };
+    const ask = async (one: TestClient, id: number, first = false) => {
+      one.send(unary(id, JSON.stringify({ first }), { code: Ask.SNAPSHOT }));
+      return await one.answer(id);
+    };
+    assert.equal((await ask(client, 1, true)).payload.length, 1_000);
+    const held = budget.used;
+    assert.ok(held > 4_000_000, `${held} bytes`);
+    await ask(client, 2);
+    await client.until(() => budget.used === held);
+    const other = await another();
+    budget.take(budget.free - 3_000_000);
+    other.send(unary(1, JSON.stringify({ first: true }), { code: Ask.SNAPSHOT }));
+    assert.equal((await other.error(1)).sqlstate, "53200");
+    assert.equal((await ask(client, 3)).payload.length, 1_000);
+    assert.equal((await ask(client, 4)).payload.length, 0);
+    assert.equal(closed, 1);
+    budget.give(budget.used);
+    // The one that the session's end finds under way is given back too.
+    await ask(client, 5, true);
+  }, budget);
 });
