@@ -49,6 +49,7 @@ class FakeCluster implements ClusterHandle {
   readonly endpoints = ["h:1"];
   readonly label = { database: "d", server: "s", role: "r" };
   transactions = 0;
+  readonly user = "";
   readonly requestTimeout = 1000;
   /** Milliseconds that were left for each call when it was made. */
   readonly left: number[] = [];
