@@ -19,6 +19,7 @@ import {
   HEADER_BYTES,
   Method,
   type OpenPayload,
+  ReadFlag,
   type ReceivedFrame,
   writeHeader,
 } from "../../ipc/frame.ts";
@@ -66,6 +67,8 @@ const MAX_QUEUED = 10_000;
 const SESSION_TRANSACTIONS_BYTES = 512 * 1024 * 1024;
 /** Up to this size a copy is cheaper than a second buffer in the write. */
 const COPY_BYTES = 16 * 1024;
+/** From this size on a reply is freed as soon as it was taken. */
+const FREED_BYTES = 1024 * 1024;
 /** What OPEN may bring: connection options, certificates among them. */
 const MAX_OPEN_BYTES = 1024 * 1024;
 /** How long the backend has to take the error that ends its session, in milliseconds. */
@@ -275,8 +278,14 @@ export class Session implements ConnectionEvents {
       return this.#answerError(request, EtcdFdwError.from(thrown));
     }
     if (!this.#over(request, "answer")) return;
-    const { channel, id } = request.frame;
-    this.#send({ type: FrameType.REPLY, code: 0, channel, id }, reply, () => this.#give(reply.length));
+    const { type, flags = 0, channel, id } = request.frame;
+    const { length } = reply;
+    // Where a transaction has read, it may keep parts of it.
+    const isOurs = type === FrameType.UNARY && (flags & ReadFlag.STAGED) === 0;
+    this.#send({ type: FrameType.REPLY, code: 0, channel, id }, reply, () => {
+      this.#give(length);
+      if (isOurs) free(reply);
+    });
   }
 
   /** Errors are small: they are sent whatever the budget says. */
@@ -363,6 +372,12 @@ const READS: ReadonlySet<number> = new Set([
 
 function bringsMuch({ type, code }: FrameHeader): boolean {
   return type === FrameType.UNARY && READS.has(code);
+}
+
+/** At once: the engine, which sees a small heap, may take its time to find that nobody has it any more. */
+function free({ buffer, length }: Uint8Array): void {
+  const isWhole = length >= FREED_BYTES && buffer.byteLength - length < COPY_BYTES;
+  if (isWhole && buffer instanceof ArrayBuffer) buffer.transfer(0);
 }
 
 /** What stands for a channel that was never opened. */

@@ -45,6 +45,8 @@ class FakeCluster implements ClusterHandle {
   };
   /** Payload of the answer to "page". */
   page = new Uint8Array(0);
+  /** The latest of them. */
+  sent = this.page;
 
   readonly endpoints = ["h:1"];
   readonly label = { database: "d", server: "s", role: "r" };
@@ -67,7 +69,7 @@ class FakeCluster implements ClusterHandle {
     this.started++;
     this.left.push(deadline!.left());
     const [verb] = decodeUtf8(payload.subarray(0, 100)).split(" ");
-    if (verb === "page") return Promise.resolve(this.page);
+    if (verb === "page") return Promise.resolve(this.sent = this.page.slice());
     if (verb === "fail") return Promise.reject(new EtcdFdwError("42501", "no", { hint: "Ask." }));
     if (verb === "bug") return Promise.reject(new TypeError("oops"));
     if (verb === "later") return new Promise((resolve) => setTimeout(() => resolve(payload), 50));
@@ -443,6 +445,22 @@ Deno.test("Session: a reply for which there is no memory is refused by itself", 
     client.send(unary(2, "page"));
     assert.equal((await client.answer(2)).payload.length, 1000);
   }, new Budget(1_000_000));
+});
+
+Deno.test("Session: a large reply is freed when the backend has it, and what a transaction may keep is not", async () => {
+  await withSession(async ({ client, cluster }) => {
+    cluster.page = new Uint8Array(2_000_000);
+    client.send(unary(1, "page"));
+    assert.equal((await client.answer(1)).payload.length, 2_000_000);
+    await client.until(() => cluster.sent.length === 0);
+    const message = encodeUtf8("\0\0\0\0page");
+    client.send({ ...unary(2, ""), code: Method.PUT, flags: ReadFlag.STAGED, payload: message });
+    assert.equal((await client.answer(2)).payload.length, 2_000_000);
+    client.send({ type: FrameType.PING, channel: 0, id: 3 });
+    await client.answer(3);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    assert.equal(cluster.sent.length, 2_000_000);
+  });
 });
 
 Deno.test("Session: rows that could not be staged fail what comes next in the transaction, until it ends", async () => {
