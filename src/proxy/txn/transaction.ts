@@ -277,7 +277,7 @@ export class Transaction {
   }
 
   /**
-   * Grants a lease of so many seconds, or answers with one that has most of them left. Throws as etcd does.
+   * Grants a lease of so many seconds, or answers with one that is as good as new. Throws as etcd does.
    *
    * @param now Milliseconds.
    */
@@ -285,7 +285,8 @@ export class Transaction {
     this.#check();
     const epoch = this.#epoch;
     const { seconds, level } = decodeGrant(payload);
-    const fresh = ({ grantedAt }: Lease) => now - grantedAt < Number(seconds) * 1000 / 2;
+    // A row lives as long as it says, by the whole seconds that etcd counts.
+    const fresh = ({ grantedAt }: Lease) => now - grantedAt < Math.min(1, Number(seconds) / 10) * 1000;
     const known = this.#leases.find((one) =>
       one.seconds === seconds && one.level <= level && !one.used && fresh(one)
     );
