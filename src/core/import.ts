@@ -128,14 +128,45 @@ function literal(text: string): string {
   return text.includes("\\") ? `E'${quoted.replaceAll("\\", "\\\\")}'` : `'${quoted}'`;
 }
 
-function createTable(name: string, { server, directory, strip, value }: ImportState): string {
-  return `CREATE FOREIGN TABLE ${identifier(name)} (key text COLLATE "C", value ${value}, ` +
+/** Bytes of a name that PostgreSQL keeps. */
+const NAME_BYTES = 63;
+
+/** As much of the name as fits. */
+function clipped(name: string, bytes = NAME_BYTES): string {
+  let [shown, size] = ["", 0];
+  for (const char of name) {
+    size += encodeUtf8(char).length;
+    if (size > bytes) break;
+    shown += char;
+  }
+  return shown;
+}
+
+/** A table's name for each directory: its own, unless PostgreSQL would cut it to one that is taken; then with a number. */
+function tableNames(directories: string[]): string[] {
+  const taken = new Set(directories.map((name) => clipped(name)));
+  const used = new Set<string>();
+  return directories.map((directory) => {
+    let name = clipped(directory);
+    for (let number = 1; used.has(name) || name !== clipped(directory) && taken.has(name); number++) {
+      name = clipped(directory, NAME_BYTES - `_${number}`.length) + `_${number}`;
+    }
+    used.add(name);
+    // Cut, PostgreSQL tells itself.
+    return name === clipped(directory) ? directory : name;
+  });
+}
+
+function createTable(table: string, name: string, { server, directory, strip, value }: ImportState): string {
+  return `CREATE FOREIGN TABLE ${identifier(table)} (key text COLLATE "C", value ${value}, ` +
     "create_revision bigint, mod_revision bigint, version bigint, lease bigint) " +
     `SERVER ${identifier(server)} OPTIONS (prefix ${literal(`${directory}${name}/`)}` +
     `${strip ? ", strip_prefix 'true'" : ""})`;
 }
 
 function finish(state: ImportState): Outcome {
-  const statements = state.found.map((name) => createTable(name, state));
-  return { answer: { do: "imported", statements, skipped: state.skipped } };
+  const tables = tableNames(state.found);
+  const statements = state.found.map((name, i) => createTable(tables[i], name, state));
+  const renamed = state.found.flatMap((name, i) => tables[i] === name ? [] : [[name, tables[i]]]);
+  return { answer: { do: "imported", statements, skipped: state.skipped, renamed } };
 }

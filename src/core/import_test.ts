@@ -37,8 +37,9 @@ function run(
     assert.equal(outcome.answer.op, "importPage");
     outcome = importPage({ state: outcome.answer.state }, page(sent, sent.length < inside.length));
   }
-  const { statements, skipped } = outcome.answer as ImportAnswer;
+  const { statements, skipped, renamed } = outcome.answer as ImportAnswer;
   return {
+    renamed,
     requests,
     statements,
     skipped,
@@ -89,6 +90,26 @@ Deno.test("import: names are quoted, and those that are no text are left out and
   assert.deepEqual(skipped, ["\\xff"]);
   assert.match(statements[0], /TABLE "it's ""x""\\" .*prefix E'\/d\/it''s "x"\\\\\/'/);
   assert.match(statements[1], /TABLE "é"/);
+});
+
+Deno.test("import: no two tables have one name, and each shows its own directory", () => {
+  const long = "a".repeat(62);
+  const tables = (keys: string[]) =>
+    run(keys.map((name) => `/d/${name}/1`)).statements.map((
+      text,
+    ) => [/TABLE "(.*?)"/.exec(text)![1], /prefix '\/d\/(.*)\/'/.exec(text)![1]]);
+  const short = (bytes: number, tail: string) => long.slice(0, bytes) + tail;
+  assert.deepEqual(tables([`${long}x`, `${long}xy`, `${long}xz`, short(61, "_1"), "b".repeat(80)]), [
+    // That name was a directory's before it could be another's.
+    [short(61, "_1"), short(61, "_1")],
+    [`${long}x`, `${long}x`],
+    [short(61, "_2"), `${long}xy`],
+    [short(61, "_3"), `${long}xz`],
+    ["b".repeat(80), "b".repeat(80)],
+  ]);
+  const { renamed } = run([`/d/${long}ä/1`, `/d/${long}ö/1`]);
+  assert.deepEqual(renamed, [[`${long}ö`, short(61, "_1")]]);
+  assert.deepEqual(run(["/d/a/1", "/d/b/1"]).renamed, []);
 });
 
 Deno.test("import: a directory without its slash, and under a server's prefix", () => {

@@ -63,9 +63,12 @@ export function planModify(input: ModifyInput): Outcome {
   const attnumOf = (wanted: (column: Column) => boolean) => columns.find(wanted)?.attnum ?? 0;
   const field = (name: Field) => attnumOf((column) => column.field === name);
   const segments = pattern?.names.map((_, i) => attnumOf((column) => column.segment === i)) ?? [];
-  // Fields of fields come last, so that they are put into what is there.
+  // Fields of fields come last, so that they are put into what is there; columns of one field follow each other.
   const withPath = columns.filter(({ path }) => path !== undefined)
-    .sort((a, b) => a.path!.length - b.path!.length);
+    .map((column) => ({ ...column, literal: arrayLiteral(column.path!) }))
+    .sort((a, b) =>
+      a.path!.length - b.path!.length || Number(a.literal > b.literal) - Number(a.literal < b.literal)
+    );
   checkAssigned(input.table, input.operation, columns);
   checkNested(input.table, input.operation, withPath);
   if (input.operation === "insert") checkKey(input.table, field("key"), segments);
@@ -82,7 +85,7 @@ export function planModify(input: ModifyInput): Outcome {
     literals: pattern?.literals.map(toHex) ?? [],
     rest: Number(pattern?.rest ?? false),
     fields: withPath.map(({ attnum }, i) => [attnum, i]),
-    paths: withPath.map(({ path }) => arrayLiteral(path!)),
+    paths: withPath.map(({ literal }) => literal),
     strip: toHex(options.strip),
     // Nothing is at or behind 1 and before 0.
     start: range === null ? "01" : toHex(range.start),

@@ -65,6 +65,17 @@ Deno.test("removeRanges: the reads of a DELETE's ranges", () => {
   assert.deepEqual(remove([], [compare("=", key, text("/k")), compare("=", key, text("/l"))]), []);
 });
 
+Deno.test("planModify: columns of one field follow each other", () => {
+  const paths = { a: "x.y", b: "x", c: "x.z", d: "x.y", e: "x" };
+  const columns = Object.entries(paths).map(([name, json], i) =>
+    column(i + 2, name, "jsonb", { options: { json } })
+  );
+  assert.deepEqual(modify({ columns: [column(1, "key"), ...columns] }).fields.map(([attnum]) => attnum), [
+    ...[3, 6],
+    ...[2, 5, 4],
+  ]);
+});
+
 Deno.test("planModify: fields of fields are written last, and into JSON only", () => {
   const columns = (type: string) => [
     column(1, "key"),

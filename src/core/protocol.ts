@@ -221,6 +221,7 @@ export interface FunctionCallAnswer extends CallAnswer {
    * 0: come back with the reply. 1: it is a RangeResponse whose keys are the function's rows; come back with op
    * "functionPage" unless this was all. 2: the same, without values. 3: unless it is empty it is one row, the bytes that
    * came before it and its bytes; come back with op "functionPage". 4: the revision in its header is the result, and that is all.
+   * 5: it is a DeleteRangeResponse whose previous keys are the rows, and that is all.
    */
   rows: number;
   /** 1: come back with op "functionFailed" when the reply is an error. */
@@ -297,6 +298,8 @@ export interface ImportAnswer {
   statements: string[];
   /** Directories whose names are not text, as a person reads them. */
   skipped: string[];
+  /** Directories whose tables have other names, and these. */
+  renamed: string[][];
 }
 
 export interface AboutAnswer {

@@ -2,14 +2,15 @@
 // backend writes these payloads (src/backend/txn/stage.c), row by row and without core's help, as core has planned it.
 //
 // Payload of STAGE frames by their code, all numbers big-endian:
-//   WRITE         u32 level, u32 command, u8 flags (StageFlag), then entries:
+//   WRITE         u32 level, u32 command, u8 flags (StageFlag), i64 revision, then entries:
 //                 u8 kind (StageKind), i64 seen mod_revision, i64 seen create_revision, i64 seen version, i64 lease,
 //                 u32 length of the key, the key, u32 length of the value, the value
-//   DELETE_RANGE  u32 level, u32 command, u8 flags, then a TxnRequest of the ranges to be read
+//   DELETE_RANGE  u32 level, u32 command, u8 flags, i64 revision, then a TxnRequest of the ranges to be read
 //   ROLLBACK      u32 level: what this level and those above it wrote is dropped
 //   RELEASE       u32 level: what this level wrote is now the one's below it
 //   COMMIT, END   nothing
 //   GRANT         i64 seconds, u32 level: a lease, which is revoked if the transaction or that level is rolled back
+// The revision is the one that the whole transaction reads, 0 where there is none.
 // A level is PostgreSQL's nesting of subtransactions, a command its command id: a read sees what commands before its own
 // wrote. With an id, WRITE, DELETE_RANGE, COMMIT and GRANT are answered by REPLY (StageReply) or ERROR; without one, what goes wrong
 // is told by the next answer.
@@ -60,9 +61,10 @@ export interface StageHeader {
   level: number;
   command: number;
   flags: number;
+  revision: bigint;
 }
 
-const HEADER_BYTES = 9;
+const HEADER_BYTES = 17;
 const ENTRY_BYTES = 1 + 4 * 8 + 2 * 4;
 
 function malformed(): EtcdFdwError {
@@ -73,7 +75,10 @@ function malformed(): EtcdFdwError {
 export function decodeStageHeader(payload: Uint8Array): { header: StageHeader; rest: Uint8Array } {
   if (payload.length < HEADER_BYTES) throw malformed();
   const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
-  const header = { level: view.getUint32(0), command: view.getUint32(4), flags: view.getUint8(8) };
+  const header = {
+    ...{ level: view.getUint32(0), command: view.getUint32(4), flags: view.getUint8(8) },
+    revision: view.getBigInt64(9),
+  };
   return { header, rest: payload.subarray(HEADER_BYTES) };
 }
 
@@ -134,7 +139,10 @@ export function encodeStageReply({ revision, count, refused }: StageReply): Uint
 }
 
 /** What the backend writes; for tests. */
-export function encodeStageWrite({ level, command, flags }: StageHeader, entries: StageEntry[]): Uint8Array {
+export function encodeStageWrite(
+  { level, command, flags, revision = 0n }: Omit<StageHeader, "revision"> & Partial<StageHeader>,
+  entries: StageEntry[],
+): Uint8Array {
   const size = entries.reduce(
     (sum, { key, value }) => sum + ENTRY_BYTES + key.length + value.length,
     HEADER_BYTES,
@@ -144,6 +152,7 @@ export function encodeStageWrite({ level, command, flags }: StageHeader, entries
   view.setUint32(0, level);
   view.setUint32(4, command);
   view.setUint8(8, flags);
+  view.setBigInt64(9, revision);
   let at = HEADER_BYTES;
   for (const { kind, seenMod, seenCreate, seenVersion, lease, key, value } of entries) {
     view.setUint8(at, kind);

@@ -50,6 +50,8 @@ export interface ClusterHandle {
   readonly label: Label;
   /** The same object for handles that reach the same cluster as the same user. */
   readonly cluster: object;
+  /** etcd's name of the user; empty for none. */
+  readonly user: string;
   /** The server's request_timeout. */
   readonly requestTimeout: number;
   /** Throws EtcdFdwError for what the server's options forbid; call() does so by itself. */

@@ -41,6 +41,12 @@ export class Budget {
     this.#used += bytes;
   }
 
+  /** Takes what is here already, whether or not it may be. */
+  note(bytes: number): void {
+    this.#parent?.note(bytes);
+    this.#used += bytes;
+  }
+
   give(bytes: number): void {
     this.#used -= bytes;
     this.#parent?.give(bytes);
@@ -83,10 +89,40 @@ export const TRANSACTIONS_SHARE = 0.75;
 /** With how much of it, less than transactions leave, one answer at a time is asked for whatever its size. */
 const ENOUGH = 0.125;
 
-/** What answers on their way are expected to bring, all sessions' together: a part of the proxy's budget. */
-export class Expectations {
+/** What can be held up while there is no room for it. */
+export interface Flow {
+  pause(): unknown;
+  resume(): unknown;
+}
+
+/** Where large replies find room while they arrive. */
+export interface Room {
+  /**
+   * A reply of this size begins to come; it is paused as long as there is no room for the rest. What is returned is to be
+   * called when it is here, or will not come; once is enough.
+   */
+  arrive(bytes: number, flow: Flow): () => void;
+}
+
+interface Arrival {
+  bytes: number;
+  /** Null once it may come. */
+  paused: Flow | null;
+}
+
+/**
+ * What answers on their way bring, all sessions' together: a part of the proxy's budget. That is what they are expected to
+ * bring, or what is arriving if that is more: it cannot be told which expectation an arrival fulfils.
+ */
+export class Expectations implements Room {
   readonly #budget: Budget;
   #held = 0;
+  #expected = 0;
+  /** In their order; what may come, and what is paused. */
+  readonly #arrivals = new Set<Arrival>();
+  #arriving = 0;
+  /** What is taken for arrivals beyond all that is expected. */
+  #excess = 0;
 
   constructor(budget: Budget) {
     this.#budget = budget;
@@ -97,6 +133,7 @@ export class Expectations {
    * there may be. One answer at a time needs no more than ENOUGH of the budget, since what is expected may be wrong.
    */
   take(bytes: number, retry: () => void): number | null {
+    if (bytes === 0) return 0;
     const wanted = this.#held > 0 ? bytes : Math.min(bytes, this.#budget.limit * ENOUGH);
     if (wanted > this.#budget.free) {
       this.#budget.whenGiven(retry);
@@ -104,13 +141,55 @@ export class Expectations {
     }
     const taken = Math.min(bytes, this.#budget.free);
     this.#budget.take(taken);
-    if (bytes > 0) this.#held++;
+    this.#held++;
+    this.#expected += taken;
+    this.#settle();
     return taken;
   }
 
   /** The answer to what was expected to bring `bytes` is here, or will not come. */
   give(bytes: number, taken: number): void {
     if (bytes > 0) this.#held--;
+    this.#expected -= taken;
     this.#budget.give(taken);
+    this.#settle();
+  }
+
+  arrive(bytes: number, flow: Flow): () => void {
+    const arrival: Arrival = { bytes, paused: flow };
+    this.#arrivals.add(arrival);
+    this.#admit();
+    if (arrival.paused !== null) flow.pause();
+    return () => {
+      if (!this.#arrivals.delete(arrival)) return;
+      if (arrival.paused === null) this.#arriving -= bytes;
+      this.#settle();
+      this.#admit();
+    };
+  }
+
+  /** Lets those come for which there is room, and one at a time whatever its size. */
+  readonly #admit = () => {
+    for (const arrival of this.#arrivals) {
+      if (arrival.paused === null) continue;
+      const more = this.#excessWith(arrival.bytes) - this.#excess;
+      if (this.#arriving > 0 && more > this.#budget.free) return this.#budget.whenGiven(this.#admit);
+      this.#arriving += arrival.bytes;
+      this.#settle();
+      const flow = arrival.paused;
+      arrival.paused = null;
+      flow.resume();
+    }
+  };
+
+  #excessWith(bytes: number): number {
+    return Math.max(this.#arriving + bytes - this.#expected, 0);
+  }
+
+  #settle(): void {
+    const more = this.#excessWith(0) - this.#excess;
+    this.#excess += more;
+    if (more > 0) this.#budget.note(more);
+    else if (more < 0) this.#budget.give(-more);
   }
 }

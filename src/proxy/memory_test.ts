@@ -66,3 +66,52 @@ Deno.test("Expectations: one at a time goes on past what transactions hold, howe
   await Promise.resolve();
   assert.deepEqual([retries, proxy.used], [2, 80]);
 });
+
+Deno.test("Expectations: what arrives counts where it is more than was expected, and waits for room", async () => {
+  const proxy = new Budget(100);
+  const expectations = new Expectations(proxy);
+  const paused = new Set<string>();
+  const arrive = (name: string, bytes: number) =>
+    expectations.arrive(bytes, { pause: () => paused.add(name), resume: () => paused.delete(name) });
+  const expected = [10, 10, 10].map((bytes) => expectations.take(bytes, () => {})!);
+  const first = arrive("first", 60);
+  assert.deepEqual([proxy.used, paused.size], [60, 0]);
+  const second = arrive("second", 60);
+  const third = arrive("third", 50);
+  assert.deepEqual([proxy.used, [...paused]], [60, ["second", "third"]]);
+  assert.equal(expectations.take(50, () => {}), null, "nothing else is begun in its place");
+  first();
+  first();
+  assert.deepEqual([proxy.used, [...paused]], [60, ["third"]]);
+  third();
+  second();
+  assert.equal(proxy.used, 30, "what is expected");
+
+  // Nobody waits for these any more, and they still come.
+  const late = arrive("late", 80);
+  for (const taken of expected) expectations.give(10, taken);
+  assert.equal(proxy.used, 80);
+  proxy.take(20);
+  const next = arrive("next", 10);
+  assert.ok(paused.has("next"));
+  proxy.give(20);
+  await Promise.resolve();
+  assert.ok(!paused.has("next"), "room came from elsewhere");
+  late();
+  next();
+  assert.equal(proxy.used, 0);
+});
+
+Deno.test("Expectations: one reply at a time comes whatever its size", () => {
+  const proxy = new Budget(100);
+  const expectations = new Expectations(proxy);
+  proxy.take(90);
+  let pauses = 0;
+  const flow = { pause: () => pauses++, resume: () => {} };
+  const here = expectations.arrive(500, flow);
+  assert.deepEqual([pauses, proxy.used], [0, 590]);
+  assert.throws(() => proxy.take(1), { sqlstate: "53200" });
+  assert.equal(expectations.take(0, () => {}), 0, "what brings nothing is never held back");
+  here();
+  assert.equal(proxy.used, 90);
+});

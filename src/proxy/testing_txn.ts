@@ -42,8 +42,8 @@ export function entry(
 }
 
 /** A WRITE's payload. */
-export const write = (entries: StageEntry[], { level = 1, command = 1, flags = 0 } = {}) =>
-  encodeStageWrite({ level, command, flags }, entries);
+export const write = (entries: StageEntry[], { level = 1, command = 1, flags = 0, revision = 0n } = {}) =>
+  encodeStageWrite({ level, command, flags, revision }, entries);
 
 /** A DELETE_RANGE's payload. */
 export function deletion(
@@ -53,12 +53,12 @@ export function deletion(
   { command = 2, flags = 0, revision = "0" } = {},
 ): Uint8Array {
   const request = encodeReadTxn([{ key: encodeUtf8(key), rangeEnd: encodeUtf8(end), revision }]);
-  const payload = new Uint8Array(9 + request.length);
+  const payload = new Uint8Array(17 + request.length);
   const view = new DataView(payload.buffer);
   view.setUint32(0, level);
   view.setUint32(4, command);
   payload[8] = flags;
-  payload.set(request, 9);
+  payload.set(request, 17);
   return payload;
 }
 

@@ -100,6 +100,23 @@ test("an etcd that cannot be reached is named", async () => {
   assert.equal((await db.failure("SELECT * FROM etcd_snapshot_chunks('nobody')")).code, "08001");
 });
 
+test("what cannot be given back since etcd is gone is the failure of a connection that there was", async () => {
+  await waitFor("etcd to answer", async () => await value("SELECT coalesce(etcd_get('/s'), '-')"));
+  await db.sql("SELECT etcd_lock('back', ttl => '600 s'), etcd_campaign('office', 'me', ttl => '600 s')");
+  await etcd.kill(0);
+  try {
+    // The first call may find the connection still there, and it break; the others find none.
+    for (const call of ["etcd_get('/s')", "etcd_unlock('back')", "etcd_resign('office')"]) {
+      const error = await db.failure(`SELECT ${call}`);
+      if (call === "etcd_get('/s')") continue;
+      assert.equal(error.code, "08006", `${call}: ${error.message}`);
+      assert.match(error.hint!, /is given up here/);
+    }
+  } finally {
+    await etcd.restart(0);
+  }
+});
+
 test("a snapshot that breaks off leaves no file", async () => {
   const directory = await Deno.makeTempDir();
   await Deno.chmod(directory, 0o777);

@@ -140,6 +140,8 @@ test("etcd_changes: the latest state of each key, deletions among them", async (
   assert.deepEqual(await changes(all[1].mod_revision), [all[2]]);
   assert.deepEqual(await changes(all[2].mod_revision), []);
   assert.deepEqual(await changes("1000000000"), []);
+  assert.deepEqual(await changes("9223372036854775806"), []);
+  assert.deepEqual(await changes("9223372036854775807"), []);
   await etcd.client.compact(BigInt(all[1].mod_revision));
   const error = await db.failure(`SELECT * FROM etcd_changes('/c/', ${start})`);
   assert.equal(error.code, "22023");
@@ -162,6 +164,7 @@ test("etcd_history: every version that is kept, however many", async () => {
     ["3", "2", false],
   ]);
   assert.deepEqual(await history(`'/h/a', ${all[2].revision}`), all.slice(2));
+  assert.deepEqual(await history("'/h/a', 9223372036854775807"), []);
   await etcd.client.compact(BigInt(all[2].revision) + 0n);
   assert.deepEqual(await history("'/h/a'"), all.slice(2));
   // More than etcd sends of the past at a time.
@@ -382,4 +385,25 @@ test("a function that is altered again and again leaves one description in the s
   }
   await db.sql("ALTER FUNCTION etcd_get(text, text, bigint, boolean) COST 1");
   assert.ok(await contexts() <= before + 1, `${before} before, ${await contexts()} after`);
+});
+
+test("etcd_changes and etcd_delete_returning show however many keys there are", async () => {
+  await reset();
+  const start = await etcd.client.revision();
+  const keys = Array.from({ length: 60_000 }, (_, i): [string, string] => [`/d/${i}`, "x".repeat(100)]);
+  await etcd.putMany(keys);
+  assert.deepEqual(
+    await rows(`SELECT count(DISTINCT key) AS keys, sum(length(value)) AS bytes
+      FROM etcd_changes('/d/', ${start})`),
+    [{ keys: "60000", bytes: "6000000" }],
+  );
+  assert.deepEqual(
+    await rows(`SELECT count(*) AS n, count(DISTINCT key) AS keys, sum(length(value)) AS bytes,
+        count(*) FILTER (WHERE mod_revision = create_revision AND version = 1 AND lease = 0) AS whole
+      FROM etcd_delete_returning('/d/', true)`),
+    [{ n: "60000", keys: "60000", bytes: "6000000", whole: "60000" }],
+  );
+  assert.equal(await value("SELECT etcd_count('/d/', true)"), "0");
+  await etcd.put("/d\xff", "1");
+  assert.deepEqual(await rows("SELECT * FROM etcd_delete_returning('/d/', true)"), []);
 });

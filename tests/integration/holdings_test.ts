@@ -125,6 +125,10 @@ test("a lock outlives the transaction and a failed one, and ends with disconnect
   assert.equal((await etcd.client.list("tx/")).length, 1);
   await db.sql("ALTER SERVER etcd OPTIONS (ADD request_timeout '20')");
   assert.equal(await value("SELECT etcd_try_lock('tx')"), true, "still its own after ALTER SERVER");
+  // One more endpoint, at which nobody listens.
+  await db.sql(`ALTER SERVER etcd OPTIONS (SET connstr '${etcd.connstr},127.0.0.1:1')`);
+  assert.equal(await value("SELECT etcd_try_lock('tx')"), true, "the same cluster, by other endpoints");
+  await db.sql(`ALTER SERVER etcd OPTIONS (SET connstr '${etcd.connstr}')`);
   assert.ok(Number(await value("SELECT etcd_fdw_disconnect()")) >= 1);
   await until("the lock to end", async () => assert.deepEqual(await etcd.client.list("tx/"), []));
   assert.deepEqual(await db.sql("SELECT * FROM etcd_held()"), []);

@@ -99,6 +99,45 @@ test("names that are no text are left out with a warning", async () => {
   assert.equal((await db.sql("SELECT value FROM bin.ok"))[0].value, "1");
 });
 
+test("directories whose names PostgreSQL cannot tell apart are tables all the same", async () => {
+  const long = "a".repeat(62);
+  await etcd.putMany(
+    [`${long}x`, `${long}xy`, `${long}é`, `${long}ü`, `${long.slice(2)}_1`, "b".repeat(70)].map((
+      name,
+      i,
+    ) => [`/long/${name}/k`, String(i)]),
+  );
+  const notices: string[] = [];
+  const session = await db.connect();
+  session.on("notice", (notice) => notices.push(`${notice.message}`));
+  await session.query(`CREATE SCHEMA long; IMPORT FOREIGN SCHEMA "/long/" FROM SERVER etcd INTO long`);
+  const tables = await db.sql(`SELECT relname FROM pg_class WHERE relnamespace = 'long'::regnamespace
+    ORDER BY relname COLLATE "C"`);
+  const shown: Record<string, string> = {};
+  for (const { relname } of tables) {
+    shown[relname] = (await db.sql(`SELECT value FROM long."${relname}"`))[0].value;
+  }
+  const a = (length: number) => "a".repeat(length);
+  assert.deepEqual(shown, {
+    [`${a(60)}_1`]: "4",
+    [`${a(61)}_1`]: "1",
+    [`${a(61)}_2`]: "3",
+    [`${a(62)}`]: "2",
+    [`${a(62)}x`]: "0",
+    ["b".repeat(63)]: "5",
+  });
+  assert.deepEqual(notices.filter((text) => /directory/.test(text)), [
+    `directory "${long}xy" of etcd is imported as foreign table "${a(61)}_1"`,
+    `directory "${long}ü" of etcd is imported as foreign table "${a(61)}_2"`,
+  ]);
+  notices.length = 0;
+  await session.query(`CREATE SCHEMA one; IMPORT FOREIGN SCHEMA "/long/" LIMIT TO ("${a(61)}_2")
+    FROM SERVER etcd INTO one`);
+  assert.equal((await db.sql(`SELECT value FROM one."${a(61)}_2"`))[0].value, "3");
+  assert.equal(notices.filter((text) => /directory/.test(text)).length, 1);
+  await session.end();
+});
+
 test("no rights on the server, no import", async () => {
   await db.sql("CREATE ROLE nobody; CREATE SCHEMA theirs AUTHORIZATION nobody; SET ROLE nobody");
   const error = await db.failure('IMPORT FOREIGN SCHEMA "/registry/" FROM SERVER etcd INTO theirs');

@@ -135,6 +135,38 @@ test("what was read and is deleted, or was not there and is made, is a conflict 
   assert.equal(await outcome(two, "COMMIT"), "");
 });
 
+test("ON CONFLICT DO NOTHING: a row that the transaction cannot see is a conflict but under READ COMMITTED", async () => {
+  const insert = "INSERT INTO i VALUES ('/i/0', 'x'), ('/i/2', 'x') ON CONFLICT DO NOTHING";
+  const changes = {
+    new: () => etcd.put("/i/2", "new"),
+    changed: async () => void await etcd.put("/i/1", "changed"),
+    seen: () => Promise.resolve(),
+  };
+  for (const [change, act] of Object.entries(changes)) {
+    const seen = await atEachLevel(async (level) => {
+      await begin(level, { "/i/1": "a" });
+      await count(two);
+      await act();
+      const key = change === "new" ? "/i/2" : "/i/1";
+      return await outcome(two, insert.replace("/i/2", key)) || await outcome(two, "COMMIT");
+    });
+    assert.deepEqual(seen, change === "seen" ? ["", "", ""] : ["", "40001", "40001"], change);
+  }
+  // What the transaction has written itself is seen, and so is what there was when it has read nothing yet.
+  const own = await atEachLevel(async (level) => {
+    await begin(level, { "/i/1": "a" });
+    await count(two);
+    await two.query("INSERT INTO i VALUES ('/i/2', 'own')");
+    return await outcome(two, insert) || await outcome(two, "COMMIT");
+  });
+  assert.deepEqual(own, ["", "", ""]);
+  const first = await atEachLevel(async (level) => {
+    await begin(level, { "/i/2": "a" });
+    return await outcome(two, insert) || await outcome(two, "COMMIT");
+  });
+  assert.deepEqual(first, ["", "", ""]);
+});
+
 test("a SERIALIZABLE transaction that only reads is never refused", async () => {
   await begin("SERIALIZABLE", { "/i/1": "a" });
   await count(two);

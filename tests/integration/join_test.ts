@@ -1,6 +1,7 @@
 // Lookups from the outer side of a join: chosen when they are few, right when they are repeated.
 
 import assert from "node:assert/strict";
+import type { SqlError } from "../helpers/database.ts";
 import { suite } from "../helpers/suite.ts";
 import { explain, property, sameRows } from "../helpers/twin.ts";
 
@@ -144,4 +145,37 @@ test("use_remote_estimate asks etcd how many keys there are", async () => {
   assert.equal(await estimate("key < '/j/00100'"), 100);
   assert.equal(await estimate("key < '/j/00100' OR key >= '/j/04900'"), 200);
   assert.equal(await estimate("key = '/j/00001'"), 1);
+});
+
+test("use_remote_estimate asks nothing for those who may not read", async () => {
+  await db.sql(`CREATE ROLE stranger; CREATE ROLE column_reader; CREATE ROLE viewer;
+    GRANT SELECT (key) ON r TO column_reader;
+    CREATE VIEW counted AS SELECT count(*) FROM r; CREATE VIEW shown AS SELECT * FROM r;
+    GRANT SELECT ON counted, shown TO viewer`);
+  /** Reads of etcd that the statement has made. */
+  const reads = async (role: string, statement: string) => {
+    const calls = async () => (await db.sql("SELECT coalesce(sum(calls), 0) AS n FROM etcd_fdw_stat"))[0].n;
+    const before = await calls();
+    await db.sql(`SET ROLE ${role}`);
+    const failed = await db.sql(`EXPLAIN ${statement}`).then(() => "", (error: SqlError) => error.code);
+    await db.sql("RESET ROLE");
+    return [failed, Number(await calls()) - Number(before)];
+  };
+  assert.deepEqual(await reads("postgres", "SELECT * FROM r"), ["", 1], "the test sees requests");
+  for (
+    const statement of [
+      "SELECT * FROM r",
+      "SELECT 1 FROM pg_class WHERE EXISTS (SELECT FROM r)",
+      "SELECT * FROM shown",
+      "SELECT * FROM counted",
+      "WITH x AS MATERIALIZED (SELECT * FROM r) SELECT * FROM x",
+      "UPDATE r SET value = 'x'",
+      "DELETE FROM r WHERE value = 'x'",
+    ]
+  ) assert.deepEqual(await reads("stranger", statement), ["42501", 0], statement);
+  assert.deepEqual(await reads("column_reader", "SELECT value FROM r"), ["42501", 0]);
+  assert.deepEqual(await reads("column_reader", "SELECT key FROM r"), ["", 1]);
+  assert.deepEqual(await reads("viewer", "SELECT * FROM shown"), ["", 1]);
+  assert.deepEqual(await reads("viewer", "SELECT * FROM counted"), ["", 1]);
+  assert.deepEqual(await reads("viewer", "SELECT * FROM r"), ["42501", 0]);
 });

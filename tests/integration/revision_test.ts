@@ -2,6 +2,7 @@
 // that was asked for.
 
 import assert from "node:assert/strict";
+import { startEtcd } from "../helpers/etcd.ts";
 import { suite } from "../helpers/suite.ts";
 import { explain, property } from "../helpers/twin.ts";
 
@@ -162,4 +163,71 @@ test("a serializable read is served by one member alone", async () => {
   );
   assert.equal(property(await explain(db, "SELECT * FROM ser"), "Etcd Consistency"), "serializable");
   assert.equal((await db.sql("SELECT value FROM ser WHERE key = '/r/7'"))[0].value, "2");
+});
+
+test("ALTER SERVER to another cluster: what has a revision of the old one goes on with it", async () => {
+  const other = await startEtcd();
+  try {
+    // Far enough for the old cluster's revisions to be there too, with something else in them.
+    await other.putMany(Array.from({ length: 400 }, (_, i): [string, string] => [`/x/${i}`, "x"]));
+    for (let i = 0; i < 200; i++) await other.put("/r/3", "elsewhere");
+    await etcd.put("/r/3", "here");
+    const point = async (cluster: typeof etcd) => {
+      const session = await db.connect();
+      await session.query(`ALTER SERVER etcd OPTIONS (SET connstr '${cluster.endpoints[0]}')`);
+      await session.end();
+    };
+    const value = async () => (await db.sql("SELECT value FROM r WHERE key = '/r/3'"))[0]?.value;
+    const cases = [
+      ["READ COMMITTED", "SELECT 1", "elsewhere"],
+      ["READ COMMITTED", "DECLARE c CURSOR FOR SELECT * FROM r; FETCH 1 FROM c", "here"],
+      ["READ COMMITTED", "INSERT INTO n VALUES ('/n/staged', '1')", "here"],
+      ["REPEATABLE READ", "SELECT 1", "here"],
+      ["REPEATABLE READ", "INSERT INTO n VALUES ('/n/staged', '1')", "here"],
+      ["SERIALIZABLE", "SELECT 1", "here"],
+    ];
+    for (const [level, statement, sees] of cases) {
+      await etcd.client.deletePrefix("/n/");
+      await db.sql(`BEGIN ISOLATION LEVEL ${level}`);
+      assert.equal(await value(), "here");
+      await db.sql(statement);
+      await point(other);
+      try {
+        assert.equal(await value(), sees, `${level}: ${statement}`);
+        if (level !== "READ COMMITTED") {
+          await db.sql("UPDATE r SET value = value || '!' WHERE key = '/r/3'");
+          await db.sql("COMMIT");
+          assert.equal(new TextDecoder().decode((await etcd.get("/r/3"))!.value), "here!");
+          await etcd.put("/r/3", "here");
+        } else await db.sql("COMMIT");
+        assert.equal(await value(), "elsewhere", "after the transaction");
+      } finally {
+        await db.sql("ROLLBACK");
+        await point(etcd);
+      }
+    }
+    // A cursor whose pages come from the old cluster to the last.
+    await etcd.putMany(Array.from({ length: 5000 }, (_, i): [string, string] => [`/r/page/${i}`, "here"]));
+    await db.sql("BEGIN; DECLARE c CURSOR FOR SELECT * FROM r WHERE key LIKE '/r/page/%'; FETCH 1 FROM c");
+    await point(other);
+    await db.sql("SELECT etcd_put('etcd', '/beside', 'x')");
+    assert.equal((await db.sql("FETCH ALL FROM c")).length, 4999);
+    await db.sql("COMMIT");
+    assert.notEqual(await other.get("/beside"), null, "what a function does belongs to no transaction");
+    assert.equal(await value(), "elsewhere");
+    await point(etcd);
+    // A connection that must be made anew leads to the other cluster: that is told.
+    await db.sql("BEGIN ISOLATION LEVEL REPEATABLE READ");
+    assert.equal(await value(), "here");
+    await point(other);
+    await db.sql("SELECT etcd_fdw_disconnect()");
+    const error = await db.failure("SELECT * FROM r");
+    assert.equal(error.code, "40001");
+    assert.match(error.message, /server "etcd"/);
+    await db.sql("ROLLBACK");
+    assert.equal(await value(), "elsewhere");
+    await point(etcd);
+  } finally {
+    await other.stop();
+  }
 });

@@ -177,3 +177,69 @@ test("a field within a field of another column is written into it, or not at all
   await etcd.put("/in/3", '{"a": 1}');
   assert.deepEqual(await db.sql("UPDATE against SET c = 'y' RETURNING a, b, c"), [{ a: 1, b: null, c: "y" }]);
 });
+
+test("two columns of one field are written one at a time", async () => {
+  await db.sql(`DELETE FROM doc; CREATE FOREIGN TABLE twice (key text, a jsonb OPTIONS (json 'f.x'),
+      b text OPTIONS (json 'f.x'), other text OPTIONS (json 'f.y')) SERVER etcd OPTIONS (prefix '/doc/')`);
+  await db.sql(
+    "INSERT INTO twice (key, a) VALUES ('/doc/1', '1'); INSERT INTO twice (key, b) VALUES ('/doc/2', '2')",
+  );
+  await db.sql("UPDATE twice SET b = '3' WHERE key = '/doc/1'; UPDATE twice SET other = 'o'");
+  assert.deepEqual(await db.sql("SELECT key, a, b FROM twice ORDER BY key"), [
+    { key: "/doc/1", a: "3", b: "3" },
+    { key: "/doc/2", a: "2", b: "2" },
+  ]);
+  await db.sql(`CREATE FUNCTION set_both() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      IF NEW.other = 'both' THEN NEW.a := '"t"'; NEW.b := 'u'; END IF; RETURN NEW; END $$;
+    CREATE TRIGGER set_both BEFORE INSERT OR UPDATE ON twice FOR EACH ROW EXECUTE FUNCTION set_both()`);
+  for (
+    const statement of [
+      "INSERT INTO twice (key, a, b) VALUES ('/doc/3', '1', '2')",
+      "INSERT INTO twice VALUES ('/doc/3', '1', NULL, 'x')",
+      "INSERT INTO twice (key, other) VALUES ('/doc/3', 'both')",
+      "UPDATE twice SET a = '1', b = '2'",
+      "UPDATE twice SET other = 'both'",
+    ]
+  ) {
+    const error = await db.failure(statement);
+    assert.equal(error.code, "55000", statement);
+    assert.match(error.message, /columns "a" and "b" of foreign table "twice"/);
+  }
+});
+
+test("BEFORE UPDATE triggers and fields of fields", async () => {
+  await db.sql(`DELETE FROM doc; CREATE FOREIGN TABLE deep (key text, spec jsonb OPTIONS (json 'spec'),
+      n int OPTIONS (json 'spec.n'), say text OPTIONS (json 'say')) SERVER etcd OPTIONS (prefix '/doc/');
+    CREATE FOREIGN TABLE wrong (key text, spec int OPTIONS (json 'spec'), n int OPTIONS (json 'spec.n'),
+      say text OPTIONS (json 'say')) SERVER etcd OPTIONS (prefix '/doc/');
+    CREATE FUNCTION dig() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      IF NEW.say = 'inner' THEN NEW.n := 7; END IF;
+      IF NEW.say = 'outer' THEN NEW.spec := 5; END IF;
+      IF NEW.say = 'outer and inner' THEN NEW.spec := '{"m": 1}'; NEW.n := 8; END IF;
+      RETURN NEW; END $$;
+    CREATE TRIGGER dig BEFORE INSERT OR UPDATE ON deep FOR EACH ROW EXECUTE FUNCTION dig();
+    CREATE TRIGGER dig BEFORE INSERT OR UPDATE ON wrong FOR EACH ROW EXECUTE FUNCTION dig()`);
+  const document = async () => JSON.parse(new TextDecoder().decode((await etcd.get("/doc/1"))!.value));
+  const cases: [set: string, document: unknown][] = [
+    ["say = 'inner'", { spec: { n: 7, x: 1 }, say: "inner" }],
+    ["say = 'outer'", { spec: 5, say: "outer" }],
+    ["say = 'outer and inner'", { spec: { m: 1, n: 8 }, say: "outer and inner" }],
+    ["spec = '{\"y\": 2}', say = 'inner'", { spec: { y: 2, n: 7 }, say: "inner" }],
+    ["n = 3, say = 'outer and inner'", { spec: { m: 1, n: 8 }, say: "outer and inner" }],
+    ["n = 3", { spec: { n: 3, x: 1 } }],
+  ];
+  for (const [set, expected] of cases) {
+    await etcd.put("/doc/1", '{"spec": {"n": 1, "x": 1}}');
+    await db.sql(`UPDATE deep SET ${set}`);
+    assert.deepEqual(await document(), expected, set);
+  }
+  // Into what is no JSON, nothing is written, whoever says so.
+  await etcd.put("/doc/1", '{"spec": 4}');
+  for (const set of ["n = 1", "say = 'inner'", "say = 'outer'", "spec = 5"]) {
+    const error = await db.failure(`UPDATE wrong SET ${set}`);
+    assert.equal(error.code, "55000", set);
+    assert.match(error.message, /column "n" of foreign table "wrong" .* column "spec"/);
+  }
+  await db.sql("UPDATE wrong SET say = 'nothing'");
+  assert.deepEqual(await document(), { spec: 4, say: "nothing" });
+});

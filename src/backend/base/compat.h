@@ -45,6 +45,17 @@
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
 #endif
 
+/* Rights have a list of their own since 16. */
+static inline bool
+compat_check_permissions(Query *query)
+{
+#if PG_VERSION_NUM >= 160000
+	return ExecCheckPermissions(query->rtable, query->rteperminfos, false);
+#else
+	return ExecCheckRTPerms(query->rtable, false);
+#endif
+}
+
 /* 17 added fdw_restrictinfo, 18 disabled_nodes. */
 static inline ForeignPath *
 compat_foreignscan_path(PlannerInfo *root, RelOptInfo *rel, double rows,

@@ -1,7 +1,7 @@
 /*
  * page.c
- *	  Walks an etcd RangeResponse in place, or the RangeResponses of a Txn that
- *	  only read, one after the other.
+ *	  Walks an etcd RangeResponse in place, the RangeResponses of a Txn that
+ *	  only read, one after the other, or the keys that a DeleteRange has found.
  *
  * The reply of a scan reaches the backend as etcd sent it.  It is read here
  * once from end to end before the first row is taken, so that a reply that is
@@ -20,9 +20,11 @@
 #define RANGE_KVS		2
 #define RANGE_MORE		3
 #define RANGE_COUNT		4
+#define DELETED_KVS		3
 #define TXN_HEADER		1
 #define TXN_RESPONSES	3
 #define OP_RANGE		1
+#define HEADER_CLUSTER	1
 #define HEADER_REVISION 3
 #define KV_KEY			1
 #define KV_CREATE		2
@@ -68,21 +70,40 @@ read_key_value(const char *at, const char *end, EtcdKeyValue *kv)
 	}
 }
 
-static int64
-read_header_revision(const char *at, const char *end)
+static void
+read_header(EtcdPage *page, const EtcdField *header)
 {
+	const char *at = header->data;
 	EtcdField	field;
-	int64		revision = 0;
 
-	while (etcd_next_field(&at, end, &field))
+	etcd_expect(header, WIRE_BYTES);
+	while (etcd_next_field(&at, header->data + header->number, &field))
 	{
-		if (field.field == HEADER_REVISION)
+		if (field.field == HEADER_CLUSTER)
 		{
 			etcd_expect(&field, WIRE_VARINT);
-			revision = (int64) field.number;
+			page->cluster = field.number;
+		}
+		else if (field.field == HEADER_REVISION)
+		{
+			etcd_expect(&field, WIRE_VARINT);
+			page->revision = Max(page->revision, (int64) field.number);
 		}
 	}
-	return revision;
+}
+
+static void
+count_key(EtcdPage *page, const EtcdField *field)
+{
+	EtcdKeyValue kv;
+
+	etcd_expect(field, WIRE_BYTES);
+	read_key_value(field->data, field->data + field->number, &kv);
+	if (kv.key_len == 0)
+		etcd_corrupt("A key is empty.");
+	page->kvs++;
+	page->last_key = kv.key;
+	page->last_key_len = kv.key_len;
 }
 
 /*
@@ -92,24 +113,16 @@ static void
 open_range(EtcdPage *page, const char *at, const char *end)
 {
 	EtcdField	field;
-	EtcdKeyValue kv;
 
 	while (etcd_next_field(&at, end, &field))
 	{
 		switch (field.field)
 		{
 			case RANGE_HEADER:
-				etcd_expect(&field, WIRE_BYTES);
-				page->revision = Max(page->revision, read_header_revision(field.data, field.data + field.number));
+				read_header(page, &field);
 				break;
 			case RANGE_KVS:
-				etcd_expect(&field, WIRE_BYTES);
-				read_key_value(field.data, field.data + field.number, &kv);
-				if (kv.key_len == 0)
-					etcd_corrupt("A key is empty.");
-				page->kvs++;
-				page->last_key = kv.key;
-				page->last_key_len = kv.key_len;
+				count_key(page, &field);
 				break;
 			case RANGE_MORE:
 				etcd_expect(&field, WIRE_VARINT);
@@ -122,6 +135,22 @@ open_range(EtcdPage *page, const char *at, const char *end)
 			default:
 				break;
 		}
+	}
+}
+
+/*
+ * Checks the whole of a DeleteRangeResponse.
+ */
+static void
+open_deleted(EtcdPage *page)
+{
+	const char *at = page->start;
+	EtcdField	field;
+
+	while (etcd_next_field(&at, page->end, &field))
+	{
+		if (field.field == DELETED_KVS)
+			count_key(page, &field);
 	}
 }
 
@@ -148,10 +177,10 @@ find_range(const EtcdField *op, EtcdField *range)
 /*
  * Reads the page's own fields and checks the whole of it.  `data` must stay
  * where it is as long as the page is used.  Raises 08P01 for anything that is
- * not a RangeResponse, or a TxnResponse of reads.
+ * not of this kind.
  */
 void
-etcd_page_open(EtcdPage *page, const char *data, uint32 len, bool is_txn)
+etcd_page_open(EtcdPage *page, const char *data, uint32 len, EtcdPageKind kind)
 {
 	const char *at = data;
 	EtcdField	field;
@@ -160,20 +189,22 @@ etcd_page_open(EtcdPage *page, const char *data, uint32 len, bool is_txn)
 	memset(page, 0, sizeof(*page));
 	page->start = data;
 	page->end = data + len;
-	page->is_txn = is_txn;
+	page->kind = kind;
 	etcd_page_rewind(page);
-	if (!is_txn)
+	if (kind == ETCD_PAGE_RANGE)
 	{
 		open_range(page, data, page->end);
+		return;
+	}
+	if (kind == ETCD_PAGE_DELETED)
+	{
+		open_deleted(page);
 		return;
 	}
 	while (etcd_next_field(&at, page->end, &field))
 	{
 		if (field.field == TXN_HEADER)
-		{
-			etcd_expect(&field, WIRE_BYTES);
-			page->revision = read_header_revision(field.data, field.data + field.number);
-		}
+			read_header(page, &field);
 		else if (field.field == TXN_RESPONSES)
 		{
 			if (!find_range(&field, &range))
@@ -193,7 +224,7 @@ next_range(EtcdPage *page)
 	EtcdField	field;
 	EtcdField	range;
 
-	while (page->is_txn && etcd_next_field(&page->rest, page->end, &field))
+	while (page->kind == ETCD_PAGE_TXN && etcd_next_field(&page->rest, page->end, &field))
 	{
 		if (field.field == TXN_RESPONSES && find_range(&field, &range))
 		{
@@ -211,13 +242,14 @@ next_range(EtcdPage *page)
 bool
 etcd_page_next(EtcdPage *page, EtcdKeyValue *kv)
 {
+	uint32		kvs = page->kind == ETCD_PAGE_DELETED ? DELETED_KVS : RANGE_KVS;
 	EtcdField	field;
 
 	do
 	{
 		while (etcd_next_field(&page->next, page->next_end, &field))
 		{
-			if (field.field == RANGE_KVS)
+			if (field.field == kvs)
 			{
 				read_key_value(field.data, field.data + field.number, kv);
 				return true;
@@ -231,6 +263,6 @@ void
 etcd_page_rewind(EtcdPage *page)
 {
 	page->next = page->next_end = page->rest = page->start;
-	if (!page->is_txn)
+	if (page->kind != ETCD_PAGE_TXN)
 		page->next_end = page->end;
 }

@@ -16,7 +16,15 @@ typedef struct EtcdKeyValue
 	int64		numbers[4];		/* create_revision, mod_revision, version, lease */
 } EtcdKeyValue;
 
-/* A RangeResponse, walked in place. */
+/* What an answer with keys is. */
+typedef enum EtcdPageKind
+{
+	ETCD_PAGE_RANGE,			/* a RangeResponse */
+	ETCD_PAGE_TXN,				/* a TxnResponse of reads */
+	ETCD_PAGE_DELETED			/* a DeleteRangeResponse: what was there before */
+} EtcdPageKind;
+
+/* An answer, walked in place. */
 typedef struct EtcdPage
 {
 	const char *start;
@@ -24,16 +32,17 @@ typedef struct EtcdPage
 	const char *next;			/* where the next key-value pair is looked for */
 	const char *next_end;		/* where its RangeResponse ends */
 	const char *rest;			/* in a TxnResponse: what follows that */
-	bool		is_txn;
+	EtcdPageKind kind;
 	uint32		kvs;
 	bool		more;
 	int64		count;
 	int64		revision;
+	uint64		cluster;		/* who answers; 0 when that is not said */
 	const char *last_key;
 	uint32		last_key_len;
 } EtcdPage;
 
-extern void etcd_page_open(EtcdPage *page, const char *data, uint32 len, bool is_txn);
+extern void etcd_page_open(EtcdPage *page, const char *data, uint32 len, EtcdPageKind kind);
 extern bool etcd_page_next(EtcdPage *page, EtcdKeyValue *kv);
 extern void etcd_page_rewind(EtcdPage *page);
 

@@ -43,6 +43,26 @@ server_of(void *arg)
 	return *(Oid *) arg;
 }
 
+/*
+ * Tells of tables that are not named like their directories; the list has each
+ * directory's name and its table's.
+ */
+static void
+tell_renamed(List *names, ImportForeignSchemaStmt *stmt)
+{
+	for (int i = 0; i + 1 < list_length(names); i += 2)
+	{
+		const char *table = list_nth(names, i + 1);
+
+		if (IsImportableForeignTable(table, stmt))
+			ereport(NOTICE,
+					(errmsg("directory \"%s\" of etcd is imported as foreign table \"%s\"",
+							(char *) list_nth(names, i), table),
+					 errdetail("PostgreSQL cannot tell its name from another directory's, which begins with the same %d bytes.",
+							   NAMEDATALEN - 1)));
+	}
+}
+
 static List *
 etcdImportForeignSchema(ImportForeignSchemaStmt *stmt, Oid serverid)
 {
@@ -75,6 +95,7 @@ etcdImportForeignSchema(ImportForeignSchemaStmt *stmt, Oid serverid)
 				(errcode(ERRCODE_FDW_INVALID_STRING_FORMAT),
 				 errmsg("skipped directory \"%s\" of etcd: its name is not text", (char *) lfirst(lc)),
 				 errhint("A foreign table with a key column of type bytea and the options key and range_end can show it.")));
+	tell_renamed(etcd_json_strings(answer.control, "renamed"), stmt);
 	return etcd_json_strings(answer.control, "statements");
 }
 

@@ -4,7 +4,8 @@
  *
  * A channel is opened by the first request that needs it, and again in a new
  * session, and after ALTER SERVER, ALTER USER MAPPING and the like; but not
- * while the proxy holds a transaction's writes for it.
+ * while the proxy holds a transaction's writes for it, or the transaction has a
+ * revision that it may read again.
  */
 #include "postgres.h"
 
@@ -173,14 +174,15 @@ channel_open(EtcdChannel *channel, Oid userid)
 
 /*
  * Makes sure of the session, and that the channel is open in it as the
- * server's options are now.  What the proxy holds of a transaction stays with
- * the channel as it was opened.
+ * server's options are now; with `keep`, as they were when it was opened, since
+ * what was read through it counts still.  What the proxy holds of a transaction
+ * stays with the channel as it was opened, too.
  */
 void
-etcd_channel_ready(EtcdChannel *channel, Oid userid)
+etcd_channel_ready(EtcdChannel *channel, Oid userid, bool keep)
 {
 	etcd_session_ensure();
-	if (!etcd_channel_is_open(channel) || (channel->epoch != epoch && !channel->busy))
+	if (!etcd_channel_is_open(channel) || (channel->epoch != epoch && !channel->busy && !keep))
 		channel_open(channel, userid);
 }
 
@@ -221,7 +223,7 @@ etcd_ask_server(Oid userid, Oid serverid, const EtcdAnswer *answer, MemoryContex
 	EtcdChannel *channel = etcd_channel(userid, serverid, ETCD_CHANNEL_OF_ROLE);
 
 	check_frame(answer);
-	etcd_channel_ready(channel, userid);
+	etcd_channel_ready(channel, userid, false);
 	return send_as_is(channel->number, channel->deadline, answer, context);
 }
 

@@ -24,7 +24,8 @@ typedef enum EtcdChannelKind
 
 /*
  *	CLOSED -> OPEN		the proxy was told how to reach the server
- *	OPEN -> OPEN		it was told anew: options have changed, and no transaction is open
+ *	OPEN -> OPEN		it was told anew: options have changed, and no transaction is open or will read
+ *						a revision of it again
  *	OPEN -> CLOSED		the session it was opened in is over
  */
 typedef enum EtcdChannelState
@@ -51,7 +52,7 @@ typedef struct EtcdChannel
 
 extern EtcdChannel *etcd_channel(Oid userid, Oid serverid, EtcdChannelKind kind);
 extern bool etcd_channel_is_open(EtcdChannel *channel);
-extern void etcd_channel_ready(EtcdChannel *channel, Oid userid);
+extern void etcd_channel_ready(EtcdChannel *channel, Oid userid, bool keep);
 extern void etcd_channels_init(void);
 
 /* Requests that belong to no transaction. */

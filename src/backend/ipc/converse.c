@@ -21,6 +21,7 @@
 #define ROWS_KEYS	2			/* without values */
 #define ROWS_BYTES	3
 #define ROWS_REVISION	4
+#define ROWS_DELETED	5
 
 /* What core is told next. */
 typedef struct Turn
@@ -55,12 +56,12 @@ tell_error(Turn *turn, const ErrorData *fields)
  * A page whose keys are rows; false when it is the last one.
  */
 static bool
-take_page(EtcdTalk *talk, Turn *turn, EtcdRequest *request, bool values)
+take_page(EtcdTalk *talk, Turn *turn, EtcdRequest *request, EtcdPageKind kind, bool values)
 {
 	EtcdPage	page;
 	EtcdKeyValue kv;
 
-	etcd_page_open(&page, request->reply, request->reply_len, false);
+	etcd_page_open(&page, request->reply, request->reply_len, kind);
 	while (etcd_page_next(&page, &kv))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -97,11 +98,12 @@ take_reply(EtcdTalk *talk, Turn *turn, EtcdRequest *request, int rows)
 							 request->reply_len);
 			return true;
 		case ROWS_REVISION:
-			etcd_page_open(&page, request->reply, request->reply_len, false);
+			etcd_page_open(&page, request->reply, request->reply_len, ETCD_PAGE_RANGE);
 			talk->take_revision(talk->arg, page.revision);
 			return false;
 		default:
-			return take_page(talk, turn, request, rows != ROWS_KEYS);
+			return take_page(talk, turn, request, rows == ROWS_DELETED ? ETCD_PAGE_DELETED : ETCD_PAGE_RANGE,
+							 rows != ROWS_KEYS);
 	}
 }
 

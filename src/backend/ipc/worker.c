@@ -37,6 +37,9 @@
 #define LONGEST_PAUSE_MS 5000
 /* Between asking the proxy to end and killing it. */
 #define STOP_MS			1000
+/* For the worker to take its lock, on both sides. */
+#define LOCK_POLL_MS	10
+#define LOCK_TRIES		10
 
 /* The proxy binds under the second name and renames: src/proxy/session/server.ts. */
 #define ETCD_SOCKET_FILES	ETCD_SOCKET_PATH "," ETCD_SOCKET_PATH ".new"
@@ -84,6 +87,29 @@ open_lock(const char *path)
 }
 
 /*
+ * Waits until the worker has taken its lock, or is gone.
+ */
+static void
+await_lock(BackgroundWorkerHandle *handle)
+{
+	pid_t		pid;
+
+	while (GetBackgroundWorkerPid(handle, &pid) == BGWH_STARTED)
+	{
+		int			lock = open_lock(ETCD_WORKER_LOCK);
+		bool		is_free = flock(lock, LOCK_SH | LOCK_NB) == 0;
+
+		CloseTransientFile(lock);
+		if (!is_free)
+			return;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 LOCK_POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
  * Registers a worker unless one runs, or another backend is about to.
  */
 void
@@ -116,8 +142,12 @@ etcd_ensure_worker(void)
 					 errmsg("no background worker slot is free for the etcd proxy"),
 					 errhint("Raise max_worker_processes.")));
 
-		/* Held until it runs, so that nobody registers a second one. */
-		(void) WaitForBackgroundWorkerStartup(handle, &pid);
+		/*
+		 * The start lock is held until the worker has its own, so that nobody
+		 * registers a second one.
+		 */
+		if (WaitForBackgroundWorkerStartup(handle, &pid) == BGWH_STARTED)
+			await_lock(handle);
 		pfree(handle);
 	}
 	else
@@ -293,8 +323,13 @@ etcd_fdw_worker_main(Datum arg)
 	lock = BasicOpenFilePerm(ETCD_WORKER_LOCK, O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
 	if (lock < 0)
 		ereport(ERROR, (errcode_for_file_access(), errmsg("could not open file \"%s\": %m", ETCD_WORKER_LOCK)));
-	if (flock(lock, LOCK_EX | LOCK_NB) != 0)
-		proc_exit(0);
+	/* Whoever looks whether it is free has it for a moment. */
+	for (int tries = 0; flock(lock, LOCK_EX | LOCK_NB) != 0; tries++)
+	{
+		if (tries == LOCK_TRIES)
+			proc_exit(0);
+		pg_usleep(LOCK_POLL_MS * 1000L);
+	}
 
 	while (!ShutdownRequestPending)
 	{

@@ -391,23 +391,44 @@ sets_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old)
 	return false;
 }
 
+static void
+set_twice(EtcdWriter *writer, int first, int second)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("columns \"%s\" and \"%s\" of foreign table \"%s\" cannot both be set",
+					attribute_name(writer, Min(first, second)), attribute_name(writer, Max(first, second)),
+					RelationGetRelationName(writer->relation)),
+			 errdetail("They show the same field of the value."),
+			 errhint("Set one of them.")));
+}
+
 /*
  * The document with the row's fields put into it.  NULL takes a field away:
- * both an absent field and a null read as NULL.
+ * both an absent field and a null read as NULL.  Columns of one field follow
+ * each other, and one of them at most may be set.
  */
 static Datum
 put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, Datum document)
 {
+	const char *last_path = "";
+	int			last = 0;
+
 	for (int i = 0; i + 1 < list_length(writer->fields); i += 2)
 	{
 		int			attnum = list_nth_int(writer->fields, i);
+		const char *literal = list_nth(writer->paths, list_nth_int(writer->fields, i + 1));
 		Datum		path;
 		bool		isnull;
 		Datum		value;
 
 		if (!sets_field(writer, slot, old, attnum))
 			continue;
-		path = text_array(list_nth(writer->paths, list_nth_int(writer->fields, i + 1)));
+		if (strcmp(literal, last_path) == 0)
+			set_twice(writer, last, attnum);
+		last_path = literal;
+		last = attnum;
+		path = text_array(literal);
 		value = slot_getattr(slot, attnum, &isnull);
 		if (isnull)
 			document = DirectFunctionCall2(jsonb_delete_path, document, path);

@@ -11,7 +11,8 @@
  * A new row whose key exists (enum EtcdCollision), by what is known when the
  * statement starts; the first that holds:
  *
- *	ON CONFLICT DO NOTHING			SKIP			waits for the answer to each batch
+ *	ON CONFLICT DO NOTHING			SKIP			waits for the answer to each batch; fails where
+ *													the transaction's revision lacks the row
  *	upsert 'true'					REPLACE			waits for nothing
  *	write_mode 'immediate'			REFUSE_LATER	the batch fails
  *	in a transaction block or
@@ -33,6 +34,7 @@
 #include "scan/modes.h"
 #include "scan/rows.h"
 #include "server/option.h"
+#include "txn/revision.h"
 #include "txn/stage.h"
 
 #include "access/sysattr.h"
@@ -49,7 +51,7 @@
 /* Bytes of rows that go in one frame, unless a row is larger by itself: with write_mode 'immediate', etcd takes them at once. */
 #define BATCH_BYTES		(1024 * 1024)
 /* Of a WRITE's payload (src/ipc/stage.ts): its header, and what comes before the length of an entry's key. */
-#define WRITE_HEADER	9
+#define WRITE_HEADER	17
 #define ENTRY_HEADER	(1 + 4 * 8)
 
 /* ---- beginning and end ---- */
@@ -198,6 +200,19 @@ waits_to_know(EtcdModify *modify)
 	return modify->collision == ETCD_SKIP || modify->collision == ETCD_REFUSE_NOW;
 }
 
+/*
+ * The revision behind which ON CONFLICT DO NOTHING must not find a row: a
+ * transaction cannot rest on what it cannot see.  0 where all is seen; what
+ * write_mode 'immediate' has written itself is newer, too.
+ */
+static int64
+revision_to_see(EtcdModify *modify)
+{
+	if (modify->collision != ETCD_SKIP || modify->immediate || !IsolationUsesXactSnapshot())
+		return 0;
+	return etcd_statement_revision(modify->estate, modify->serverid, false);
+}
+
 static void
 begin_payload(EtcdModify *modify)
 {
@@ -208,7 +223,7 @@ begin_payload(EtcdModify *modify)
 		flags |= STAGE_CHECK | etcd_stage_recorded(modify->userid, modify->serverid);
 
 	resetStringInfo(&modify->payload);
-	etcd_stage_header(&modify->payload, flags, modify->command);
+	etcd_stage_header(&modify->payload, flags, modify->command, revision_to_see(modify));
 }
 
 /*

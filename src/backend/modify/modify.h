@@ -35,6 +35,7 @@ typedef struct EtcdModify
 	AttrNumber	tid_attno;
 	AttrNumber	old_attno;		/* of the row as it was, where triggers may change it; otherwise 0 */
 	Bitmapset  *assigned;		/* attnums that the UPDATE itself sets, where triggers may set more */
+	Bitmapset  *allowed;		/* those that core has allowed with what triggers set beside */
 	List	   *whole_row;		/* the plan of `cells`; NIL until it is needed */
 	EtcdCells  *cells;			/* of whole rows, to show them; NULL until it is needed */
 	MemoryContext work;			/* of one row or batch */

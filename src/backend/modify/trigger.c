@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "modify/prepare.h"
 #include "modify/trigger.h"
 
 #include "access/htup_details.h"
@@ -31,23 +32,32 @@ etcd_trigger_begin(EtcdModify *modify, ResultRelInfo *rinfo, List *targetlist)
 	if (!AttributeNumberIsValid(modify->old_attno))
 		elog(ERROR, "could not find junk wholerow column");
 	modify->assigned = modify->writer->named;
+	modify->allowed = bms_copy(modify->assigned);
 }
 
+/*
+ * Has core say whether these columns may be set, as it did of those that the
+ * statement sets.  What it has allowed needs no asking again, nor does a part
+ * of that.
+ */
 static void
-check_changed(EtcdWriter *writer, Form_pg_attribute att)
+check_named(EtcdModify *modify)
 {
-	if (att->attnum == writer->create_revision || att->attnum == writer->mod_revision ||
-		att->attnum == writer->version)
-		ereport(ERROR,
-				(errcode(ERRCODE_GENERATED_ALWAYS),
-				 errmsg("column \"%s\" of foreign table \"%s\" can not be updated",
-						NameStr(att->attname), RelationGetRelationName(writer->relation)),
-				 errdetail("etcd maintains it.")));
+	EtcdWriter *writer = modify->writer;
+	MemoryContext old;
+
+	if (bms_is_subset(writer->named, modify->allowed))
+		return;
+	(void) etcd_plan_modify(writer->relation, "update", writer->named);
+	bms_free(modify->allowed);
+	old = MemoryContextSwitchTo(modify->estate->es_query_cxt);
+	modify->allowed = bms_copy(writer->named);
+	MemoryContextSwitchTo(old);
 }
 
 /*
  * From here to the next row, the columns that triggers have changed count as
- * set too.  Raises 428C9 for those that etcd maintains.
+ * set too.
  */
 void
 etcd_trigger_note(EtcdModify *modify, TupleTableSlot *slot, TupleTableSlot *plan_slot)
@@ -78,7 +88,7 @@ etcd_trigger_note(EtcdModify *modify, TupleTableSlot *slot, TupleTableSlot *plan
 		if (new_isnull == isnull[i] &&
 			(new_isnull || datum_image_eq(value, values[i], att->attbyval, att->attlen)))
 			continue;
-		check_changed(writer, att);
 		writer->named = bms_add_member(writer->named, att->attnum);
 	}
+	check_named(modify);
 }

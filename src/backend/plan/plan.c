@@ -186,6 +186,21 @@ estimate_plan(PlannerInfo *root, RelOptInfo *rel, EtcdPlan *plan, double tuples,
 		plan->fetched * (ROW_COST + cpu_tuple_cost + recheck.per_tuple + rel->reltarget->width * ROW_COST / 1024);
 }
 
+/*
+ * Whether the executor will let the query run: rights are checked after
+ * planning, and until then nobody's query may make etcd be asked.
+ */
+static bool
+may_run(PlannerInfo *root)
+{
+	for (; root != NULL; root = root->parent_root)
+	{
+		if (!compat_check_permissions(root->parse))
+			return false;
+	}
+	return true;
+}
+
 static void
 etcdGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid table)
 {
@@ -193,7 +208,7 @@ etcdGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid table)
 	double		tuples = rel->tuples > 0 ? rel->tuples : DEFAULT_TUPLES;
 	double		in_range = -1;
 
-	if (plan->keys < 0 && etcd_uses_remote_estimate(table))
+	if (plan->keys < 0 && etcd_uses_remote_estimate(table) && may_run(root))
 	{
 		in_range = etcd_remote_count(plan, OidIsValid(rel->userid) ? rel->userid : GetUserId());
 		tuples = Max(in_range, rel->tuples);

@@ -386,13 +386,18 @@ await_reply(EtcdScan *scan)
 }
 
 /*
- * The statement's other scans read what this one has found to be the latest.
+ * The statement's other scans read what this one has found to be the latest,
+ * and of the same cluster.
  */
 static void
 note_revision(EtcdScan *scan, const EtcdPage *page)
 {
-	if (scan->latest && scan->estate != NULL)
-		etcd_set_statement_revision(scan->estate, scan->serverid, scan->serializable, page->revision);
+	if (scan->estate == NULL)
+		return;
+	if (scan->latest)
+		etcd_set_statement_revision(scan->estate, scan->serverid, scan->serializable, page->revision, page->cluster);
+	else if (etcd_session_revision() == 0 && !scan->past)
+		etcd_check_cluster(scan->estate, scan->serverid, scan->serializable, page->cluster);
 }
 
 /*
@@ -406,7 +411,8 @@ next_page(EtcdScan *scan)
 
 	scan->current = 1 - scan->current;
 	scan->state = scan->state == ETCD_SCAN_FIRST ? ETCD_SCAN_WHOLE : ETCD_SCAN_TAIL;
-	etcd_page_open(page, request->reply, request->reply_len, request->method == METHOD_READ_TXN);
+	etcd_page_open(page, request->reply, request->reply_len,
+				   request->method == METHOD_READ_TXN ? ETCD_PAGE_TXN : ETCD_PAGE_RANGE);
 	scan->counters.pages++;
 	scan->counters.rows += page->kvs;
 	note_revision(scan, page);
@@ -463,7 +469,7 @@ read_aggregates(EtcdScan *scan)
 	StringInfoData input;
 	EtcdAnswer	answer;
 
-	etcd_page_open(&page, request->reply, request->reply_len, true);
+	etcd_page_open(&page, request->reply, request->reply_len, ETCD_PAGE_TXN);
 	scan->counters.pages++;
 	scan->counters.rows += page.kvs;
 	note_revision(scan, &page);

@@ -27,6 +27,7 @@
 #include "txn/revision.h"
 
 #include "access/xact.h"
+#include "foreign/foreign.h"
 #include "lib/ilist.h"
 #include "nodes/execnodes.h"
 #include "utils/guc.h"
@@ -42,6 +43,7 @@ typedef struct ReadRevision
 	Oid			serverid;
 	bool		serializable;
 	int64		revision;
+	uint64		cluster;		/* whose revision it is; 0 when that is not known */
 } ReadRevision;
 
 static dlist_head read_revisions = DLIST_STATIC_INIT(read_revisions);
@@ -89,6 +91,36 @@ find_revision(EState *estate, Oid serverid, bool serializable)
 }
 
 /*
+ * Whether anybody may read by this again.
+ */
+static bool
+is_held(const ReadRevision *read)
+{
+	Snapshot	snapshot = read->snapshot;
+
+	return snapshot == NULL || snapshot->active_count > 0 || snapshot->regd_count > 1;
+}
+
+/*
+ * Whether the transaction may read a revision of this server again, so that it
+ * must go on with the cluster that the revision is of.
+ */
+bool
+etcd_holds_revision(Oid serverid)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &read_revisions)
+	{
+		ReadRevision *read = dlist_container(ReadRevision, node, iter.cur);
+
+		if (read->serverid == serverid && is_held(read))
+			return true;
+	}
+	return false;
+}
+
+/*
  * Lets go of the snapshots that nobody else holds, or of all.
  */
 static void
@@ -101,7 +133,7 @@ release_snapshots(bool all)
 		ReadRevision *read = dlist_container(ReadRevision, node, iter.cur);
 		Snapshot	snapshot = read->snapshot;
 
-		if (!all && (snapshot == NULL || snapshot->active_count > 0 || snapshot->regd_count > 1))
+		if (!all && is_held(read))
 			continue;
 		dlist_delete(&read->node);
 		if (snapshot != NULL)
@@ -122,7 +154,7 @@ etcd_statement_revision(EState *estate, Oid serverid, bool serializable)
 }
 
 void
-etcd_set_statement_revision(EState *estate, Oid serverid, bool serializable, int64 revision)
+etcd_set_statement_revision(EState *estate, Oid serverid, bool serializable, int64 revision, uint64 cluster)
 {
 	Snapshot	snapshot = snapshot_of(estate);
 	ReadRevision *read;
@@ -136,7 +168,26 @@ etcd_set_statement_revision(EState *estate, Oid serverid, bool serializable, int
 	read->serverid = serverid;
 	read->serializable = serializable;
 	read->revision = revision;
+	read->cluster = cluster;
 	dlist_push_head(&read_revisions, &read->node);
+}
+
+/*
+ * Raises 40001 when the statement's revision was read from another cluster:
+ * where a connection was made anew, the server may lead elsewhere by now, and a
+ * number of the one cluster says nothing in the other.
+ */
+void
+etcd_check_cluster(EState *estate, Oid serverid, bool serializable, uint64 cluster)
+{
+	ReadRevision *read = has_state(estate) ? find_revision(estate, serverid, serializable) : NULL;
+
+	if (read != NULL && read->cluster != 0 && cluster != 0 && read->cluster != cluster)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not go on reading foreign server \"%s\"", GetForeignServer(serverid)->servername),
+				 errdetail("It leads to another etcd cluster than before in this transaction."),
+				 errhint("The transaction might succeed if retried.")));
 }
 
 static void

@@ -8,6 +8,7 @@
 #include "base/compat.h"
 #include "constants.h"
 #include "ipc/session.h"
+#include "txn/revision.h"
 #include "txn/stage.h"
 #include "txn/transaction.h"
 
@@ -83,7 +84,7 @@ etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, 
 		flags = FRAME_FLAG_STAGED;
 	}
 	channel = transaction ? transaction->channel : etcd_channel(userid, serverid, ETCD_CHANNEL_OF_MAPPING);
-	etcd_channel_ready(channel, userid);
+	etcd_channel_ready(channel, userid, etcd_holds_revision(serverid));
 	if (transaction != NULL)
 		etcd_transaction_check(transaction);
 	request = etcd_request_create(method, channel->deadline, context);
@@ -143,14 +144,16 @@ etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len, M
 }
 
 /*
- * The beginning of a WRITE's or DELETE_RANGE's payload.
+ * The beginning of a WRITE's or DELETE_RANGE's payload.  `revision` is what the
+ * whole transaction reads, 0 where there is none.
  */
 void
-etcd_stage_header(StringInfo buf, uint8 flags, CommandId command)
+etcd_stage_header(StringInfo buf, uint8 flags, CommandId command, int64 revision)
 {
 	etcd_append_uint32(buf, GetCurrentTransactionNestLevel());
 	etcd_append_uint32(buf, command);
 	appendStringInfoChar(buf, (char) flags);
+	etcd_append_int64(buf, revision);
 }
 
 /*

@@ -37,7 +37,7 @@ extern uint8 etcd_stage_recorded(Oid userid, Oid serverid);
 extern void etcd_stage_note(Oid userid, Oid serverid, bool writes);
 extern EtcdRequest *etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len,
 							   MemoryContext context);
-extern void etcd_stage_header(StringInfo buf, uint8 flags, CommandId command);
+extern void etcd_stage_header(StringInfo buf, uint8 flags, CommandId command, int64 revision);
 extern void etcd_stage_reply(EtcdRequest *request, EtcdStageReply *reply);
 
 #endif							/* ETCD_FDW_STAGE_H */

@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "constants.h"
 #include "ipc/session.h"
+#include "txn/revision.h"
 #include "txn/stage.h"
 #include "txn/transaction.h"
 
@@ -80,7 +81,7 @@ etcd_transaction_begin(Oid userid, Oid serverid)
 	EtcdTransaction *transaction = etcd_transaction_of(userid, serverid);
 	EtcdChannel *channel = transaction ? transaction->channel : etcd_channel(userid, serverid, ETCD_CHANNEL_OF_MAPPING);
 
-	etcd_channel_ready(channel, userid);
+	etcd_channel_ready(channel, userid, etcd_holds_revision(serverid));
 	if (transaction == NULL)
 	{
 		transaction = MemoryContextAllocZero(TopTransactionContext, sizeof(EtcdTransaction));

@@ -20,8 +20,11 @@ export interface Ask {
   endpoint?: string;
   /** How long the answer may wait for other clients, in milliseconds; null for ever. */
   waits?: number | null;
-  /** The answer's keys are rows; "keys" leaves their values out; "bytes" makes one row of the answer, its place and itself; "revision" its revision. */
-  rows?: "rows" | "keys" | "bytes" | "revision";
+  /**
+   * The answer's keys are rows; "keys" leaves their values out; "bytes" makes one row of the answer, its place and itself;
+   * "revision" its revision; "deleted" shows what a deletion's answer says was there.
+   */
+  rows?: "rows" | "keys" | "bytes" | "revision" | "deleted";
   /** See FunctionCallAnswer. */
   template?: string[];
   /** An error comes to `failed`. */

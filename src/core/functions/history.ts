@@ -27,23 +27,26 @@ function checkCompacted(
   });
 }
 
-const following = (revision: string) => String(BigInt(revision) + 1n);
+/** The largest there can be: nothing comes after it. */
+const LAST_REVISION = 2n ** 63n - 1n;
 
-function afterRevision(args: Args): string {
+/** The first revision whose changes are wanted. */
+function startRevision(args: Args): bigint {
   const given = args.number("after_revision");
   if (given.startsWith("-")) args.wrong("after_revision", "must not be negative");
-  return following(given);
+  return BigInt(given) + 1n;
 }
 
 /** The newest event of each key; deletions have no value and no version. */
 const changes: SqlFunction = {
   begin(args) {
     const { key, rangeEnd } = toEtcd(prefixRange(args.bytes("prefix")));
-    return { ask: askEvents(key, rangeEnd, afterRevision(args)) };
+    const start = startRevision(args);
+    return start > LAST_REVISION ? { rows: [] } : { ask: askEvents(key, rangeEnd, String(start)) };
   },
   reply(reply, _, args) {
     const answer = WatchReply.decode(reply);
-    checkCompacted(answer, afterRevision(args));
+    checkCompacted(answer, String(startRevision(args)));
     const latest = new Map<string, Row>();
     for (const { type, kv } of answer.events) {
       const deleted = type === DELETE;

@@ -25,7 +25,7 @@ export const FUNCTIONS: Record<string, AnyFunction> = {
 };
 
 /** As FunctionCallAnswer numbers them. */
-const ROWS = ["", "rows", "keys", "bytes", "revision"];
+const ROWS = ["", "rows", "keys", "bytes", "revision", "deleted"];
 
 interface State {
   input: FunctionInput;

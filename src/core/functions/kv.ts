@@ -194,17 +194,11 @@ function putReply(reply: Uint8Array): Row[] {
   return [[header!.revision, ...(prev_kv === null ? [null, null, null, null, null, null] : keyRow(prev_kv))]];
 }
 
-const deletion = (prev: boolean, rows: (reply: Uint8Array) => Row[]): AnyFunction =>
-  simple(
-    (args) => {
-      const { key, rangeEnd } = rangeOf(args);
-      const end = rangeEnd === null ? {} : { range_end: rangeEnd };
-      const previous = prev ? { prev_kv: true } : {};
-      return { method: Method.DELETE_RANGE, payload: DeleteRequest.encode({ key, ...end, ...previous }) };
-    },
-    rows,
-    { writes: true },
-  );
+function askDelete(args: Args, previous: { prev_kv?: true } = {}): Ask {
+  const { key, rangeEnd } = rangeOf(args);
+  const end = rangeEnd === null ? {} : { range_end: rangeEnd };
+  return { method: Method.DELETE_RANGE, payload: DeleteRequest.encode({ key, ...end, ...previous }) };
+}
 
 export const KV: Record<string, AnyFunction> = {
   etcd_get: getRow,
@@ -213,6 +207,14 @@ export const KV: Record<string, AnyFunction> = {
   etcd_count: count,
   etcd_put: put(false, null),
   etcd_put_returning: put(true, putReply),
-  etcd_delete: deletion(false, (reply) => [[DeleteReply.decode(reply).deleted]]),
-  etcd_delete_returning: deletion(true, (reply) => DeleteReply.decode(reply).prev_kvs.map(keyRow)),
+  etcd_delete: simple(
+    (args) => askDelete(args),
+    (reply) => [[DeleteReply.decode(reply).deleted]],
+    { writes: true },
+  ),
+  // However many there were: once they are deleted, an engine without memory for them could not show them any more.
+  etcd_delete_returning: {
+    writes: true,
+    begin: (args) => ({ ask: { ...askDelete(args, { prev_kv: true }), rows: "deleted" } }),
+  },
 };

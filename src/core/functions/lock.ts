@@ -4,6 +4,7 @@ import { decodeUtf8, fromHex, toHex } from "../../base/bytes.ts";
 import { LeaderReply, LeaderRequest } from "../../etcd/api.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { Ask, Method } from "../../ipc/frame.ts";
+import type { FailedInput } from "../protocol.ts";
 import {
   type AnyFunction,
   type Args,
@@ -58,9 +59,15 @@ const tryLock = simple(
   (reply) => [[jsonReply(reply) !== null]],
 );
 
+/** What is given back was taken through a connection: that there is none now is the failure of that one. */
+function notGivenBack({ sqlstate, message, detail, hint }: FailedInput): never {
+  throw new EtcdFdwError(sqlstate === "08001" ? "08006" : sqlstate, message, { detail, hint });
+}
+
 /** What is not held is told as PostgreSQL tells it of advisory locks. */
 const unlock: SqlFunction = {
-  begin: (args) => ({ ask: { method: Ask.UNLOCK, payload: jsonPayload(nameOf(args)) } }),
+  begin: (args) => ({ ask: { method: Ask.UNLOCK, payload: jsonPayload(nameOf(args)), errors: true } }),
+  failed: notGivenBack,
   reply(reply, _, args) {
     const held = jsonReply(reply) as boolean;
     const name = decodeUtf8(args.bytes("name"));
@@ -116,10 +123,11 @@ export const LOCKS: Record<string, AnyFunction> = {
     }),
     (reply) => [[jsonReply(reply)]],
   ),
-  etcd_resign: simple(
-    (args) => ({ method: Ask.RESIGN, payload: jsonPayload(nameOf(args)) }),
-    (reply) => [[jsonReply(reply)]],
-  ),
+  etcd_resign: {
+    begin: (args) => ({ ask: { method: Ask.RESIGN, payload: jsonPayload(nameOf(args)), errors: true } }),
+    failed: notGivenBack,
+    reply: (reply) => ({ rows: [[jsonReply(reply)]] }),
+  },
   etcd_leader: leader,
   etcd_observe: observe,
   etcd_held: simple(

@@ -6,11 +6,16 @@
 
 import { Buffer } from "node:buffer";
 import { lookup } from "node:dns/promises";
+import http2 from "node:http2";
 import { isIP } from "node:net";
 import * as grpc from "@grpc/grpc-js";
 import type { TlsPayload } from "../../ipc/frame.ts";
 import type { Deadline } from "../deadline.ts";
+import type { Room } from "../memory.ts";
+import { longTimer } from "../runtime.ts";
+import { type Connects, meterReplies } from "./arrivals.ts";
 import { certificatesShownBy } from "./certificates.ts";
+import { GRACE_MS, Lingering } from "./linger.ts";
 import { hostOf, portOf, securityOf } from "./tls.ts";
 import type {
   CallOptions,
@@ -79,8 +84,18 @@ const HAS_LEADER = "hasleader";
 const HEADERS = { leader: new Headers(true), any: new Headers(false) };
 
 /** What the library takes for a call. Its deadlines are of the wall clock. */
-const timesOf = (deadline: Deadline) => ({ deadline: Date.now() + deadline.left() });
+const timesOf = (deadline: Deadline, graceMs = 0) => ({ deadline: Date.now() + deadline.left() + graceMs });
 const headersOf = ({ login, leaderless }: CallOptions) => HEADERS[leaderless ? "any" : "leader"].of(login);
+
+const CLOCK = {
+  now: () => performance.now(),
+  after: (ms: number, act: () => void) => longTimer(ms, armed, act),
+};
+
+function armed(ms: number, act: () => void): () => void {
+  const timer = setTimeout(act, ms);
+  return () => clearTimeout(timer);
+}
 
 /** How long each address of a host may take to say why it cannot be used, in milliseconds. */
 const PROBE_MS = 1_000;
@@ -89,6 +104,7 @@ class GrpcChannel implements Channel {
   readonly endpoint: string;
   readonly #client: grpc.Client;
   readonly #tls: TlsPayload | undefined;
+  readonly #lingering = new Lingering(CLOCK);
 
   constructor(endpoint: string, tls?: TlsPayload) {
     this.endpoint = endpoint;
@@ -136,24 +152,33 @@ class GrpcChannel implements Channel {
     });
   }
 
+  /** The caller is answered at his deadline; the call itself has more time, as linger.ts has it. */
   call(path: string, payload: Uint8Array, options: CallOptions): Promise<Outcome> {
-    const { deadline, signal } = options;
+    const { deadline, signal, waits } = options;
     return new Promise((resolve) => {
       if (signal?.aborted) return resolve(failed(grpc.status.CANCELLED, "cancelled"));
-      const cancel = () => call.cancel();
-      const done = (error: grpc.ServiceError | null, reply?: Uint8Array) => {
+      let ended: (() => void) | null = null;
+      const settle = (outcome: Outcome) => {
+        timer.cancel();
         signal?.removeEventListener("abort", cancel);
-        resolve(error ? failed(error.code, error.details) : { reply: reply! });
+        resolve(outcome);
       };
+      const done = (error: grpc.ServiceError | null, reply?: Uint8Array) => {
+        if (ended !== null) ended();
+        else settle(error ? failed(error.code, error.details) : { reply: reply! });
+      };
+      const abandon = (code: number, text: string) => {
+        ended = this.#lingering.add(payload.length, () => call.cancel());
+        settle(failed(code, text));
+      };
+      // Who waits for other clients has no answer on its way, and keeps its place among them as long as it waits.
+      const cancel = () => waits ? call.cancel() : abandon(grpc.status.CANCELLED, "cancelled");
       const headers = headersOf(options);
-      const call = this.#client.makeUnaryRequest(
-        path,
-        toBuffer,
-        asIs,
-        payload,
-        headers,
-        timesOf(deadline),
-        done,
+      const times = timesOf(deadline, waits ? 0 : GRACE_MS);
+      const call = this.#client.makeUnaryRequest(path, toBuffer, asIs, payload, headers, times, done);
+      const timer = CLOCK.after(
+        waits ? Infinity : Math.ceil(deadline.left()),
+        () => abandon(grpc.status.DEADLINE_EXCEEDED, "Deadline exceeded"),
       );
       signal?.addEventListener("abort", cancel);
     });
@@ -285,8 +310,13 @@ function failed(code: number, text: string): Outcome<never> {
   return { failure: { code, text } };
 }
 
+/** For the replies on all connections of this process. */
+let room: Room | null = null;
+meterReplies(http2 as Connects, () => room);
+
 /** Connections by gRPC. */
 export const grpcTransport: Transport = {
   dial: (endpoint, tls) => new GrpcChannel(endpoint, tls),
   certificates: certificatesShownBy,
+  meter: (given) => void (room = given),
 };

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { GrpcStatus } from "../../base/errors.ts";
 import { Deadline } from "../deadline.ts";
-import { freePort, silentServer } from "../testing_etcd.ts";
+import { freePort, silentServer, TestEtcd } from "../testing_etcd.ts";
+import { getPrefix, put } from "../testing_requests.ts";
 import { REAL } from "../testing_runtime.ts";
 import { reasonsOf } from "./channel.ts";
 import { State } from "./transport.ts";
@@ -43,6 +44,42 @@ Deno.test("Channel: an abort ends the call, before and after it has begun, and s
   }
   channel.close();
   silent.stop();
+});
+
+Deno.test("Channel: large answers that nobody waits for any more leave the connection to the others", async () => {
+  const etcd = await TestEtcd.start();
+  const channel = dial(etcd.endpoint);
+  try {
+    const write = (key: string, value: string) =>
+      channel.call("/etcdserverpb.KV/Put", put(key, value), within(10_000));
+    for (let i = 0; i < 400; i++) await write(`/large/${i}`, "x".repeat(1_000));
+    let over = false;
+    const others = (async () => {
+      const failures: unknown[] = [];
+      while (!over) {
+        const { failure } = await write("/other", "1");
+        if (failure !== undefined) failures.push(failure);
+      }
+      return failures;
+    })();
+    const read = (ms: number, signal?: AbortSignal) =>
+      channel.call("/etcdserverpb.KV/Range", getPrefix("/large/"), { ...within(ms), signal });
+    const codes = new Set<number | undefined>();
+    for (let i = 0; i < 200; i++) {
+      const controller = new AbortController();
+      const cancelled = read(10_000, controller.signal);
+      const late = read(1);
+      await new Promise((resolve) => setTimeout(resolve, 2));
+      controller.abort();
+      for (const { failure } of await Promise.all([cancelled, late])) codes.add(failure?.code);
+    }
+    over = true;
+    assert.deepEqual(await others, []);
+    assert.ok(codes.has(GrpcStatus.CANCELLED) && codes.has(GrpcStatus.DEADLINE_EXCEEDED));
+  } finally {
+    channel.close();
+    await etcd.stop();
+  }
 });
 
 Deno.test("Channel: onChange tells of a refused connection", async () => {

@@ -220,7 +220,7 @@ export class Cluster {
     const signal = waits || work.isLong
       ? AbortSignal.any([left.signal, ...(terms.signal ? [terms.signal] : [])])
       : terms.signal;
-    const options = { login, deadline, signal, leaderless };
+    const options = { login, deadline, signal, leaderless, waits };
     return { ...await work.attempt(channel, options), options };
   }
 

@@ -100,6 +100,7 @@ export function makeHandle(
     endpoints: open.endpoints,
     label,
     cluster,
+    user: open.username ?? "",
     requestTimeout,
     check: () => {},
     call(method, payload, options = {}) {

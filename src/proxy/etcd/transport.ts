@@ -4,6 +4,7 @@
 import type { TlsPayload } from "../../ipc/frame.ts";
 import type { Deadline } from "../deadline.ts";
 import type { CertificateInfo } from "../handle.ts";
+import type { Room } from "../memory.ts";
 
 /** A gRPC status other than OK. */
 export interface Failure {
@@ -36,6 +37,8 @@ export interface CallOptions {
   signal?: AbortSignal;
   /** A member without a leader answers too; without, it refuses at once, so that another one can be asked. */
   leaderless?: true;
+  /** It waits for other clients: who gives it up has left the queue. */
+  waits?: boolean;
 }
 
 /** As in gRPC. */
@@ -53,7 +56,10 @@ export interface Channel {
   onChange(from: State, changed: (state: State) => void): void;
   /** Why the last attempt to connect failed, for each address of the host. */
   connectError(): Promise<string>;
-  /** One unary call. Never rejects; an aborted signal ends it with CANCELLED. */
+  /**
+   * One unary call. Never rejects; an aborted signal ends it with CANCELLED. One that is given up, or late, may come to its
+   * end at etcd all the same.
+   */
   call(path: string, payload: Uint8Array, options: CallOptions): Promise<Outcome>;
   /**
    * Opens a stream in both directions, sends these messages and waits for a reply for which `heard` says true. Never
@@ -76,4 +82,6 @@ export interface Transport {
   dial(endpoint: string, tls?: TlsPayload): Channel;
   /** The certificates in an endpoint's handshake, its own first; none when it cannot be reached in time. */
   certificates(endpoint: string, tls: TlsPayload, timeoutMs: number): Promise<CertificateInfo[]>;
+  /** Large replies ask for this room from now on. */
+  meter?(room: Room): void;
 }

@@ -40,6 +40,14 @@ interface Requests {
  * etcd keeps old pages as long as it is open.
  */
 const SNAPSHOT_IDLE_MS = 60_000;
+/** What a snapshot holds while it is under way: what etcd may send ahead, and the next part twice while it is put together. */
+const SNAPSHOT_BYTES = 6 * 1024 * 1024;
+
+/** The session's memory. Taking throws EtcdFdwError 53200. */
+export interface Memory {
+  take(bytes: number): void;
+  give(bytes: number): void;
+}
 
 /** The request's signal and deadline. */
 interface By {
@@ -50,12 +58,14 @@ interface By {
 export class Asks {
   readonly #runtime: Runtime;
   readonly #info: ProxyInfo;
+  readonly #memory: Memory;
   readonly #estates = new Map<string, Estate>();
   #snapshot: PartedAnswer | null = null;
   #idle: Timer | null = null;
 
-  constructor(runtime: Runtime, info: ProxyInfo) {
+  constructor(runtime: Runtime, info: ProxyInfo, memory: Memory) {
     this.#runtime = runtime;
+    this.#memory = memory;
     this.#info = info;
   }
 
@@ -129,7 +139,7 @@ export class Asks {
   async #nextOfSnapshot(ask: Requests, handle: ClusterHandle, { signal, deadline }: By): Promise<Uint8Array> {
     if (ask.first) {
       this.#endSnapshot();
-      const begun = await handle.snapshot({ signal, deadline });
+      const begun = await this.#beginSnapshot(handle, { signal, deadline });
       // Another one may have been begun meanwhile.
       this.#endSnapshot();
       this.#snapshot = begun;
@@ -145,6 +155,24 @@ export class Asks {
       return part ?? new Uint8Array(0);
     } catch (error) {
       if (this.#snapshot === snapshot) this.#endSnapshot();
+      throw error;
+    }
+  }
+
+  /** A snapshot that counts until it is closed. */
+  async #beginSnapshot(handle: ClusterHandle, by: By): Promise<PartedAnswer> {
+    this.#memory.take(SNAPSHOT_BYTES);
+    try {
+      const begun = await handle.snapshot(by);
+      return {
+        next: () => begun.next(),
+        close: () => {
+          begun.close();
+          this.#memory.give(SNAPSHOT_BYTES);
+        },
+      };
+    } catch (error) {
+      this.#memory.give(SNAPSHOT_BYTES);
       throw error;
     }
   }

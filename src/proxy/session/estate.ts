@@ -1,12 +1,13 @@
 // All that a session holds for one server and role. The server's options may change meanwhile: what is held stays with the
 // handle that it was acquired by, and what is new goes through the present one.
 
-import { fromHex } from "../../base/bytes.ts";
-import { LockRequest } from "../../etcd/api.ts";
+import { concatBytes, encodeUtf8, fromHex } from "../../base/bytes.ts";
+import { LeaseRequest, LockRequest } from "../../etcd/api.ts";
+import { encodeRangeRequest } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
 import type { ClusterHandle } from "../handle.ts";
 import type { Runtime } from "../runtime.ts";
-import { type By, type Held, Holdings } from "./holdings.ts";
+import { type By, clusterIdOf, type Held, Holdings } from "./holdings.ts";
 
 export class Estate {
   readonly #runtime: Runtime;
@@ -28,20 +29,23 @@ export class Estate {
   }
 
   /** Where this is held on the cluster that the handle reaches: what an earlier handle holds there is no other client's. */
-  #holderOf(kind: Held["kind"], name: string, handle: ClusterHandle): Holdings {
-    const present = this.of(handle);
+  async #holderOf(kind: Held["kind"], name: string, handle: ClusterHandle, by: By): Promise<Holdings> {
+    const there: Holdings[] = [];
     for (const holdings of this.#all) {
-      if (holdings === present || holdings.origin.cluster !== handle.cluster) continue;
+      if (holdings.origin === handle || holdings.leaseOf(kind, name) === undefined) continue;
+      if (await isOnSame(holdings, kind, name, handle, by)) there.push(holdings);
+    }
+    for (const holdings of there) {
       if (holdings.leaseOf(kind, name)?.state === "HELD") return holdings;
       if (kind !== "lease") holdings.forgetLost(kind, name);
     }
-    return present;
+    return this.of(handle);
   }
 
   /** The same of what is still allowed; LockRequest and CampaignRequest name alike. */
-  #allowedHolderOf(kind: "lock" | "election", name: string, handle: ClusterHandle): Holdings {
+  async #allowedHolderOf(kind: "lock" | "election", name: string, handle: ClusterHandle, by: By) {
     handle.check(Method.LOCK, LockRequest.encode({ name: fromHex(name) }));
-    return this.#holderOf(kind, name, handle);
+    return await this.#holderOf(kind, name, handle, by);
   }
 
   /** Where it can be given back: first where it is held, else where it was lost. */
@@ -56,8 +60,8 @@ export class Estate {
     return this.of(handle).keepNew(ttl, by);
   }
 
-  keep(handle: ClusterHandle, id: bigint, by: By): Promise<number> {
-    return this.#holderOf("lease", String(id), handle).keep(id, by);
+  async keep(handle: ClusterHandle, id: bigint, by: By): Promise<number> {
+    return await (await this.#holderOf("lease", String(id), handle, by)).keep(id, by);
   }
 
   release(id: bigint): boolean {
@@ -65,7 +69,8 @@ export class Estate {
   }
 
   async lock(handle: ClusterHandle, name: string, ttl: number, patience: number, by: By) {
-    return await this.#allowedHolderOf("lock", name, handle).lock(name, ttl, patience, by);
+    const holder = await this.#allowedHolderOf("lock", name, handle, by);
+    return await holder.lock(name, ttl, patience, by);
   }
 
   async unlock(name: string, by: By): Promise<boolean> {
@@ -80,11 +85,13 @@ export class Estate {
     patience: number,
     by: By,
   ): Promise<boolean> {
-    return await this.#allowedHolderOf("election", name, handle).campaign(name, value, ttl, patience, by);
+    const holder = await this.#allowedHolderOf("election", name, handle, by);
+    return await holder.campaign(name, value, ttl, patience, by);
   }
 
   async proclaim(handle: ClusterHandle, name: string, value: Uint8Array, by: By): Promise<boolean> {
-    return await this.#allowedHolderOf("election", name, handle).proclaim(name, value, by);
+    const holder = await this.#allowedHolderOf("election", name, handle, by);
+    return await holder.proclaim(name, value, by);
   }
 
   async resign(name: string, by: By): Promise<boolean> {
@@ -101,3 +108,31 @@ export class Estate {
     this.#all = [];
   }
 }
+
+/**
+ * Whether the handle reaches, as the same user, the cluster on which this is held. Endpoints may be named otherwise, and more of
+ * them, after ALTER SERVER; each answer of etcd tells its cluster's id.
+ */
+async function isOnSame(
+  { origin, clusterId }: Holdings,
+  kind: Held["kind"],
+  name: string,
+  handle: ClusterHandle,
+  { signal, deadline }: By,
+): Promise<boolean> {
+  if (origin.cluster === handle.cluster) return true;
+  if (clusterId === null || origin.user !== handle.user) return false;
+  // What whoever holds this may surely read.
+  const [method, payload] = kind === "lease"
+    ? [Method.LEASE_TTL, LeaseRequest.encode({ ID: name })]
+    : [Method.RANGE, countOf(concatBytes(fromHex(name), encodeUtf8("/")))];
+  try {
+    const options = { signal, deadline: deadline?.within(handle.requestTimeout) };
+    return clusterIdOf(await handle.call(method, payload, options)) === clusterId;
+  } catch {
+    // What comes next will tell.
+    return false;
+  }
+}
+
+const countOf = (key: Uint8Array) => encodeRangeRequest({ key, rangeEnd: null, countOnly: true });

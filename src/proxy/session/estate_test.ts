@@ -14,23 +14,29 @@ function setup() {
   const log: string[] = [];
   const wanted: number[] = [Method.LOCK, Method.CAMPAIGN, Method.PROCLAIM, Method.LEASE_REVOKE];
   const names = ["lock", "campaign", "proclaim", "revoke"];
+  // Every lease has the same number, on whichever cluster.
+  const leaseOn = (id: string) => LeaseReply.encode({ header: { cluster_id: id }, ID: "7", TTL: "60" });
   const answers: Record<number, Uint8Array> = {
-    [Method.LEASE_GRANT]: LeaseReply.encode({ ID: "7", TTL: "60" }),
-    [Method.LEASE_KEEPALIVE]: LeaseReply.encode({ ID: "7", TTL: "60" }),
     [Method.LOCK]: LockReply.encode({ key: encodeUtf8("job/7") }),
     [Method.CAMPAIGN]: CampaignReply.encode({ leader: { key: encodeUtf8("job/7") } }),
   };
   const open = { count: 0 };
+  let clusters = 0;
   /** A handle whose calls go into the log; a readonly one forbids all. */
-  const handleOn = (cluster: object, title: string, readonly = false): ClusterHandle => {
+  const handleOn = (
+    cluster: object,
+    title: string,
+    { readonly = false, id = String(++clusters), user = "me" } = {},
+  ): ClusterHandle => {
     const check = () => {
       if (readonly) throw new EtcdFdwError("42501", "no");
     };
     const handle = {
-      ...{ cluster, check, requestTimeout: 1000 },
+      ...{ cluster, user, check, requestTimeout: 1000 },
       call(method: number) {
         if (wanted.includes(method)) log.push(`${title}: ${names[wanted.indexOf(method)]}`);
-        return Promise.resolve(answers[method] ?? new Uint8Array(0));
+        // What a RangeResponse has behind its header does not matter here.
+        return Promise.resolve(answers[method] ?? leaseOn(id));
       },
       share: () => {
         open.count++;
@@ -78,7 +84,7 @@ Deno.test("Estate: one that an earlier handle holds on the same cluster is taken
   await estate.lock(first, NAME, 60, Infinity, BY);
   await estate.campaign(first, NAME, encodeUtf8("v"), 60, Infinity, BY);
   log.length = 0;
-  const readonly = handleOn(cluster, "readonly", true);
+  const readonly = handleOn(cluster, "readonly", { readonly: true });
   await assert.rejects(estate.lock(readonly, NAME, 60, Infinity, BY), { sqlstate: "42501" });
   await assert.rejects(estate.proclaim(readonly, NAME, encodeUtf8("w"), BY), { sqlstate: "42501" });
   assert.deepEqual(log, []);
@@ -90,6 +96,24 @@ Deno.test("Estate: one that an earlier handle holds on the same cluster is taken
   assert.deepEqual(log, [], "it was taken twice");
   assert.equal(await estate.unlock(NAME, BY), true);
   assert.deepEqual(log, ["first: revoke"]);
+});
+
+Deno.test("Estate: a cluster is known by its id, whatever endpoints name it, and to the same user alone", async () => {
+  const { estate, log, handleOn } = setup();
+  const first = handleOn({}, "first", { id: "18446744073709551615" });
+  await estate.lock(first, NAME, 60, Infinity, BY);
+  await estate.keepNew(first, 60, BY);
+  const longer = handleOn({}, "longer", { id: "18446744073709551615" });
+  assert.ok(await estate.lock(longer, NAME, 60, 0, BY));
+  assert.equal(await estate.keep(longer, 7n, BY), 60);
+  const other = handleOn({}, "other", { id: "18446744073709551615", user: "somebody" });
+  await estate.lock(other, NAME, 60, Infinity, BY);
+  assert.deepEqual(log.splice(0), ["first: lock", "other: lock"]);
+  assert.equal(estate.held().filter(({ kind }) => kind === "lease").length, 1);
+  for (const expected of [true, true, true, false]) {
+    assert.equal(await estate.unlock(NAME, BY), expected);
+  }
+  assert.deepEqual(log, ["other: revoke", "first: revoke"]);
 });
 
 Deno.test("Estate: a handle is given up when nothing is held by it and another one is there", async () => {

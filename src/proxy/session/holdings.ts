@@ -15,6 +15,7 @@ import {
   LeaseRequest,
   LockReply,
   LockRequest,
+  OnlyHeader,
   ProclaimRequest,
 } from "../../etcd/api.ts";
 import { decodeTxn, encodeTxn } from "../../etcd/txn.ts";
@@ -55,6 +56,8 @@ export type By = Pick<CallOptions, "signal" | "deadline">;
 export class Holdings {
   /** The channel's handle that it was made for; what it uses is another one on the same. */
   readonly origin: ClusterHandle;
+  /** etcd's name of the cluster; null as long as nothing was acquired. */
+  clusterId: string | null = null;
   readonly #runtime: Runtime;
   readonly #handle: ClusterHandle;
   readonly #leases = new Map<bigint, KeptLease>();
@@ -112,7 +115,9 @@ export class Holdings {
   async #grant(ttl: number, by: By): Promise<KeptLease> {
     const payload = LeaseGrantRequest.encode({ TTL: String(ttl) });
     const sentAt = this.#runtime.now();
-    const reply = LeaseReply.decode(await this.#call(Method.LEASE_GRANT, payload, by));
+    const answer = await this.#call(Method.LEASE_GRANT, payload, by);
+    this.clusterId = clusterIdOf(answer);
+    const reply = LeaseReply.decode(answer);
     // etcd gives no less than a minimum of its own.
     const lease = new KeptLease(this.#runtime, this.#handle, BigInt(reply.ID), Number(reply.TTL), sentAt);
     if (by.signal?.aborted) void this.#abandon(lease);
@@ -133,7 +138,9 @@ export class Holdings {
     if (kept?.state === "HELD") return kept.ttl;
     const request = LeaseRequest.encode({ ID: String(id) });
     const sentAt = this.#runtime.now();
-    const reply = LeaseReply.decode(await this.#call(Method.LEASE_KEEPALIVE, request, by));
+    const answer = await this.#call(Method.LEASE_KEEPALIVE, request, by);
+    this.clusterId = clusterIdOf(answer);
+    const reply = LeaseReply.decode(answer);
     if (reply.TTL === "0") throw noLease(id);
     throwIfCancelled(by);
     const lease = new KeptLease(this.#runtime, this.#handle, id, Number(reply.TTL), sentAt);
@@ -300,6 +307,11 @@ export class Holdings {
     await Promise.all([...this.#ending].map(({ over }) => over));
     this.#handle.close();
   }
+}
+
+/** The id of the cluster that has answered so; all its answers begin alike. */
+export function clusterIdOf(reply: Uint8Array): string | null {
+  return OnlyHeader.decode(reply).header?.cluster_id ?? null;
 }
 
 const leaderOf = ({ leader: { name, key, rev, lease } }: Leadership) => ({ name, key, rev, lease });

@@ -17,6 +17,7 @@ export function listen(path: string, options: ListenOptions): Promise<Listener> 
     transactions: budget.part(TRANSACTIONS_SHARE, "all transactions together"),
     expectations: new Expectations(budget),
   };
+  runtime.etcd.meter?.(shared.expectations);
   return runtime.listen(
     path,
     (connection) => new Session(connection, shared),

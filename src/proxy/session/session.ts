@@ -5,7 +5,7 @@
 // hold is bounded: while its replies are not taken, no further call is started, and what it sends beyond its budget is
 // refused, request by request. It is always read, so that CANCEL, CLOSE and PING are obeyed whatever waits. A call under way
 // counts with the size that the session's latest replies had, for the session and for the whole proxy: how large its own
-// will be, nobody knows before it is here. Those for which there is no room wait.
+// will be, nobody knows before it begins to arrive, and then it counts with that. Those for which there is no room wait.
 //
 // After CANCEL nothing is sent for the request any more. A lost connection cancels everything.
 
@@ -19,6 +19,7 @@ import {
   HEADER_BYTES,
   Method,
   type OpenPayload,
+  ReadFlag,
   type ReceivedFrame,
   writeHeader,
 } from "../../ipc/frame.ts";
@@ -66,6 +67,8 @@ const MAX_QUEUED = 10_000;
 const SESSION_TRANSACTIONS_BYTES = 512 * 1024 * 1024;
 /** Up to this size a copy is cheaper than a second buffer in the write. */
 const COPY_BYTES = 16 * 1024;
+/** From this size on a reply is freed as soon as it was taken. */
+const FREED_BYTES = 1024 * 1024;
 /** What OPEN may bring: connection options, certificates among them. */
 const MAX_OPEN_BYTES = 1024 * 1024;
 /** How long the backend has to take the error that ends its session, in milliseconds. */
@@ -99,7 +102,10 @@ export class Session implements ConnectionEvents {
     this.#budget = new Budget(SESSION_BYTES, options.budget, "a session's requests and replies");
     this.#transactionsBudget = new Budget(SESSION_TRANSACTIONS_BYTES, options.transactions, "a session");
     this.#decoder = new FrameDecoder((header, length) => this.#admit(header, length));
-    this.#asks = new Asks(options.runtime, options.info);
+    this.#asks = new Asks(options.runtime, options.info, {
+      take: (bytes) => this.#budget.take(bytes),
+      give: (bytes) => this.#give(bytes),
+    });
     options.info.sessions++;
   }
 
@@ -272,8 +278,14 @@ export class Session implements ConnectionEvents {
       return this.#answerError(request, EtcdFdwError.from(thrown));
     }
     if (!this.#over(request, "answer")) return;
-    const { channel, id } = request.frame;
-    this.#send({ type: FrameType.REPLY, code: 0, channel, id }, reply, () => this.#give(reply.length));
+    const { type, flags = 0, channel, id } = request.frame;
+    const { length } = reply;
+    // Where a transaction has read, it may keep parts of it.
+    const isOurs = type === FrameType.UNARY && (flags & ReadFlag.STAGED) === 0;
+    this.#send({ type: FrameType.REPLY, code: 0, channel, id }, reply, () => {
+      this.#give(length);
+      if (isOurs) free(reply);
+    });
   }
 
   /** Errors are small: they are sent whatever the budget says. */
@@ -350,10 +362,22 @@ export class Session implements ConnectionEvents {
 }
 
 /** The calls that read; what others are answered is small, and some of them take long. */
-const READS: ReadonlySet<number> = new Set([Method.RANGE, Method.TXN, Method.READ_TXN, Ask.EVENTS]);
+const READS: ReadonlySet<number> = new Set([
+  Method.RANGE,
+  Method.TXN,
+  Method.READ_TXN,
+  Ask.EVENTS,
+  Ask.SNAPSHOT,
+]);
 
 function bringsMuch({ type, code }: FrameHeader): boolean {
   return type === FrameType.UNARY && READS.has(code);
+}
+
+/** At once: the engine, which sees a small heap, may take its time to find that nobody has it any more. */
+function free({ buffer, length }: Uint8Array): void {
+  const isWhole = length >= FREED_BYTES && buffer.byteLength - length < COPY_BYTES;
+  if (isWhole && buffer instanceof ArrayBuffer) buffer.transfer(0);
 }
 
 /** What stands for a channel that was never opened. */

@@ -15,7 +15,7 @@ import {
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import { encodeStageWrite, StageCode, StageKind } from "../../ipc/stage.ts";
 import { listen } from "./server.ts";
-import { type CallOptions, type ClusterHandle, LateError } from "../handle.ts";
+import { type CallOptions, type ClusterHandle, LateError, type PartedAnswer } from "../handle.ts";
 import { Budget } from "../memory.ts";
 import { NO_INFO, TestClient } from "../testing_client.ts";
 import { REAL } from "../testing_runtime.ts";
@@ -45,17 +45,20 @@ class FakeCluster implements ClusterHandle {
   };
   /** Payload of the answer to "page". */
   page = new Uint8Array(0);
+  /** The latest of them. */
+  sent = this.page;
 
   readonly endpoints = ["h:1"];
   readonly label = { database: "d", server: "s", role: "r" };
   transactions = 0;
+  readonly user = "";
   readonly requestTimeout = 1000;
   /** Milliseconds that were left for each call when it was made. */
   readonly left: number[] = [];
 
   events = () => Promise.reject(new Error("not asked for"));
   observe = () => Promise.reject(new Error("not asked for"));
-  snapshot = () => Promise.reject(new Error("not asked for"));
+  snapshot = (): Promise<PartedAnswer> => Promise.reject(new Error("not asked for"));
   certificates = () => Promise.resolve([]);
   readonly cluster = {};
   check = () => {};
@@ -66,7 +69,7 @@ class FakeCluster implements ClusterHandle {
     this.started++;
     this.left.push(deadline!.left());
     const [verb] = decodeUtf8(payload.subarray(0, 100)).split(" ");
-    if (verb === "page") return Promise.resolve(this.page);
+    if (verb === "page") return Promise.resolve(this.sent = this.page.slice());
     if (verb === "fail") return Promise.reject(new EtcdFdwError("42501", "no", { hint: "Ask." }));
     if (verb === "bug") return Promise.reject(new TypeError("oops"));
     if (verb === "later") return new Promise((resolve) => setTimeout(() => resolve(payload), 50));
@@ -444,6 +447,22 @@ Deno.test("Session: a reply for which there is no memory is refused by itself", 
   }, new Budget(1_000_000));
 });
 
+Deno.test("Session: a large reply is freed when the backend has it, and what a transaction may keep is not", async () => {
+  await withSession(async ({ client, cluster }) => {
+    cluster.page = new Uint8Array(2_000_000);
+    client.send(unary(1, "page"));
+    assert.equal((await client.answer(1)).payload.length, 2_000_000);
+    await client.until(() => cluster.sent.length === 0);
+    const message = encodeUtf8("\0\0\0\0page");
+    client.send({ ...unary(2, ""), code: Method.PUT, flags: ReadFlag.STAGED, payload: message });
+    assert.equal((await client.answer(2)).payload.length, 2_000_000);
+    client.send({ type: FrameType.PING, channel: 0, id: 3 });
+    await client.answer(3);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    assert.equal(cluster.sent.length, 2_000_000);
+  });
+});
+
 Deno.test("Session: rows that could not be staged fail what comes next in the transaction, until it ends", async () => {
   await withSession(async ({ client }) => {
     client.send({ type: FrameType.STAGE, code: StageCode.WRITE, payload: new Uint8Array(2_000_000) });
@@ -478,4 +497,37 @@ Deno.test("Session: each Txn of a commit has the request's full time, and tells 
     // It was sent when 60 ms had passed.
     assert.ok(cluster.left.at(-1)! > 60, String(cluster.left));
   });
+});
+
+Deno.test("Session: a snapshot counts as long as it is under way, and is refused by itself", async () => {
+  const budget = new Budget(16_000_000);
+  await withSession(async ({ client, cluster, budget, another }) => {
+    let closed = 0;
+    cluster.snapshot = () => {
+      let parts = 3;
+      return Promise.resolve({
+        next: () => Promise.resolve(parts-- > 0 ? new Uint8Array(1_000) : null),
+        close: () => void closed++,
+      });
+    };
+    const ask = async (one: TestClient, id: number, first = false) => {
+      one.send(unary(id, JSON.stringify({ first }), { code: Ask.SNAPSHOT }));
+      return await one.answer(id);
+    };
+    assert.equal((await ask(client, 1, true)).payload.length, 1_000);
+    const held = budget.used;
+    assert.ok(held > 4_000_000, `${held} bytes`);
+    await ask(client, 2);
+    await client.until(() => budget.used === held);
+    const other = await another();
+    budget.take(budget.free - 3_000_000);
+    other.send(unary(1, JSON.stringify({ first: true }), { code: Ask.SNAPSHOT }));
+    assert.equal((await other.error(1)).sqlstate, "53200");
+    assert.equal((await ask(client, 3)).payload.length, 1_000);
+    assert.equal((await ask(client, 4)).payload.length, 0);
+    assert.equal(closed, 1);
+    budget.give(budget.used);
+    // The one that the session's end finds under way is given back too.
+    await ask(client, 5, true);
+  }, budget);
 });

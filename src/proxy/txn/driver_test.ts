@@ -75,7 +75,7 @@ Deno.test("leases: those of a subtransaction go with it, and those that a row at
   assert.deepEqual(transaction.revoked, leases(2, 3, 1));
 });
 
-Deno.test("leases: one for each ttl, while it has most of its time and no row at once has it", async () => {
+Deno.test("leases: one for each ttl, while it is as good as new and no row at once has it", async () => {
   const etcd = new FakeEtcd();
   let now = 0;
   const pace: Pace = { now: () => now, turn: () => Promise.resolve() };
@@ -88,15 +88,23 @@ Deno.test("leases: one for each ttl, while it has most of its time and no row at
   const inner = await transaction.grant(70, 2);
   transaction.rollback(2);
   assert.notEqual(await transaction.grant(70, 1), inner);
-  now = 31_000;
-  assert.equal(await transaction.grant(60), 5n);
+  now = 900;
+  assert.equal(await transaction.grant(60), 1n);
+  const short = await transaction.grant(3);
+  now = 1_100;
+  assert.equal(await transaction.grant(3), short);
+  now = 1_300;
+  assert.notEqual(await transaction.grant(3), short, "a second is much of three");
+  assert.equal(await transaction.grant(60), 7n, "a row that is written now lives as long as it says");
   const written = transaction.write(
-    write([entry(StageKind.UPSERT, "/i", "x", undefined, 5n)], { flags: StageFlag.IMMEDIATE }),
+    write([entry(StageKind.UPSERT, "/i", "x", undefined, 7n)], { flags: StageFlag.IMMEDIATE }),
   );
   await etcd.until(1);
   etcd.pending[0].resolve(DONE);
   await written;
-  assert.equal(await transaction.grant(60), 6n);
+  assert.equal(await transaction.grant(60), 8n);
+  transaction.end();
+  assert.deepEqual(transaction.revoked, leases(3, 1, 2, 4, 5, 6, 8), "each of them with the transaction");
 });
 
 Deno.test("leases: a transaction that may have committed keeps them, however that came", async () => {

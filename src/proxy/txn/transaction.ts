@@ -31,7 +31,7 @@ import { Spare } from "./arena.ts";
 import { keyRangeOf, readRange, readTxn, type View } from "./overlay.ts";
 import { type Batch, checkRow, type CommitOptions, type DeletedRange } from "./plan.ts";
 import { ReadSet } from "./reads.ts";
-import { ABSENT, Records } from "./records.ts";
+import { ABSENT, conflict, Records } from "./records.ts";
 import { ask, STRIDE, type Work } from "./work.ts";
 
 export interface TransactionOptions extends CommitOptions {
@@ -163,7 +163,10 @@ export class Transaction {
     for (const lease of this.#leases) lease.used ||= used.has(lease.id);
   }
 
-  /** Which INSERT entries have keys that exist, in etcd or by the transaction itself. */
+  /**
+   * Which INSERT entries have keys that exist, in etcd or by the transaction itself. Throws EtcdFdwError 40001 for one that
+   * is newer in etcd than what the whole transaction reads.
+   */
   *#existing(entries: StageEntry[], header: StageHeader): Work<number[]> {
     const refused: number[] = [];
     const unknown: number[] = [];
@@ -181,7 +184,7 @@ export class Transaction {
     if (parts.length === 0) return refused;
     const epoch = this.#epoch;
     const recorded = (header.flags & StageFlag.RECORDED) !== 0;
-    const shown = recorded ? { keysOnly: true } : { countOnly: true };
+    const shown = recorded || header.revision > 0n ? { keysOnly: true } : { countOnly: true };
     const replies = yield parts.map((part) => {
       const success = part.map((i) => ({ range: { key: entries[i].key, rangeEnd: null, ...shown } }));
       return { method: Method.READ_TXN, payload: encodeTxn({ compare: [], success, failure: [] }) };
@@ -191,8 +194,10 @@ export class Transaction {
       decodeTxn(reply).responses.forEach((response, j) => {
         const index = parts[i][j];
         const { count, rows } = decodeRangeResponse(response!);
+        const mod = rows.at(0)?.modRevision ?? ABSENT;
+        if (header.revision > 0n && mod > header.revision) throw conflict(entries[index].key);
         if (count > 0n) refused.push(index);
-        if (recorded) this.#noteExisting(entries[index].key, rows.at(0)?.modRevision ?? ABSENT, header);
+        if (recorded) this.#noteExisting(entries[index].key, mod, header);
       });
     }
     return refused.sort((a, b) => a - b);
@@ -272,7 +277,7 @@ export class Transaction {
   }
 
   /**
-   * Grants a lease of so many seconds, or answers with one that has most of them left. Throws as etcd does.
+   * Grants a lease of so many seconds, or answers with one that is as good as new. Throws as etcd does.
    *
    * @param now Milliseconds.
    */
@@ -280,7 +285,8 @@ export class Transaction {
     this.#check();
     const epoch = this.#epoch;
     const { seconds, level } = decodeGrant(payload);
-    const fresh = ({ grantedAt }: Lease) => now - grantedAt < Number(seconds) * 1000 / 2;
+    // A row lives as long as it says, by the whole seconds that etcd counts.
+    const fresh = ({ grantedAt }: Lease) => now - grantedAt < Math.min(1, Number(seconds) / 10) * 1000;
     const known = this.#leases.find((one) =>
       one.seconds === seconds && one.level <= level && !one.used && fresh(one)
     );
@@ -363,7 +369,7 @@ export class Transaction {
 }
 
 /** Of what is written at once. */
-const NOW: StageHeader = { level: 1, command: 0, flags: 0 };
+const NOW: StageHeader = { level: 1, command: 0, flags: 0, revision: 0n };
 
 /** The request, without a hold on the frame that it came in. */
 function copied(request: RangeRequest): RangeRequest {

@@ -138,6 +138,25 @@ Deno.test("Transaction: its reads are those that follow its commit", async () =>
   });
 });
 
+Deno.test("Transaction: a key that exists but is newer than what the transaction reads is a conflict", async () => {
+  await withEtcd(async (call) => {
+    await call(Method.PUT, put("/a", "1"));
+    const revision = (await read(new Transaction(call), range("/", "0"))).revision;
+    await call(Method.PUT, put("/b", "1"));
+    const insert = (transaction: Transaction, key: string) => {
+      const entries = [entry(StageKind.INSERT, key, "x")];
+      return transaction.write(write(entries, { flags: StageFlag.CHECK, revision }));
+    };
+    const transaction = new Transaction(call);
+    assert.deepEqual((await insert(transaction, "/a")).refused, [0]);
+    assert.deepEqual((await insert(transaction, "/c")).refused, []);
+    assert.deepEqual((await insert(transaction, "/c")).refused, [0], "its own");
+    const error = await errorFrom(insert(transaction, "/b"));
+    assert.equal(error.sqlstate, "40001");
+    assert.match(error.detail, /"\/b"/);
+  });
+});
+
 Deno.test("Transaction: a key that exists is refused when asked for, otherwise at the commit", async () => {
   await withEtcd(async (call) => {
     await call(Method.PUT, put("/a", "1"));
