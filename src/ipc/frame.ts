@@ -118,6 +118,7 @@ export const Ask = {
   STAT: 141,
   STAT_RESET: 142,
   PROXY: 143,
+  WATCH: 144,
 } as const;
 
 /** Of UNARY. */

@@ -1,6 +1,7 @@
 // A cluster as the sessions use it: what proxy/etcd offers, without gRPC in it.
 
 import { EtcdFdwError } from "../base/errors.ts";
+import type { Watched } from "../etcd/watch.ts";
 import type { Deadline } from "./deadline.ts";
 import type { TransactionOptions } from "./txn/transaction.ts";
 
@@ -43,6 +44,18 @@ export interface Label {
   role: string;
 }
 
+export interface WatchRequest extends Watched {
+  /** Events of later revisions are wanted; null: of those that come from now on. */
+  after: bigint | null;
+  /** How long to wait for `count` events, in milliseconds; Infinity for ever. */
+  wait: number;
+  count: number;
+  /** What an answer may hold; the rest is there for the next one. */
+  bytes: number;
+  /** Events of later revisions are not wanted; null for all. */
+  upto: bigint | null;
+}
+
 export interface ClusterHandle {
   /** How its transactions are written. */
   readonly staging: TransactionOptions;
@@ -63,6 +76,8 @@ export interface ClusterHandle {
    * the oldest that is kept; the reply's compact_revision says which that was.
    */
   events(request: Uint8Array, options?: CallOptions): Promise<Uint8Array>;
+  /** Events behind a revision, as they come: a WatchedPage. Rejects as Hub.read() does. */
+  watch(request: WatchRequest, options?: CallOptions): Promise<Uint8Array>;
   /** The first leader of an election whose key is newer than the revision, as a LeaderReply; null when there is none in time. */
   observe(election: Uint8Array, revision: bigint, options?: CallOptions): Promise<Uint8Array | null>;
   /** A snapshot of the endpoint in use: its bytes. */

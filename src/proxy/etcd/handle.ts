@@ -11,6 +11,7 @@ import type { Counters, Stats } from "../stats.ts";
 import { certificatesOf } from "./certificates.ts";
 import type { Cluster, Terms } from "./cluster.ts";
 import type { Coalescer } from "./coalesce.ts";
+import type { Hub } from "../watch/hub.ts";
 import { newLeader, pastEvents, takeSnapshot } from "./streams.ts";
 
 /** The cluster and what all its handles share. */
@@ -18,6 +19,7 @@ export interface Shared {
   runtime: Runtime;
   cluster: Cluster;
   coalescer: Coalescer;
+  hub: Hub;
   stats: Stats;
 }
 
@@ -77,7 +79,7 @@ async function counted(
 
 /** A handle on the cluster for what `open` says; `share` and `close` are the owner's. */
 export function makeHandle(
-  { runtime, cluster, coalescer, stats }: Shared,
+  { runtime, cluster, coalescer, hub, stats }: Shared,
   open: OpenPayload,
   { share, close }: Pick<ClusterHandle, "share" | "close">,
 ): ClusterHandle {
@@ -119,6 +121,8 @@ export function makeHandle(
       );
       return counted(runtime, counters, 0, request.length, answer);
     },
+    // Waiting for other clients is no work of etcd's.
+    watch: (request, options = {}) => hub.read(request, termsOf(options)),
     async observe(election, revision, options = {}) {
       try {
         return await cluster.stream(

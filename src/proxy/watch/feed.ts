@@ -161,14 +161,15 @@ export class Feed {
 
   /**
    * Events behind a revision: whole revisions, until there are `count` events or `bytes` bytes. What one Txn did is not
-   * torn, so there may be more.
+   * torn, so there may be more. Nothing of later revisions than `upto`.
    */
-  part(after: bigint, count: number, bytes: number): Part {
+  part(after: bigint, count: number, bytes: number, upto: bigint | null = null): Part {
     const events: WatchedEvent[] = [];
     let taken = 0;
     let at = this.#after(after);
     for (; at < this.#held.length; at++) {
       const event = this.#held[at];
+      if (upto !== null && event.revision > upto) return { events, revision: upto };
       const isNext = events.length > 0 && event.revision !== events.at(-1)!.revision;
       if (isNext && (events.length >= count || taken >= bytes)) break;
       events.push(event);

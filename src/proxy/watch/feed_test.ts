@@ -126,3 +126,11 @@ Deno.test("Feed: random responses, trims and readers beside a model", () => {
     }
   }
 });
+
+Deno.test("Feed: a part goes no further than it is asked to", () => {
+  const feed = opened();
+  feed.hear(response([1, 2, 4]));
+  assert.deepEqual(feed.part(0n, 9, 1e9, 3n), { ...feed.part(0n, 2, 1e9), revision: 3n });
+  assert.equal(feed.part(0n, 9, 1e9, 4n).revision, 4n);
+  assert.deepEqual(feed.part(3n, 9, 1e9, 3n), { events: [], revision: 3n });
+});

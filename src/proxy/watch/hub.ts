@@ -13,7 +13,7 @@ import { Method } from "../../ipc/frame.ts";
 import { cancelled, Deadline } from "../deadline.ts";
 import type { Cluster, Terms } from "../etcd/cluster.ts";
 import type { CallOptions, Channel, Outcome } from "../etcd/transport.ts";
-import { LateError } from "../handle.ts";
+import { LateError, type WatchRequest } from "../handle.ts";
 import type { Budget } from "../memory.ts";
 import { MAX_TIMER_MS, type Runtime, sleep, type Timer } from "../runtime.ts";
 import { Feed, type Part } from "./feed.ts";
@@ -37,16 +37,6 @@ const MAX_REOPEN_MS = 5_000;
 /** Watches that one user has at a time. */
 const MAX_SOURCES = 1_000;
 
-export interface WatchRequest extends Watched {
-  /** Events of later revisions are wanted; null: of those that come from now on. */
-  after: bigint | null;
-  /** How long to wait for `count` events, in milliseconds; Infinity for ever. */
-  wait: number;
-  count: number;
-  /** What an answer may hold; the rest is there for the next one. */
-  bytes: number;
-}
-
 /** What the hub needs of a cluster. */
 export type WatchableCluster = Pick<Cluster, "call" | "stream">;
 
@@ -54,6 +44,7 @@ interface Reader {
   after: bigint;
   count: number;
   bytes: number;
+  upto: bigint | null;
   /** Until when it waits for `count` events. */
   until: Deadline;
   /** The store's revision when it came, if that was asked for: up to there it waits a little longer. */
@@ -129,13 +120,15 @@ export class Hub {
       source = this.#find(key, after) ?? this.#open(key, new Feed(watchedOf(request), after), terms);
       source.rightsUntil = this.#runtime.now() + RIGHTS_MS;
     }
-    const { count, bytes } = request;
+    const { count, bytes, upto } = request;
     const { events, revision } = await this.#wait(source, terms, {
-      ...{ after: request.after ?? now!, now, count, bytes, until },
+      ...{ after: request.after ?? now!, now, count, bytes, upto, until },
     });
-    const isOver = events.length >= count || until.over;
-    const left = isOver ? 0 : Math.ceil(Math.min(until.left(), MAX_TIMER_MS));
-    return encodeWatchedPage({ revision, events, left });
+    const isOver = until.over || upto !== null;
+    const left = events.length >= count || isOver ? 0 : Math.ceil(Math.min(until.left(), MAX_TIMER_MS));
+    const last = upto ?? source.feed.seen;
+    const rest = isOver && events.length < count && revision < last ? last : 0n;
+    return encodeWatchedPage({ revision, events, left, upto: rest });
   }
 
   #find(key: string, after: bigint): Source | undefined {
@@ -167,7 +160,7 @@ export class Hub {
   #wait(
     source: Source,
     { deadline, signal }: Terms,
-    wanted: Pick<Reader, "after" | "now" | "count" | "bytes" | "until">,
+    wanted: Pick<Reader, "after" | "now" | "count" | "bytes" | "upto" | "until">,
   ): Promise<Part> {
     source.idle?.cancel();
     source.idle = null;
@@ -208,9 +201,10 @@ export class Hub {
   /** Gives the reader what there is if it is time for it; sees to it otherwise that it is looked at in time. */
   #look(source: Source, reader: Reader): void {
     const { feed } = source;
-    const { after, count, bytes, until, now } = reader;
+    const { after, count, bytes, upto, until, now } = reader;
     const available = feed.available(after);
-    if (available.count < count && available.bytes < bytes) {
+    const enough = available.count >= count || available.bytes >= bytes || upto !== null && feed.seen >= upto;
+    if (!enough) {
       const left = until.left();
       if (left > 0) return this.#lookIn(source, reader, left);
       if (available.count === 0 && feed.state !== "LIVE") return;
@@ -218,7 +212,7 @@ export class Hub {
       const settled = source.openSince + SETTLE_MS - this.#runtime.now();
       if (available.count === 0 && !isPast && settled > 0) return this.#lookIn(source, reader, settled);
     }
-    const part = feed.part(after, count, bytes);
+    const part = feed.part(after, count, bytes, upto);
     if (part.revision > source.furthest) source.furthest = part.revision;
     reader.settle(part);
     this.#makeRoom(source);

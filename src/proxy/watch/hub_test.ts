@@ -10,7 +10,8 @@ import { Budget } from "../memory.ts";
 import { TestEtcd } from "../testing_etcd.ts";
 import { compact, errorFrom, put } from "../testing_requests.ts";
 import { REAL } from "../testing_runtime.ts";
-import { Hub, type WatchRequest, WINDOW_BYTES } from "./hub.ts";
+import type { WatchRequest } from "../handle.ts";
+import { Hub, WINDOW_BYTES } from "./hub.ts";
 
 const MB = 1024 * 1024;
 
@@ -41,7 +42,7 @@ class World {
   ) {
     const request: WatchRequest = {
       ...toEtcd(prefixRange(encodeUtf8(prefix))),
-      ...{ prev: false, after, wait: 200, count: 1e9, bytes: MB },
+      ...{ prev: false, after, wait: 200, count: 1e9, bytes: MB, upto: null },
       ...more,
     };
     const page = decodeWatchedPage(await this.hub.read(request, this.terms(request.wait + 10_000, signal)));
