@@ -14,6 +14,8 @@ export interface WatchedEvent {
 }
 
 export interface WatchResponse {
+  /** Of the watch on its stream, as decimal digits. */
+  id: string;
   /** Of the header: the store's revision when the member wrote the response. */
   revision: bigint;
   created: boolean;
@@ -54,13 +56,16 @@ function eventOf(raw: Uint8Array): WatchedEvent {
 /** Throws EtcdFdwError 08P01 for damaged bytes. */
 export function decodeWatchResponse(message: Uint8Array): WatchResponse {
   const response: WatchResponse = {
-    ...{ revision: 0n, created: false, canceled: false, compactRevision: 0n },
+    ...{ id: "0", revision: 0n, created: false, canceled: false, compactRevision: 0n },
     ...{ reason: "", fragment: false, events: [] },
   };
   eachField(message, (field, reader) => {
     switch (field) {
       case HEADER:
         response.revision = revisionIn(reader.bytes(), HEADER_REVISION);
+        break;
+      case 2:
+        response.id = String(reader.int64());
         break;
       case 3:
         response.created = reader.bool();
@@ -97,10 +102,17 @@ export interface Watched {
   prev: boolean;
 }
 
-/** A WatchRequest that creates a watch from a revision on, whose large answers come in fragments. */
-export function encodeWatch({ key, rangeEnd, prev }: Watched, start: bigint): Uint8Array {
+/**
+ * A WatchRequest that creates a watch from a revision on. In fragments no response is larger than a request may be, but etcd
+ * takes a time that grows with the square of their events to cut them: 20,000 small ones take it half a minute.
+ */
+export function encodeWatch(
+  { key, rangeEnd, prev }: Watched,
+  start: bigint,
+  inFragments = false,
+): Uint8Array {
   const size = fieldSize(key.length) + (rangeEnd === null ? 0 : fieldSize(rangeEnd.length)) +
-    1 + wideSize(start) + (prev ? 2 : 0) + 2;
+    1 + wideSize(start) + (prev ? 2 : 0) + (inFragments ? 2 : 0);
   const out = new Out(fieldSize(size));
   out.open(1 << 3 | 2, size);
   out.field(1 << 3 | 2, key);
@@ -110,8 +122,19 @@ export function encodeWatch({ key, rangeEnd, prev }: Watched, start: bigint): Ui
     out.varint(6 << 3);
     out.varint(1);
   }
-  out.varint(8 << 3);
-  out.varint(1);
+  if (inFragments) {
+    out.varint(8 << 3);
+    out.varint(1);
+  }
+  return out.bytes;
+}
+
+/** A WatchRequest that ends a watch. */
+export function encodeWatchEnd(id: string): Uint8Array {
+  const size = 1 + wideSize(BigInt(id));
+  const out = new Out(fieldSize(size));
+  out.open(2 << 3 | 2, size);
+  out.wide(1 << 3, BigInt(id));
   return out.bytes;
 }
 

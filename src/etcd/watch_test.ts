@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
 import { encodeUtf8 } from "../base/bytes.ts";
 import { WatchReply, WatchRequest } from "./api.ts";
-import { decodeWatchedPage, decodeWatchResponse, encodeWatch, encodeWatchedPage } from "./watch.ts";
+import {
+  decodeWatchedPage,
+  decodeWatchResponse,
+  encodeWatch,
+  encodeWatchedPage,
+  encodeWatchEnd,
+} from "./watch.ts";
 
 Deno.test("decodeWatchResponse: what api.ts writes", () => {
   const kv = (key: string, revision: string) => ({ key: encodeUtf8(key), mod_revision: revision });
@@ -12,7 +18,15 @@ Deno.test("decodeWatchResponse: what api.ts writes", () => {
   });
   const { events, ...rest } = decodeWatchResponse(bytes);
   assert.deepEqual(rest, {
-    ...{ revision: 9n, created: true, canceled: true, compactRevision: 7n, reason: "why", fragment: false },
+    ...{
+      id: "3",
+      revision: 9n,
+      created: true,
+      canceled: true,
+      compactRevision: 7n,
+      reason: "why",
+      fragment: false,
+    },
   });
   assert.deepEqual(events.map(({ revision }) => revision), [8n, 9223372036854775807n]);
   assert.throws(() => decodeWatchResponse(Uint8Array.of(0x5a, 9, 1)), { sqlstate: "08P01" });
@@ -25,10 +39,14 @@ Deno.test("encodeWatch: what api.ts reads", () => {
     ...{ key: watched.key, range_end: watched.rangeEnd, start_revision: String(1n << 62n) },
     ...{ prev_kv: true, watch_id: "0" },
   });
-  const single = encodeWatch({ ...watched, rangeEnd: null, prev: false }, 1n);
+  const single = encodeWatch({ ...watched, rangeEnd: null, prev: false }, 1n, true);
   assert.equal(WatchRequest.decode(single).create_request!.range_end.length, 0);
   // Field 8 of the request is `fragment`.
   assert.deepEqual([...single.subarray(-2)], [8 << 3, 1]);
+});
+
+Deno.test("encodeWatchEnd: a cancel_request with the watch's id", () => {
+  assert.deepEqual([...encodeWatchEnd("300")], [2 << 3 | 2, 3, 1 << 3, 0xac, 2]);
 });
 
 Deno.test("a WatchedPage comes back as it was, its events untouched", () => {

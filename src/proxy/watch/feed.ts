@@ -12,12 +12,30 @@
 //   LIVE      the stream is lost, reopened     OPENING, behind what is complete
 //   any       what was asked for is compacted  COMPACTED
 
-import { decodeWatchResponse, encodeWatch, type Watched, type WatchedEvent } from "../../etcd/watch.ts";
+import {
+  decodeWatchResponse,
+  encodeWatch,
+  encodeWatchEnd,
+  type Watched,
+  type WatchedEvent,
+  type WatchResponse,
+} from "../../etcd/watch.ts";
+import { BATCH_REVISIONS, Proof, type Purpose, type Wanted } from "./proof.ts";
 
 export type FeedState = "OPENING" | "LIVE" | "COMPACTED" | "REFUSED";
 
-/** Revisions after which etcd cuts a watch's way through the past (mvcc's watchBatchMaxRevs). */
-const BATCH_REVISIONS = 1000;
+/** A watch on the stream: the feed's own, or one of its proof's, the `nth` of these. */
+interface Use {
+  purpose: Purpose | "feed";
+  nth: number;
+  /** Events of the last revision of a fragment, and the revisions of the response under way. */
+  fragments: WatchedEvent[];
+  revisions: number;
+}
+
+const useOf = (purpose: Use["purpose"], nth: number): Use => ({ purpose, nth, fragments: [], revisions: 0 });
+
+const EVERYTHING: Watched = { key: Uint8Array.of(0), rangeEnd: Uint8Array.of(0), prev: false };
 
 interface Held extends WatchedEvent {
   /** Bytes of all events up to the end of this one, since the feed began. */
@@ -48,97 +66,171 @@ export class Feed {
   compacted = 0n;
   /** Of REFUSED: etcd's text. */
   reason = "";
+  /** Its responses are to come in fragments, since they are too large. */
+  inFragments = false;
   /** It is on its way through the past, as far as its last part shows. */
   behind = false;
-  /** Events of later revisions, up to `seen`, are here. */
+  /** Events of later revisions, up to `complete`, are here. */
   #floor: bigint;
   /** All events up to this revision have come. */
-  #seen: bigint;
+  #complete: bigint;
+  /** Watches that were asked for and not acknowledged, in their order, and the others by id. */
+  #asked: Use[] = [];
+  readonly #watches = new Map<string, Use>();
+  #proof: Proof | null = null;
+  /** Watches that the proof has asked for. */
+  #nth = 0;
   #held: Held[] = [];
   #first = 0;
-  #end = 0;
-  /** Of the last revision of a fragment. */
-  #fragments: WatchedEvent[] = [];
-  /** Bytes of these. */
+  #total = 0;
+  /** Bytes of fragments whose revision may go on. */
   #unfinished = 0;
-  /** Revisions of the response under way. */
-  #part = 0;
 
   /** @param after Events of later revisions are wanted. */
   constructor(watched: Watched, after: bigint) {
     this.watched = watched;
     this.#floor = after;
-    this.#seen = after;
+    this.#complete = after;
   }
 
   get floor(): bigint {
     return this.#floor;
   }
 
-  get seen(): bigint {
-    return this.#seen;
+  /** All events up to this revision have come. */
+  get complete(): bigint {
+    return this.#complete;
   }
 
   /** Bytes that it holds. */
   get bytes(): number {
-    return this.#end - this.#start() + this.#unfinished;
+    return this.#total - this.#start() + this.#unfinished;
   }
 
   #start(): number {
     const first = this.#held[this.#first];
-    return first === undefined ? this.#end : first.end - cost(first);
+    return first === undefined ? this.#total : first.end - cost(first);
   }
 
-  /** What to send on a new stream. */
-  open(): Uint8Array {
+  /**
+   * What to send on a new stream of a member that is as new as this revision: it is found out when all up to there is here.
+   */
+  open(now: bigint): Uint8Array[] {
     this.state = "OPENING";
-    this.#fragments = [];
+    this.#watches.clear();
     this.#unfinished = 0;
-    this.#part = 0;
-    return encodeWatch(this.watched, this.#seen + 1n);
+    this.#proof = null;
+    this.#nth = 0;
+    this.#asked = [useOf("feed", 0)];
+    return [encodeWatch(this.watched, this.#complete + 1n, this.inFragments), ...this.prove(now)];
   }
 
-  /** Takes a WatchResponse; whether there are new events, or a state that is final. Throws EtcdFdwError 08P01. */
-  hear(message: Uint8Array): boolean {
-    const { canceled, compactRevision, reason, created, fragment, events } = decodeWatchResponse(message);
-    if (canceled) {
-      this.state = compactRevision > 0n ? "COMPACTED" : "REFUSED";
-      this.compacted = compactRevision;
-      this.reason = reason;
-      return true;
+  /** What to send now to find out when all up to this revision is here; tick() and hear() say what to send later. */
+  prove(now: bigint): Uint8Array[] {
+    if (this.#complete >= now || this.#proof !== null && this.#proof.now >= now) return [];
+    this.#proof = new Proof(this.#complete, now, this.#nth);
+    return this.#send(this.#proof.begin());
+  }
+
+  /** Whether ticks are needed. */
+  get isProving(): boolean {
+    return this.#proof !== null;
+  }
+
+  /** What to send every TICK_MS. */
+  tick(): Uint8Array[] {
+    return this.#send(this.#proof?.tick() ?? []);
+  }
+
+  #send(wanted: Wanted[]): Uint8Array[] {
+    return wanted.map(({ purpose, start, nth }) => {
+      this.#nth = nth;
+      this.#asked.push(useOf(purpose, nth));
+      return encodeWatch(purpose === "markAll" ? EVERYTHING : this.watched, start, this.inFragments);
+    });
+  }
+
+  /** Takes a WatchResponse; what to send then. Throws EtcdFdwError 08P01. */
+  hear(message: Uint8Array): Uint8Array[] {
+    const response = decodeWatchResponse(message);
+    const { id, created, canceled, fragment } = response;
+    if (created) {
+      this.#acknowledged(response);
+      return [];
     }
-    if (created) this.state = "LIVE";
-    if (events.length === 0 && (fragment || this.#fragments.length === 0)) return false;
-    const all = this.#fragments.length === 0 ? events : [...this.#fragments, ...events];
+    const use = this.#watches.get(id);
+    if (use === undefined) return [];
+    const { purpose, nth } = use;
+    if (purpose === "feed" && canceled) this.#end(response);
+    if (purpose === "feed" || purpose === "tail") this.#told(response, use);
+    const more = purpose === "markAll" || purpose === "markOwn" ? this.#proof?.mark(purpose, nth) ?? [] : [];
+    this.#settle();
+    const messages = this.#send(more);
+    // What has shown its part would tell the present as well.
+    if (purpose !== "feed" && !fragment) {
+      this.#watches.delete(id);
+      if (!canceled) messages.push(encodeWatchEnd(id));
+    }
+    return messages;
+  }
+
+  #acknowledged(response: WatchResponse): void {
+    const use = this.#asked.shift();
+    if (use === undefined) return;
+    const { purpose, nth } = use;
+    if (!response.canceled) this.#watches.set(response.id, use);
+    // A user who may not watch everything may watch the range all the same.
+    if (purpose !== "feed") this.#proof?.acknowledged(purpose, nth);
+    else if (response.canceled) this.#end(response);
+    else this.state = "LIVE";
+    this.#settle();
+  }
+
+  #end({ compactRevision, reason }: WatchResponse): void {
+    this.state = compactRevision > 0n ? "COMPACTED" : "REFUSED";
+    this.compacted = compactRevision;
+    this.reason = reason;
+  }
+
+  #settle(): void {
+    if (this.#proof === null || !this.#proof.isGiven) return;
+    if (this.#proof.now > this.#complete) this.#complete = this.#proof.now;
+    this.#proof = null;
+  }
+
+  /** Events of the range, by the feed's watch or by one that begins again at the last revision. */
+  #told({ fragment, events, revision }: WatchResponse, use: Use): void {
+    const all = use.fragments.length === 0 ? events : [...use.fragments, ...events];
+    if (all.length === 0) return;
     // Of a fragment the last revision may go on in the next one.
     const last = all.at(-1)!.revision;
-    const whole = fragment ? all.filter(({ revision }) => revision !== last) : all;
-    this.#fragments = fragment ? all.filter(({ revision }) => revision === last) : [];
-    this.#unfinished = this.#fragments.reduce((sum, event) => sum + cost(event), 0);
-    return this.#add(whole, !fragment);
+    const whole = fragment ? all.filter((event) => event.revision !== last) : all;
+    const rest = fragment ? all.filter((event) => event.revision === last) : [];
+    this.#unfinished += bytesOf(rest) - bytesOf(use.fragments);
+    use.fragments = rest;
+    this.#add(whole);
+    use.revisions += new Set(whole.map((event) => event.revision)).size;
+    if (use.purpose === "feed") this.behind = use.revisions >= BATCH_REVISIONS;
+    if (fragment) return;
+    this.#proof?.part(use.revisions, last, revision);
+    use.revisions = 0;
   }
 
-  #add(events: WatchedEvent[], isLast: boolean): boolean {
-    const before = this.#seen;
-    let revisions = 0;
+  #add(events: WatchedEvent[]): void {
+    const before = this.#complete;
     let last = before;
     for (const event of events) {
       if (event.revision <= before || event.revision < last) continue;
-      if (event.revision > last) revisions++;
       last = event.revision;
-      this.#end += cost(event);
-      this.#held.push({ ...event, end: this.#end });
+      this.#total += cost(event);
+      this.#held.push({ ...event, end: this.#total });
     }
-    this.#seen = last;
-    this.#part += revisions;
-    this.behind = this.#part >= BATCH_REVISIONS;
-    if (isLast) this.#part = 0;
-    return revisions > 0;
+    this.#complete = last;
   }
 
   /** Whether a reader that has seen everything up to there finds all that it wants here. */
   holds(after: bigint): boolean {
-    return after >= this.#floor && (after <= this.#seen || !this.behind);
+    return after >= this.#floor && (after <= this.#complete || !this.behind);
   }
 
   /** The place of the first event behind a revision. */
@@ -156,7 +248,10 @@ export class Feed {
   available(after: bigint): Available {
     const at = this.#after(after);
     if (at === this.#held.length) return { count: 0, bytes: 0 };
-    return { count: this.#held.length - at, bytes: this.#end - (this.#held[at].end - cost(this.#held[at])) };
+    return {
+      count: this.#held.length - at,
+      bytes: this.#total - (this.#held[at].end - cost(this.#held[at])),
+    };
   }
 
   /**
@@ -176,8 +271,8 @@ export class Feed {
       taken += event.raw.length;
     }
     const complete = at === this.#held.length;
-    const seen = this.#seen > after ? this.#seen : after;
-    return { events, revision: complete ? seen : events.at(-1)!.revision };
+    const all = this.#complete > after ? this.#complete : after;
+    return { events, revision: complete ? all : events.at(-1)!.revision };
   }
 
   /** Drops the oldest revisions until no more than so many bytes are held. */
@@ -191,5 +286,7 @@ export class Feed {
     this.#first = 0;
   }
 }
+
+const bytesOf = (events: WatchedEvent[]) => events.reduce((sum, event) => sum + cost(event), 0);
 
 const cost = ({ raw }: WatchedEvent) => raw.length + EVENT_BYTES;

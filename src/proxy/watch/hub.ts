@@ -12,11 +12,12 @@ import { toHex } from "../../base/bytes.ts";
 import { Method } from "../../ipc/frame.ts";
 import { cancelled, Deadline } from "../deadline.ts";
 import type { Cluster, Terms } from "../etcd/cluster.ts";
-import type { CallOptions, Channel, Outcome } from "../etcd/transport.ts";
+import type { CallOptions, Channel, Failure, Outcome } from "../etcd/transport.ts";
 import { LateError, type WatchRequest } from "../handle.ts";
 import type { Budget } from "../memory.ts";
 import { MAX_TIMER_MS, type Runtime, sleep, type Timer } from "../runtime.ts";
 import { Feed, type Part } from "./feed.ts";
+import { TICK_MS } from "./proof.ts";
 
 const WATCH = "/etcdserverpb.Watch/Watch";
 const TXN = "/etcdserverpb.KV/Txn";
@@ -29,8 +30,6 @@ export const WINDOW_BYTES = 4 * 1024 * 1024;
 const IDLE_MS = 30_000;
 /** How long it is believed that a range may be read, in milliseconds: etcd asks only when a watch is made. */
 const RIGHTS_MS = 5_000;
-/** How long past events may take to come on a new stream, in milliseconds: etcd serves watches that are behind every 100. */
-const SETTLE_MS = 250;
 /** The pause before a stream is opened again, and the longest one, in milliseconds. */
 const REOPEN_MS = 100;
 const MAX_REOPEN_MS = 5_000;
@@ -47,7 +46,7 @@ interface Reader {
   upto: bigint | null;
   /** Until when it waits for `count` events. */
   until: Deadline;
-  /** The store's revision when it came, if that was asked for: up to there it waits a little longer. */
+  /** The store's revision when it came, if that was asked for: up to there it waits for all, however long it wanted to. */
   now: bigint | null;
   timer: Timer | null;
   settle: (part: Part) => void;
@@ -58,8 +57,12 @@ class Source {
   readonly feed: Feed;
   readonly readers = new Set<Reader>();
   readonly stop = new AbortController();
-  /** Since when its stream has been open the first time, in the runtime's time. */
-  openSince = Infinity;
+  /** Whether there has been a stream. */
+  wasOpen = false;
+  /** Sends on the stream there is. */
+  say: ((message: Uint8Array) => void) | null = null;
+  /** The next tick of the feed's. */
+  ticking: Timer | null = null;
   /** Until when it is believed that the range may be read. */
   rightsUntil = 0;
   /** Why there is no stream. */
@@ -113,12 +116,13 @@ export class Hub {
     const key = keyOf(request);
     let now: bigint | null = null;
     let source = request.after === null ? undefined : this.#find(key, request.after);
-    if (source === undefined || source.rightsUntil <= this.#runtime.now()) {
+    if (source === undefined || source.rightsUntil <= this.#runtime.now() || asksNow(request)) {
       const reply = await this.#cluster.call(Method.READ_TXN, encodeProbe(request), terms);
       now = decodeTxnOutcome(reply).revision;
       const after = request.after ?? now;
       source = this.#find(key, after) ?? this.#open(key, new Feed(watchedOf(request), after), terms);
       source.rightsUntil = this.#runtime.now() + RIGHTS_MS;
+      if (now > after && source.say !== null) this.#say(source, source.feed.prove(now));
     }
     const { count, bytes, upto } = request;
     const { events, revision } = await this.#wait(source, terms, {
@@ -126,7 +130,7 @@ export class Hub {
     });
     const isOver = until.over || upto !== null;
     const left = events.length >= count || isOver ? 0 : Math.ceil(Math.min(until.left(), MAX_TIMER_MS));
-    const last = upto ?? source.feed.seen;
+    const last = upto ?? (now !== null && now > source.feed.complete ? now : source.feed.complete);
     const rest = isOver && events.length < count && revision < last ? last : 0n;
     return encodeWatchedPage({ revision, events, left, upto: rest });
   }
@@ -189,7 +193,7 @@ export class Hub {
       const aborted = () => reader.fail(cancelled());
       const late = this.#runtime.after(
         deadline.left(),
-        () => reader.fail(source.error ?? notOpened(deadline)),
+        () => reader.fail(source.error ?? lateError(deadline, source)),
       );
       signal?.addEventListener("abort", aborted);
       source.readers.add(reader);
@@ -203,14 +207,14 @@ export class Hub {
     const { feed } = source;
     const { after, count, bytes, upto, until, now } = reader;
     const available = feed.available(after);
-    const enough = available.count >= count || available.bytes >= bytes || upto !== null && feed.seen >= upto;
+    const reached = (revision: bigint) => feed.complete >= revision;
+    const enough = available.count >= count || available.bytes >= bytes || upto !== null && reached(upto);
     if (!enough) {
       const left = until.left();
       if (left > 0) return this.#lookIn(source, reader, left);
+      const target = upto ?? now;
+      if (target !== null && after < target && !reached(target)) return;
       if (available.count === 0 && feed.state !== "LIVE") return;
-      const isPast = now === null || after >= now || feed.seen >= now;
-      const settled = source.openSince + SETTLE_MS - this.#runtime.now();
-      if (available.count === 0 && !isPast && settled > 0) return this.#lookIn(source, reader, settled);
     }
     const part = feed.part(after, count, bytes, upto);
     if (part.revision > source.furthest) source.furthest = part.revision;
@@ -224,6 +228,16 @@ export class Hub {
     reader.timer = this.#runtime.after(ms, () => {
       reader.timer = null;
       this.#look(source, reader);
+    });
+  }
+
+  /** Sends, and lets the feed know that time passes as long as it wants to find out something. */
+  #say(source: Source, messages: Uint8Array[]): void {
+    for (const message of messages) source.say!(message);
+    if (!source.feed.isProving || source.ticking !== null) return;
+    source.ticking = this.#runtime.after(TICK_MS, () => {
+      source.ticking = null;
+      if (source.say !== null) this.#say(source, source.feed.tick());
     });
   }
 
@@ -294,7 +308,7 @@ export class Hub {
         if (signal.aborted) return cancelled();
         if (!error.sqlstate.startsWith("08") || error.sqlstate === "08P01") return error;
         source.error = error;
-        if (source.openSince === Infinity) return error;
+        if (!source.wasOpen) return error;
       }
       if (feed.state === "COMPACTED") return compactedError(feed);
       await sleep(this.#runtime, pause, signal);
@@ -307,26 +321,35 @@ export class Hub {
     // Whether the token is good: not every etcd tells it from a missing right when a watch is made.
     const probe = await channel.call(TXN, encodeProbe(feed.watched), options);
     if (probe.failure !== undefined) return probe;
+    // This member has everything up to there.
+    const { revision } = decodeTxnOutcome(probe.reply);
     let damaged: EtcdFdwError | null = null;
-    const { failure } = await channel.converse(WATCH, [feed.open()], options, (message) => {
+    const { failure } = await channel.converse(WATCH, feed.open(revision), options, (message, say) => {
+      source.say = say;
       try {
-        feed.hear(message);
+        this.#say(source, feed.hear(message));
       } catch (thrown) {
         damaged = EtcdFdwError.from(thrown);
         return true;
       }
       if (feed.state === "COMPACTED" || feed.state === "REFUSED") return true;
       source.error = null;
-      if (feed.state === "LIVE") source.openSince = Math.min(source.openSince, this.#runtime.now());
+      source.wasOpen = true;
       for (const reader of [...source.readers]) this.#look(source, reader);
       this.#makeRoom(source);
       return this.#hold(source);
     });
+    source.say = null;
+    source.ticking?.cancel();
+    source.ticking = null;
     if (damaged !== null) throw damaged;
     if (feed.state === "REFUSED") {
       return { failure: { code: GrpcStatus.PERMISSION_DENIED, text: feed.reason || DENIED } };
     }
-    return failure === undefined ? { reply: null } : { failure };
+    if (failure === undefined) return { reply: null };
+    if (!isTooLarge(failure) || feed.inFragments) return { failure };
+    feed.inFragments = true;
+    return { failure: { code: GrpcStatus.UNAVAILABLE, text: failure.text } };
   }
 
   /** Ends all watches. */
@@ -335,17 +358,27 @@ export class Hub {
   }
 }
 
+/** Whether it is for what there is, rather than for what will come. */
+const asksNow = ({ wait, upto }: WatchRequest) => wait === 0 && upto === null;
+
+/** Said by the gRPC library. */
+const isTooLarge = ({ code, text }: Failure) =>
+  code === GrpcStatus.RESOURCE_EXHAUSTED && /larger than max/i.test(text);
+
 const watchedOf = ({ key, rangeEnd, prev }: Watched): Watched => ({ key, rangeEnd, prev });
 
 const keyOf = ({ key, rangeEnd, prev }: Watched) =>
   JSON.stringify([toHex(key), rangeEnd && toHex(rangeEnd), prev]);
 
-function notOpened({ ms }: Deadline): EtcdFdwError {
-  return new LateError("08006", `etcd did not open a watch within ${Math.round(ms)} ms`);
+function lateError({ ms }: Deadline, { wasOpen, feed }: Source): EtcdFdwError {
+  const missing = wasOpen ? "tell what has happened" : "open a watch";
+  return new LateError("08006", `etcd did not ${missing} within ${Math.round(ms)} ms`, {
+    hint: feed.watched.prev ? "Without prev it has less to do." : "",
+  });
 }
 
-function compactedError({ seen, compacted }: Feed): EtcdFdwError {
-  return new EtcdFdwError("22023", `events of etcd behind revision ${seen} have been compacted`, {
+function compactedError({ complete, compacted }: Feed): EtcdFdwError {
+  return new EtcdFdwError("22023", `events of etcd behind revision ${complete} have been compacted`, {
     hint: `The oldest revision whose events can be read is ${compacted}.`,
   });
 }
