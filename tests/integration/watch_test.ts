@@ -135,12 +135,11 @@ test("etcd_watch: call by call without gap or double, while others write", async
   for (const values of seen) assert.deepEqual(values, Array.from({ length: 150 }, (_, i) => String(i)));
 });
 
-test("etcd_watch: 60,000 events, many of one revision, and no more memory than work_mem in the backend", async () => {
+test("etcd_watch: 60,000 events, many of one revision", async () => {
   const from = await revision();
-  await db.sql(
-    `BEGIN; INSERT INTO w SELECT '/w/many/' || i, repeat('v', 50) FROM generate_series(1, 20000) i; COMMIT;
-    DELETE FROM w WHERE key LIKE '/w/many/%'; INSERT INTO w SELECT '/w/many/' || i, 'x' FROM generate_series(1, 20000) i`,
-  );
+  await db.sql("INSERT INTO w SELECT '/w/many/' || i, repeat('v', 50) FROM generate_series(1, 20000) i");
+  await db.sql("DELETE FROM w WHERE key LIKE '/w/many/%'");
+  await db.sql("INSERT INTO w SELECT '/w/many/' || i, 'x' FROM generate_series(1, 20000) i");
   const count = await db.sql(
     `SELECT kind, count(*)::int AS n, count(DISTINCT key)::int AS keys
       FROM etcd_watch('etcd', '/w/many/', prefix => true, after_revision => ${from}, wait => '0')
