@@ -103,5 +103,5 @@ CREATE FUNCTION @extschema@.etcd_held(server text)
   RETURNS TABLE(kind text, name text, key text, lease bigint, ttl interval, lost boolean)
   LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'etcd_fdw_call';
 COMMENT ON FUNCTION @extschema@.etcd_held(text) IS
-  'What this session holds: leases that are kept alive, locks, leaderships. lost says that etcd has ended the lease all the same.';
+  'What this session holds: leases that are kept alive, locks, leaderships. lost says that it has ended all the same: of a lock or a leadership as soon as its key is gone, of a lease alone when etcd refuses to renew it, after a third of its ttl at most, and of all when etcd could not be reached for that ttl.';
 

@@ -164,13 +164,27 @@ test("an election has one leader at a time, whom others observe", async () => {
   await first.end();
 });
 
-test("a lease that etcd has ended is told as lost", async () => {
-  await db.sql("SELECT etcd_lock('lost', ttl => '3 s')");
+test("a lock whose lease etcd has ended, or whose key is gone, is told as lost long before the next renewal", async () => {
+  await db.sql("SELECT etcd_lock('lost'), etcd_campaign('deleted', 'me')");
+  await etcd.ctl("del", "--prefix", "deleted/");
+  const kinds = "SELECT kind, lost FROM etcd_held() ORDER BY kind";
+  await until(
+    "the loss of the leadership",
+    async () =>
+      assert.deepEqual(await db.sql(kinds), [{ kind: "election", lost: true }, {
+        kind: "lock",
+        lost: false,
+      }]),
+    3_000,
+  );
+  assert.equal(await value("SELECT etcd_proclaim('deleted', 'still me')"), false);
+  assert.deepEqual(await etcd.client.list("deleted/"), []);
   const [{ lease }] = await db.sql("SELECT lease FROM etcd_held()");
   await etcd.ctl("lease", "revoke", BigInt(lease).toString(16));
   await until(
     "the loss",
     async () => assert.deepEqual(await db.sql("SELECT lost FROM etcd_held()"), [{ lost: true }]),
+    3_000,
   );
   assert.equal(await value("SELECT etcd_unlock('lost')"), false);
   assert.equal(await value("SELECT etcd_try_lock('lost')"), true);

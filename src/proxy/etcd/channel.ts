@@ -154,7 +154,7 @@ class GrpcChannel implements Channel {
 
   /** The caller is answered at his deadline; the call itself has more time, as linger.ts has it. */
   call(path: string, payload: Uint8Array, options: CallOptions): Promise<Outcome> {
-    const { deadline, signal, waits } = options;
+    const { deadline, signal } = options;
     return new Promise((resolve) => {
       if (signal?.aborted) return resolve(failed(grpc.status.CANCELLED, "cancelled"));
       let ended: (() => void) | null = null;
@@ -171,13 +171,12 @@ class GrpcChannel implements Channel {
         ended = this.#lingering.add(payload.length, () => call.cancel());
         settle(failed(code, text));
       };
-      // Who waits for other clients has no answer on its way, and keeps its place among them as long as it waits.
-      const cancel = () => waits ? call.cancel() : abandon(grpc.status.CANCELLED, "cancelled");
+      const cancel = () => abandon(grpc.status.CANCELLED, "cancelled");
       const headers = headersOf(options);
-      const times = timesOf(deadline, waits ? 0 : GRACE_MS);
+      const times = timesOf(deadline, GRACE_MS);
       const call = this.#client.makeUnaryRequest(path, toBuffer, asIs, payload, headers, times, done);
       const timer = CLOCK.after(
-        waits ? Infinity : Math.ceil(deadline.left()),
+        Math.ceil(deadline.left()),
         () => abandon(grpc.status.DEADLINE_EXCEEDED, "Deadline exceeded"),
       );
       signal?.addEventListener("abort", cancel);

@@ -37,8 +37,6 @@ export interface CallOptions {
   signal?: AbortSignal;
   /** A member without a leader answers too; without, it refuses at once, so that another one can be asked. */
   leaderless?: true;
-  /** It waits for other clients: who gives it up has left the queue. */
-  waits?: boolean;
 }
 
 /** As in gRPC. */
