@@ -10,6 +10,7 @@ import http2 from "node:http2";
 import { isIP } from "node:net";
 import * as grpc from "@grpc/grpc-js";
 import type { TlsPayload } from "../../ipc/frame.ts";
+import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import type { Deadline } from "../deadline.ts";
 import type { Room } from "../memory.ts";
 import { longTimer } from "../runtime.ts";
@@ -34,7 +35,8 @@ const KEEPALIVE_TIME_MS = 6_000;
 const KEEPALIVE_TIMEOUT_MS = 3_000;
 
 const CHANNEL_OPTIONS: grpc.ChannelOptions = {
-  "grpc.max_receive_message_length": -1,
+  // What no frame can carry to a backend need not come here.
+  "grpc.max_receive_message_length": MAX_FRAME_BYTES,
   "grpc.max_send_message_length": -1,
   "grpc.keepalive_time_ms": KEEPALIVE_TIME_MS,
   "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_MS,

@@ -4,6 +4,7 @@
 // begin with "etcdserver: "; without that prefix a status that stands for the connection is taken as the library's.
 
 import { EtcdFdwError, GrpcStatus, sqlstateOfStatus } from "../../base/errors.ts";
+import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import { LateError } from "../handle.ts";
 import type { Failure } from "./transport.ts";
 
@@ -80,6 +81,13 @@ const KNOWN_TEXTS: { pattern: RegExp; sqlstate?: string; message?: string; hint?
     hint: "Compact and defragment etcd, then disarm its NOSPACE alarm.",
   },
   { pattern: /request is too large/, sqlstate: "54000", hint: "etcd's limit is --max-request-bytes." },
+  {
+    // The library's own: etcd begins with the library's name.
+    pattern: /^Received message larger than max/,
+    sqlstate: "54000",
+    message: `etcd's answer is larger than ${MAX_FRAME_BYTES} bytes`,
+    hint: "Read fewer keys at a time.",
+  },
   { pattern: /message larger than max/, sqlstate: "54000", hint: "etcd's limit is --max-request-bytes." },
   {
     pattern: /too many operations in txn request/,

@@ -76,3 +76,11 @@ Deno.test("isStaleToken: what a new token can cure", () => {
   assert.ok(isStaleToken({ code: GrpcStatus.INVALID_ARGUMENT, text: old }));
   assert.ok(!isStaleToken({ code: GrpcStatus.PERMISSION_DENIED, text: "etcdserver: permission denied" }));
 });
+
+Deno.test("errorOf: a reply that no frame can carry is too large, whoever's limit a request is beyond", () => {
+  const of = (text: string) => errorOf({ code: GrpcStatus.RESOURCE_EXHAUSTED, text }, READ);
+  const reply = of("Received message larger than max (268435457 vs 268435456)");
+  assert.deepEqual([reply.sqlstate, reply.hint], ["54000", "Read fewer keys at a time."]);
+  const request = of("grpc: received message larger than max (3000000 vs 2097152)");
+  assert.deepEqual([request.sqlstate, request.hint], ["54000", "etcd's limit is --max-request-bytes."]);
+});
