@@ -4,7 +4,7 @@
 import { compareBytes, concatBytes, encodeUtf8 } from "../base/bytes.ts";
 import { EtcdFdwError } from "../base/errors.ts";
 import { prefixRange } from "./keyrange.ts";
-import { encodeReadTxn, type RangeRequest } from "./messages.ts";
+import { encodeRangeRequest, encodeReadTxn, type RangeRequest } from "./messages.ts";
 import { decodeTxn, encodeTxn, rangesOf } from "./txn.ts";
 
 /** A key in a queue. It is known by its revision too: one that was made anew stands at the queue's end. */
@@ -44,6 +44,11 @@ function oneOf(queue: Uint8Array, before?: bigint): RangeRequest {
     order: { target: "create_revision", descending: isLast },
     ...(isLast ? { maxCreateRevision: String(before - 1n) } : {}),
   };
+}
+
+/** A read of who was the first in a queue at this revision. */
+export function encodeFirstAt(name: Uint8Array, revision: bigint): Uint8Array {
+  return encodeRangeRequest({ ...oneOf(queueOf(name)), revision: String(revision) });
 }
 
 /** A Txn that takes the place, and may be made again: who has it already keeps it. */

@@ -62,7 +62,7 @@ export interface ClusterHandle {
    * the oldest that is kept; the reply's compact_revision says which that was.
    */
   events(request: Uint8Array, options?: CallOptions): Promise<Uint8Array>;
-  /** The first leader of an election whose key is newer than the revision, as a LeaderReply; null when there is none in time. */
+  /** The first leader of an election that differs from the one at the revision, as a LeaderReply; null when there is none in time. */
   observe(election: Uint8Array, revision: bigint, options?: CallOptions): Promise<Uint8Array | null>;
   /** Waits until a place in a queue stands so, or is gone; that it takes long says nothing about etcd. */
   stand(place: Place, wanted: "FIRST" | "GONE", options?: CallOptions): Promise<Standing>;

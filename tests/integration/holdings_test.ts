@@ -146,16 +146,27 @@ test("an election has one leader at a time, whom others observe", async () => {
   const seen = db.sql(
     `SELECT value, mod_revision FROM etcd_observe('e', ${leader.mod_revision}, wait => '10 s')`,
   );
+  const candidate = valueIn(second, "SELECT etcd_campaign('e', 'two')");
+  await until("the candidate", async () => assert.equal((await etcd.client.list("e/")).length, 2));
   assert.equal(await valueIn(first, "SELECT etcd_proclaim('e', 'one again')"), true);
   const [again] = await seen;
   assert.equal(again.value, "one again");
-  const candidate = valueIn(second, "SELECT etcd_campaign('e', 'two')");
-  await until("the candidate", async () => assert.equal((await etcd.client.list("e/")).length, 2));
+  const observed = (revision: string) =>
+    db.sql(`SELECT value FROM etcd_observe('e', ${revision}, wait => '0.5 s')`);
+  assert.deepEqual(await observed(again.mod_revision), []);
   assert.equal(await valueIn(first, "SELECT etcd_resign('e')"), true);
   assert.equal(await candidate, true);
   assert.equal(await valueIn(first, "SELECT etcd_resign('e')"), false);
   const [next] = await db.sql(`SELECT value FROM etcd_observe('e', ${again.mod_revision}, wait => '10 s')`);
-  assert.equal(next.value, "two");
+  assert.equal(next.value, "two", "whose key is the older one of the two");
+  await etcd.put("/later", "x");
+  const now = String(await value("SELECT mod_revision FROM etcd_range('/later')"));
+  assert.deepEqual(await observed(now), [], "the same leader as at that revision");
+  await etcd.ctl("compact", now);
+  assert.deepEqual(await observed(again.mod_revision), [{ value: "two" }]);
+  const [held] = await db.sql("SELECT mod_revision FROM etcd_leader('e')");
+  assert.deepEqual(await observed(held.mod_revision), [], "by its revision alone");
+  assert.deepEqual(await observed("9000000000000000000"), []);
   await second.end();
   await until(
     "the leader to be gone",

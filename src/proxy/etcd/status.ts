@@ -67,6 +67,13 @@ export function isStaleToken(failure: Failure): boolean {
       /auth store is old|user name is empty/.test(failure.text);
 }
 
+/** What is to be read has not happened yet. */
+export function isFuture(failure: Failure): boolean {
+  return FUTURE.test(failure.text);
+}
+
+const FUTURE = /required revision is a future revision/;
+
 /** What etcd's texts say better than their status code. */
 const KNOWN_TEXTS: { pattern: RegExp; sqlstate?: string; message?: string; hint?: string }[] = [
   {
@@ -74,7 +81,7 @@ const KNOWN_TEXTS: { pattern: RegExp; sqlstate?: string; message?: string; hint?
     message: "etcd's member is a learner, which serves little",
     hint: "Let the server's connstr name voting members too.",
   },
-  { pattern: /required revision is a future revision/, message: "required revision is in the future" },
+  { pattern: FUTURE, message: "required revision is in the future" },
   {
     pattern: /database space exceeded/,
     sqlstate: "53100",
