@@ -187,7 +187,7 @@ class GrpcChannel implements Channel {
 
   converse(path: string, payloads: Uint8Array[], options: CallOptions, heard: Hear): Promise<Outcome> {
     const { deadline, signal } = options;
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
       if (signal?.aborted) return resolve(failed(grpc.status.CANCELLED, "cancelled"));
       const headers = headersOf(options);
       const stream = this.#client.makeBidiStreamRequest(path, toBuffer, asIs, headers, timesOf(deadline));
@@ -197,10 +197,24 @@ class GrpcChannel implements Channel {
         resolve(outcome);
       };
       signal?.addEventListener("abort", cancel);
-      stream.on("data", (reply: Uint8Array) => {
-        if (!heard(reply, (message) => stream.write(message))) return;
+      const judge = (reply: Uint8Array, isLast: boolean) => {
+        if (!isLast) return;
         end({ reply });
         stream.cancel();
+      };
+      const fail = (error: unknown) => {
+        reject(error);
+        stream.cancel();
+      };
+      stream.on("data", (reply: Uint8Array) => {
+        try {
+          const isLast = heard(reply, (message) => stream.write(message));
+          if (typeof isLast === "boolean") return judge(reply, isLast);
+          stream.pause();
+          isLast.then((is) => judge(reply, is), fail).finally(() => stream.resume());
+        } catch (error) {
+          fail(error);
+        }
       });
       stream.on("error", (error: grpc.ServiceError) => end(failed(error.code, error.details)));
       stream.on("end", () => end(failed(grpc.status.CANCELLED, "the stream has ended")));

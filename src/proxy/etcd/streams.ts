@@ -16,7 +16,7 @@ import { encodeFirstAt } from "../../etcd/queue.ts";
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import { Deadline } from "../deadline.ts";
 import type { PartedAnswer } from "../handle.ts";
-import type { Runtime, Timer } from "../runtime.ts";
+import { inSlices, type Runtime, type Timer } from "../runtime.ts";
 import { isCompacted } from "./compaction.ts";
 import { History, TICK_MS } from "./history.ts";
 import { errorOf, isFuture } from "./status.ts";
@@ -63,12 +63,14 @@ export async function pastEvents(
     }
     const oldest = isOpen && start > 1n ? String(start - 1n) : "0";
     return {
-      reply: WatchReply.encode({
-        header: { revision: now },
-        compact_revision: history.state === "COMPACTED" ? history.compacted : oldest,
-        canceled: history.state === "COMPACTED",
-        events: history.events.map(({ type, kv }) => ({ type, kv: kv! })),
-      }),
+      reply: concatBytes(
+        WatchReply.encode({
+          header: { revision: now },
+          compact_revision: history.state === "COMPACTED" ? history.compacted : oldest,
+          canceled: history.state === "COMPACTED",
+        }),
+        ...history.events,
+      ),
     };
   }
 }
@@ -82,17 +84,24 @@ async function follow(
 ): Promise<Failure | null> {
   if (history.state !== "READING") return null;
   let timer: Timer | null = null;
-  const { failure } = await channel.converse(WATCH, history.begin(), options, (reply, say) => {
+  let hears = false;
+  const hear = async (reply: Uint8Array, say: (message: Uint8Array) => void) => {
     const tick = () => {
-      for (const message of history.tick()) say(message);
+      if (!hears) { for (const message of history.tick()) say(message); }
       timer = runtime.after(TICK_MS, tick);
     };
     timer ??= runtime.after(TICK_MS, tick);
-    for (const message of history.hear(reply)) say(message);
+    hears = true;
+    for (const message of await inSlices(runtime, history.hear(reply))) say(message);
+    hears = false;
     return history.state !== "READING";
-  });
-  (timer as Timer | null)?.cancel();
-  return failure ?? null;
+  };
+  try {
+    const { failure } = await channel.converse(WATCH, history.begin(), options, hear);
+    return failure ?? null;
+  } finally {
+    (timer as Timer | null)?.cancel();
+  }
 }
 
 function tooManyEvents(): EtcdFdwError {
