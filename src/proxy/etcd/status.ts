@@ -149,13 +149,23 @@ function lossError(failure: Failure, { endpoint, writes }: CallContext): EtcdFdw
   });
 }
 
+/** Statuses that etcd gives when it gave up waiting for its own consensus; the proposal may still be agreed on. */
+const UNDECIDED: ReadonlySet<number> = new Set([GrpcStatus.UNAVAILABLE, GrpcStatus.DEADLINE_EXCEEDED]);
+/** Statuses that the library, or a proxy on the way, gives as well, when etcd may have done what it was asked. */
+const ANYBODYS: ReadonlySet<number> = new Set([GrpcStatus.UNKNOWN, GrpcStatus.RESOURCE_EXHAUSTED]);
+/** What etcd, and nobody else, begins a refusal with. */
+const REFUSALS = /^(etcdserver: |auth: |grpc: received message larger than max)/;
+
+/** Whether a write may have taken effect all the same. */
+function leavesOpen({ code, text }: Failure): boolean {
+  return UNDECIDED.has(code) || ANYBODYS.has(code) && !REFUSALS.test(text);
+}
+
 function answerError(failure: Failure, { endpoint, writes }: CallContext): EtcdFdwError {
   const text = failure.text.replace(/^etcdserver: (mvcc: )?/, "");
   const known = KNOWN_TEXTS.find(({ pattern }) => pattern.test(failure.text));
   const byCode = sqlstateOfStatus(failure.code);
-  // etcd gave up waiting for its own consensus; the proposal may still be agreed on.
-  const unknown = writes && !wasNeverSent(failure) &&
-    (failure.code === GrpcStatus.UNAVAILABLE || failure.code === GrpcStatus.DEADLINE_EXCEEDED);
+  const unknown = writes && !wasNeverSent(failure) && leavesOpen(failure);
   return new EtcdFdwError(
     unknown ? "08007" : known?.sqlstate ?? byCode.sqlstate,
     known?.message ?? `etcd: ${text}`,
