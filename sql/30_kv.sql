@@ -76,7 +76,7 @@ CREATE FUNCTION @extschema@.etcd_changes(server text, prefix text, after_revisio
   RETURNS TABLE(key text, value text, create_revision bigint, mod_revision bigint, version bigint, lease bigint, deleted boolean)
   LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'etcd_fdw_call';
 COMMENT ON FUNCTION @extschema@.etcd_changes(text, text, bigint) IS
-  'Each key below the prefix that has changed after a revision, as it is now, in the order of the changes; deleted ones have their key, the revision of the deletion, and deleted. An error when revisions after that one have been compacted away.';
+  'Each key below the prefix that has changed after a revision, as it is now, in the order of the changes; deleted ones have their key, the revision of the deletion, and deleted. Nothing when there is no such revision yet. An error when revisions after that one have been compacted away.';
 
 CREATE FUNCTION @extschema@.etcd_history(server text, key text, from_revision bigint DEFAULT NULL)
   RETURNS TABLE(revision bigint, value text, create_revision bigint, version bigint, lease bigint, deleted boolean)

@@ -53,7 +53,7 @@ CREATE FUNCTION @extschema@.etcd_lock(server text, name text, ttl interval DEFAU
   RETURNS boolean
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'etcd_fdw_call';
 COMMENT ON FUNCTION @extschema@.etcd_lock(text, text, interval, interval) IS
-  'Takes the lock of that name, as etcdctl lock does, and waits for it as long as wait says, without as long as it takes; false when others had it until then. It is held until etcd_unlock() or the end of the session, not of the transaction; ttl is how long others wait should this server vanish. A session may take its own lock again, and gives it back as often.';
+  'Takes the lock of that name, as etcdctl lock does, and waits for it as long as wait says, without as long as it takes; false when others had it until then. It is held until etcd_unlock() or the end of the session, not of the transaction; ttl is how long others wait should this server vanish, whether it has the lock or waits for it. A session may take its own lock again, and gives it back as often.';
 
 CREATE FUNCTION @extschema@.etcd_try_lock(server text, name text, ttl interval DEFAULT '60 s')
   RETURNS boolean
@@ -97,11 +97,11 @@ CREATE FUNCTION @extschema@.etcd_observe(
   RETURNS SETOF @extschema@.etcd_row
   LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'etcd_fdw_call';
 COMMENT ON FUNCTION @extschema@.etcd_observe(text, text, bigint, interval) IS
-  'Waits for a leader whose key was changed after a revision, which is a new one or a new value, as long as wait says; no row when none came. With the mod_revision of the last row it shows one leader after the other.';
+  'Waits for a leader that is another one than at a revision, or has another value, as long as wait says; no row when none came. With the mod_revision of the last row it shows one leader after the other.';
 
 CREATE FUNCTION @extschema@.etcd_held(server text)
   RETURNS TABLE(kind text, name text, key text, lease bigint, ttl interval, lost boolean)
   LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'etcd_fdw_call';
 COMMENT ON FUNCTION @extschema@.etcd_held(text) IS
-  'What this session holds: leases that are kept alive, locks, leaderships. lost says that etcd has ended the lease all the same.';
+  'What this session holds: leases that are kept alive, locks, leaderships. lost says that it has ended all the same: of a lock or a leadership as soon as its key is gone, of a lease alone when etcd refuses to renew it, after a third of its ttl at most, and of all when etcd could not be reached for that ttl.';
 

@@ -1,4 +1,4 @@
-// etcd's messages, as its rpc.proto, auth.proto, kv.proto, v3lock.proto and v3election.proto state them (API 3.4; fields
+// etcd's messages, as its rpc.proto, auth.proto, kv.proto and v3election.proto state them (API 3.4; fields
 // of later versions where they are shown).
 
 import { type Decoded, message } from "./schema.ts";
@@ -154,21 +154,6 @@ export const RoleReply = message({ header: [1, Header], perm: [2, Permission, "r
 export const RoleGrantRequest = message({ name: [1, "string"], perm: [2, Permission] });
 export const RoleRevokeRequest = message({ role: [1, "string"], key: [2, "bytes"], range_end: [3, "bytes"] });
 
-/** v3lockpb.LockRequest; UnlockRequest holds the key in its first field. */
-export const LockRequest = message({ name: [1, "bytes"], lease: [2, "int64"] });
-export const LockReply = message({ header: [1, Header], key: [2, "bytes"] });
-
-/** v3electionpb.LeaderKey */
-export const LeaderKey = message({
-  name: [1, "bytes"],
-  key: [2, "bytes"],
-  rev: [3, "int64"],
-  lease: [4, "int64"],
-});
-export const CampaignRequest = message({ name: [1, "bytes"], lease: [2, "int64"], value: [3, "bytes"] });
-export const CampaignReply = message({ header: [1, Header], leader: [2, LeaderKey] });
-/** ProclaimRequest; ResignRequest without a value. */
-export const ProclaimRequest = message({ leader: [1, LeaderKey], value: [2, "bytes"] });
-/** LeaderRequest, which Observe takes too. */
+/** v3electionpb.LeaderRequest, which Observe takes too. */
 export const LeaderRequest = message({ name: [1, "bytes"] });
 export const LeaderReply = message({ header: [1, Header], kv: [2, KeyValue] });

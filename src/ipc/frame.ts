@@ -92,12 +92,9 @@ export const Method = {
   ROLE_DELETE: 35,
   ROLE_GRANT: 36,
   ROLE_REVOKE: 37,
-  LOCK: 38,
-  UNLOCK: 39,
-  CAMPAIGN: 40,
-  PROCLAIM: 41,
-  LEADER: 42,
-  RESIGN: 43,
+  /** A Txn that takes a place in a queue: who has it already keeps it, so it may be made again. */
+  CLAIM: 38,
+  LEADER: 39,
 } as const;
 
 /** What the proxy answers itself, in UNARY frames as well: JSON in and out unless asks.ts says otherwise. */

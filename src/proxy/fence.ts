@@ -5,15 +5,7 @@
 
 import { compareBytes, fromHex, printable } from "../base/bytes.ts";
 import { EtcdFdwError } from "../base/errors.ts";
-import {
-  CampaignRequest,
-  LeaderRequest,
-  LeaseReply,
-  LeaseRequest,
-  LockRequest,
-  ProclaimRequest,
-  WatchCreate,
-} from "../etcd/api.ts";
+import { LeaderRequest, LeaseReply, LeaseRequest, WatchCreate } from "../etcd/api.ts";
 import { type KeyRange, prefixRange, singleKey } from "../etcd/keyrange.ts";
 import { eachField } from "../etcd/ranges.ts";
 import type { Watched } from "../etcd/watch.ts";
@@ -34,7 +26,6 @@ type Kind =
   | "read"
   | "write"
   | "txn"
-  | "lock"
   | "leader"
   | "grant"
   | "revoke"
@@ -64,12 +55,8 @@ const KINDS: Record<number, Kind> = {
   [Method.USER_LIST]: "look",
   [Method.ROLE_GET]: "look",
   [Method.ROLE_LIST]: "look",
-  [Method.LOCK]: "lock",
-  [Method.UNLOCK]: "lock",
-  [Method.CAMPAIGN]: "lock",
+  [Method.CLAIM]: "txn",
   [Method.LEADER]: "leader",
-  [Method.PROCLAIM]: "lock",
-  [Method.RESIGN]: "lock",
 };
 
 /** Field numbers of TxnRequest and what is in it. */
@@ -113,15 +100,6 @@ function partsOf(message: Uint8Array): { field: number; bytes: Uint8Array }[] {
   return parts;
 }
 
-function nameIn(method: number, payload: Uint8Array): Uint8Array {
-  if (method === Method.CAMPAIGN) return CampaignRequest.decode(payload).name;
-  if (method === Method.PROCLAIM || method === Method.RESIGN) {
-    const leader = ProclaimRequest.decode(payload).leader;
-    return leader?.key ?? NO_BYTES;
-  }
-  return method === Method.LEADER ? LeaderRequest.decode(payload).name : LockRequest.decode(payload).name;
-}
-
 export class Fence {
   readonly #server: string;
   readonly #allowed: KeyRange | null;
@@ -151,11 +129,8 @@ export class Fence {
         return this.#checkRange(rangeIn(payload, 1, method === Method.PUT ? -1 : 2));
       case "txn":
         return this.#checkTxn(payload);
-      case "lock":
-        this.#checkWrite();
-        return this.#checkRange(singleKey(nameIn(method, payload)));
       case "leader":
-        return this.#checkRange(singleKey(nameIn(method, payload)));
+        return this.checkName(LeaderRequest.decode(payload).name);
       case "grant":
         return this.#checkWrite();
       case "renew":
@@ -184,7 +159,7 @@ export class Fence {
     this.#checkRange(rangeFrom(key, rangeEnd));
   }
 
-  /** The same for the name of an election. */
+  /** The same for the name of a lock or an election. */
   checkName(name: Uint8Array): void {
     this.#checkRange(singleKey(name));
   }
@@ -299,6 +274,10 @@ export function fenced(handle: ClusterHandle, options: FenceOptions, granted: Gr
     async observe(election, ...rest) {
       fence.checkName(election);
       return await handle.observe(election, ...rest);
+    },
+    async stand(place, ...rest) {
+      fence.checkName(place.queue);
+      return await handle.stand(place, ...rest);
     },
     async snapshot(...rest) {
       fence.checkEverything("a snapshot");

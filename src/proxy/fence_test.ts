@@ -2,16 +2,15 @@ import assert from "node:assert/strict";
 import { encodeUtf8, toHex } from "../base/bytes.ts";
 import {
   AlarmRequest,
-  CampaignRequest,
   DeleteRequest,
+  LeaderRequest,
   LeaseGrantRequest,
   LeaseReply,
   LeaseRequest,
-  LockRequest,
-  ProclaimRequest,
   PutRequest,
   WatchCreate,
 } from "../etcd/api.ts";
+import { encodeClaim } from "../etcd/queue.ts";
 import { encodeRangeRequest } from "../etcd/messages.ts";
 import { encodeTxn, type TxnOp } from "../etcd/txn.ts";
 import { Method } from "../ipc/frame.ts";
@@ -28,7 +27,8 @@ const txn = (success: TxnOp[], compareKey = "/a/c") =>
     failure: [],
   });
 const put = (key: string): TxnOp => ({ put: { key: bytes(key), value: bytes("v"), lease: 0n } });
-const leader = (key: string) => ({ name: bytes("/a/"), key: bytes(key), rev: "1", lease: "2" });
+const claim = (name: string) =>
+  encodeClaim({ name: bytes(name), lease: 1n, value: bytes(""), patient: false });
 
 /** Method, payload, and whether a prefix "/a/" lets it pass; whether it writes. */
 const REQUESTS: [method: number, payload: Uint8Array, within: boolean, writes: boolean][] = [
@@ -52,11 +52,10 @@ const REQUESTS: [method: number, payload: Uint8Array, within: boolean, writes: b
   [Method.TXN, txn([], "/b"), false, false],
   [Method.TXN, txn([{ range: { key: bytes("/a/x"), rangeEnd: null } }]), true, false],
   [Method.READ_TXN, txn([{ range: { key: bytes("/b"), rangeEnd: null } }]), false, false],
-  [Method.LOCK, LockRequest.encode({ name: bytes("/a/l"), lease: "1" }), true, true],
-  [Method.LOCK, LockRequest.encode({ name: bytes("l"), lease: "1" }), false, true],
-  [Method.CAMPAIGN, CampaignRequest.encode({ name: bytes("e"), lease: "1", value: bytes("") }), false, true],
-  [Method.PROCLAIM, ProclaimRequest.encode({ leader: leader("/a/1"), value: bytes("") }), true, true],
-  [Method.RESIGN, ProclaimRequest.encode({ leader: leader("/b") }), false, true],
+  [Method.CLAIM, claim("/a/l"), true, true],
+  [Method.CLAIM, claim("l"), false, true],
+  [Method.LEADER, LeaderRequest.encode({ name: bytes("/a/e") }), true, false],
+  [Method.LEADER, LeaderRequest.encode({ name: bytes("e") }), false, false],
   [Method.LEASE_GRANT, LeaseGrantRequest.encode({ TTL: "5" }), true, true],
   [Method.LEASE_REVOKE, LeaseRequest.encode({ ID: "7" }), false, true],
   [Method.LEASE_KEEPALIVE, LeaseRequest.encode({ ID: "7" }), false, true],

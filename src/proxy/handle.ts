@@ -1,6 +1,7 @@
 // A cluster as the sessions use it: what proxy/etcd offers, without gRPC in it.
 
 import { EtcdFdwError } from "../base/errors.ts";
+import type { Place, Standing } from "../etcd/queue.ts";
 import type { Watched } from "../etcd/watch.ts";
 import type { Deadline } from "./deadline.ts";
 import type { TransactionOptions } from "./txn/transaction.ts";
@@ -14,8 +15,6 @@ export interface CallOptions {
   deadline?: Deadline;
   /** Ask this endpoint and no other. */
   endpoint?: string;
-  /** It waits for other clients: that it takes long says nothing about etcd. */
-  waits?: true;
 }
 
 /** An answer that comes in parts, each when it is asked for. */
@@ -78,8 +77,10 @@ export interface ClusterHandle {
   events(request: Uint8Array, options?: CallOptions): Promise<Uint8Array>;
   /** Events behind a revision, as they come: a WatchedPage. Rejects as Hub.read() does. */
   watch(request: WatchRequest, options?: CallOptions): Promise<Uint8Array>;
-  /** The first leader of an election whose key is newer than the revision, as a LeaderReply; null when there is none in time. */
+  /** The first leader of an election that differs from the one at the revision, as a LeaderReply; null when there is none in time. */
   observe(election: Uint8Array, revision: bigint, options?: CallOptions): Promise<Uint8Array | null>;
+  /** Waits until a place in a queue stands so, or is gone; that it takes long says nothing about etcd. */
+  stand(place: Place, wanted: "FIRST" | "GONE", options?: CallOptions): Promise<Standing>;
   /** A snapshot of the endpoint in use: its bytes. */
   snapshot(options?: CallOptions): Promise<PartedAnswer>;
   /** What etcd and the options show; nothing without TLS. */

@@ -69,6 +69,20 @@ export function sleep(runtime: Runtime, ms: number, signal?: AbortSignal): Promi
   });
 }
 
+/** How long work goes on before others have their turn, in milliseconds. */
+const SLICE_MS = 5;
+
+/** Does work that pauses where others may run. */
+export async function inSlices<T>(runtime: Runtime, work: Generator<undefined, T, unknown>): Promise<T> {
+  for (let began = runtime.now();;) {
+    const { done, value } = work.next();
+    if (done) return value;
+    if (runtime.now() - began < SLICE_MS) continue;
+    await sleep(runtime, 0);
+    began = runtime.now();
+  }
+}
+
 /** The longest time that a timer of the system takes; a longer one fires at once. */
 export const MAX_TIMER_MS = 0x7fffffff;
 

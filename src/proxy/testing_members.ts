@@ -158,6 +158,11 @@ export class TestMembers {
     this.#cut = null;
   }
 
+  /** Sends one member the signal: SIGSTOP makes it silent, SIGCONT wakes it. */
+  signal(member: number, signal: Deno.Signal): void {
+    this.#processes[member].kill(signal);
+  }
+
   /** Runs etcdctl against one member. Throws EtcdFdwError XX000 with its output when it fails. */
   async ctl(member: number, ...args: string[]): Promise<string> {
     const { success, stdout, stderr } = await new Deno.Command("etcdctl", {

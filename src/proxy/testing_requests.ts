@@ -2,6 +2,8 @@
 
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import { encodeUtf8 } from "../base/bytes.ts";
+import { Header, RangeReply } from "../etcd/api.ts";
+import { encodeReadResponses } from "../etcd/txn.ts";
 import { encodeRangeRequest } from "../etcd/messages.ts";
 import { EtcdFdwError } from "../base/errors.ts";
 
@@ -27,6 +29,15 @@ export function put(key: string, value: Uint8Array | string): Uint8Array {
 /** CompactionRequest. */
 export function compact(revision: string): Uint8Array {
   return new BinaryWriter().uint32(1 << 3).int64(revision).finish();
+}
+
+/** A TxnResponse of reads, each of which has found this key or none. */
+export function foundKeys(...keys: (string | null)[]): Uint8Array {
+  const kvs = (key: string | null) => key === null ? [] : [{ key: encodeUtf8(key), create_revision: "3" }];
+  return encodeReadResponses(
+    Header.encode({ revision: "5" }),
+    keys.map((key) => RangeReply.encode({ kvs: kvs(key) })),
+  );
 }
 
 /** What a RangeResponse holds, as text. */

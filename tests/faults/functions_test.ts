@@ -73,7 +73,7 @@ test("a lock that others hold: cancel ends the wait within 100 ms, a lost etcd e
 test("a proxy that dies ends the wait, and the next call has another one", async () => {
   const owner = await db.connect();
   await owner.query("SELECT etcd_lock('etcd', 'dies', ttl => '2 s')");
-  const waiting = db.failure("SELECT etcd_lock('dies')");
+  const waiting = db.failure("SELECT etcd_lock('dies', ttl => '2 s')");
   await pause(300);
   for (const pid of await proxyPids(data)) Deno.kill(pid, "SIGKILL");
   const error = await waiting;

@@ -146,16 +146,27 @@ test("an election has one leader at a time, whom others observe", async () => {
   const seen = db.sql(
     `SELECT value, mod_revision FROM etcd_observe('e', ${leader.mod_revision}, wait => '10 s')`,
   );
+  const candidate = valueIn(second, "SELECT etcd_campaign('e', 'two')");
+  await until("the candidate", async () => assert.equal((await etcd.client.list("e/")).length, 2));
   assert.equal(await valueIn(first, "SELECT etcd_proclaim('e', 'one again')"), true);
   const [again] = await seen;
   assert.equal(again.value, "one again");
-  const candidate = valueIn(second, "SELECT etcd_campaign('e', 'two')");
-  await until("the candidate", async () => assert.equal((await etcd.client.list("e/")).length, 2));
+  const observed = (revision: string) =>
+    db.sql(`SELECT value FROM etcd_observe('e', ${revision}, wait => '0.5 s')`);
+  assert.deepEqual(await observed(again.mod_revision), []);
   assert.equal(await valueIn(first, "SELECT etcd_resign('e')"), true);
   assert.equal(await candidate, true);
   assert.equal(await valueIn(first, "SELECT etcd_resign('e')"), false);
   const [next] = await db.sql(`SELECT value FROM etcd_observe('e', ${again.mod_revision}, wait => '10 s')`);
-  assert.equal(next.value, "two");
+  assert.equal(next.value, "two", "whose key is the older one of the two");
+  await etcd.put("/later", "x");
+  const now = String(await value("SELECT mod_revision FROM etcd_range('/later')"));
+  assert.deepEqual(await observed(now), [], "the same leader as at that revision");
+  await etcd.ctl("compact", now);
+  assert.deepEqual(await observed(again.mod_revision), [{ value: "two" }]);
+  const [held] = await db.sql("SELECT mod_revision FROM etcd_leader('e')");
+  assert.deepEqual(await observed(held.mod_revision), [], "by its revision alone");
+  assert.deepEqual(await observed("9000000000000000000"), []);
   await second.end();
   await until(
     "the leader to be gone",
@@ -164,13 +175,27 @@ test("an election has one leader at a time, whom others observe", async () => {
   await first.end();
 });
 
-test("a lease that etcd has ended is told as lost", async () => {
-  await db.sql("SELECT etcd_lock('lost', ttl => '3 s')");
+test("a lock whose lease etcd has ended, or whose key is gone, is told as lost long before the next renewal", async () => {
+  await db.sql("SELECT etcd_lock('lost'), etcd_campaign('deleted', 'me')");
+  await etcd.ctl("del", "--prefix", "deleted/");
+  const kinds = "SELECT kind, lost FROM etcd_held() ORDER BY kind";
+  await until(
+    "the loss of the leadership",
+    async () =>
+      assert.deepEqual(await db.sql(kinds), [{ kind: "election", lost: true }, {
+        kind: "lock",
+        lost: false,
+      }]),
+    3_000,
+  );
+  assert.equal(await value("SELECT etcd_proclaim('deleted', 'still me')"), false);
+  assert.deepEqual(await etcd.client.list("deleted/"), []);
   const [{ lease }] = await db.sql("SELECT lease FROM etcd_held()");
   await etcd.ctl("lease", "revoke", BigInt(lease).toString(16));
   await until(
     "the loss",
     async () => assert.deepEqual(await db.sql("SELECT lost FROM etcd_held()"), [{ lost: true }]),
+    3_000,
   );
   assert.equal(await value("SELECT etcd_unlock('lost')"), false);
   assert.equal(await value("SELECT etcd_try_lock('lost')"), true);

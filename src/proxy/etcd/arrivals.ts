@@ -2,6 +2,10 @@
 // knows before its first bytes have come; so these are looked at where the library makes its streams. Where there is no
 // room, the stream is paused, and etcd sends no more than HTTP/2's window.
 
+//
+// A compressed reply is refused: how much room it takes nobody knows before it is unpacked, and etcd compresses nothing that
+// it was not asked to.
+
 import type { EventEmitter } from "node:events";
 import type { Flow, Room } from "../memory.ts";
 
@@ -21,19 +25,39 @@ const PREFIX_BYTES = 5;
 /** Smaller replies are here with their first bytes. */
 const LARGE_BYTES = 256 * 1024;
 
-/** Has all large replies on connections that are made from now on ask for room. */
+/** Has all large replies on connections that are made from now on ask for room, and compressed ones fail. */
 export function meterReplies(http2: Connects, room: () => Room | null): void {
   const connect = http2.connect;
   http2.connect = (...args) => {
     const session = connect(...args);
     const request = session.request;
-    session.request = (...args) => metered(request.apply(session, args), room());
+    session.request = (...args) => plain(metered(request.apply(session, args), room()));
     return session;
   };
 }
 
 function metered(stream: Stream, room: Room | null): Stream {
   if (room !== null) stream.once("data", (chunk: Uint8Array) => measure(stream, chunk, room));
+  return stream;
+}
+
+/** HTTP/2's flag of headers behind which nothing follows; gRPC's status INTERNAL. */
+const END_STREAM = 1;
+const REFUSAL = {
+  ":status": 200,
+  "grpc-status": "13",
+  "grpc-message": "the reply is compressed, which was not asked for",
+};
+
+/** Has a call whose messages may be compressed end with its headers; the library then resets the stream. */
+function plain(stream: Stream): Stream {
+  const emit = stream.emit;
+  stream.emit = (event: string, ...args: unknown[]) => {
+    const encoding = event === "response" ? (args[0] as Record<string, unknown>)["grpc-encoding"] : undefined;
+    return encoding === undefined || encoding === "identity"
+      ? emit.call(stream, event, ...args)
+      : emit.call(stream, event, REFUSAL, END_STREAM);
+  };
   return stream;
 }
 

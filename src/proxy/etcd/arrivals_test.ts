@@ -1,7 +1,12 @@
-// Replies of a real etcd, as the gRPC library takes them.
+// Replies of a real etcd, and of one that is none, as the gRPC library takes them.
 
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import http2 from "node:http2";
+import type { AddressInfo } from "node:net";
+import zlib from "node:zlib";
 import { Deadline } from "../deadline.ts";
+import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import { Budget, Expectations, type Flow } from "../memory.ts";
 import { TestEtcd } from "../testing_etcd.ts";
 import { get, getPrefix, put } from "../testing_requests.ts";
@@ -50,5 +55,56 @@ Deno.test("a large reply is counted while it arrives, and waits for room, which 
     REAL.etcd.meter!(new Expectations(new Budget(2 ** 40)));
     channel.close();
     await etcd.stop();
+  }
+});
+
+/** A server that answers every call with this message, in as many parts. */
+async function answering(encoding: string, prefix: Uint8Array, parts: Uint8Array[]) {
+  const server = http2.createServer();
+  server.on("stream", (stream) => {
+    stream.on("error", () => {});
+    stream.respond({ ":status": 200, "content-type": "application/grpc", "grpc-encoding": encoding }, {
+      waitForTrailers: true,
+    });
+    stream.on("wantTrailers", () => stream.sendTrailers({ "grpc-status": "0" }));
+    stream.write(prefix);
+    for (const part of parts) stream.write(part);
+    stream.end();
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  return { endpoint: `127.0.0.1:${port}`, stop: () => server.close() };
+}
+
+function prefixOf(compressed: number, length: number): Uint8Array {
+  const prefix = Buffer.alloc(5);
+  prefix[0] = compressed;
+  prefix.writeUInt32BE(length, 1);
+  return prefix;
+}
+
+Deno.test("a compressed reply is refused before any of it is unpacked, and so is one that no frame can carry", async () => {
+  const packed = zlib.gzipSync(Buffer.alloc(64 * 1024 * 1024));
+  const cases: [string, Uint8Array, Uint8Array[], number, RegExp][] = [
+    ["gzip", prefixOf(1, packed.length), [packed], 13, /compressed/],
+    [
+      "identity",
+      prefixOf(0, MAX_FRAME_BYTES + 1),
+      [new Uint8Array(1000)],
+      8,
+      /^Received message larger than max/,
+    ],
+  ];
+  for (const [encoding, prefix, parts, code, text] of cases) {
+    const server = await answering(encoding, prefix, parts);
+    const channel = REAL.etcd.dial(server.endpoint);
+    const path = "/etcdserverpb.KV/Range";
+    const { failure } = await channel.call(path, get("/a"), within(5_000));
+    assert.equal(failure?.code, code);
+    assert.match(failure.text, text);
+    const told = await channel.converse(path, [get("/a")], within(5_000), () => true);
+    assert.equal(told.failure?.code, code);
+    channel.close();
+    server.stop();
   }
 });

@@ -10,6 +10,7 @@ import http2 from "node:http2";
 import { isIP } from "node:net";
 import * as grpc from "@grpc/grpc-js";
 import type { TlsPayload } from "../../ipc/frame.ts";
+import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import type { Deadline } from "../deadline.ts";
 import type { Room } from "../memory.ts";
 import { longTimer } from "../runtime.ts";
@@ -34,7 +35,8 @@ const KEEPALIVE_TIME_MS = 6_000;
 const KEEPALIVE_TIMEOUT_MS = 3_000;
 
 const CHANNEL_OPTIONS: grpc.ChannelOptions = {
-  "grpc.max_receive_message_length": -1,
+  // What no frame can carry to a backend need not come here.
+  "grpc.max_receive_message_length": MAX_FRAME_BYTES,
   "grpc.max_send_message_length": -1,
   "grpc.keepalive_time_ms": KEEPALIVE_TIME_MS,
   "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_MS,
@@ -154,7 +156,7 @@ class GrpcChannel implements Channel {
 
   /** The caller is answered at his deadline; the call itself has more time, as linger.ts has it. */
   call(path: string, payload: Uint8Array, options: CallOptions): Promise<Outcome> {
-    const { deadline, signal, waits } = options;
+    const { deadline, signal } = options;
     return new Promise((resolve) => {
       if (signal?.aborted) return resolve(failed(grpc.status.CANCELLED, "cancelled"));
       let ended: (() => void) | null = null;
@@ -171,13 +173,12 @@ class GrpcChannel implements Channel {
         ended = this.#lingering.add(payload.length, () => call.cancel());
         settle(failed(code, text));
       };
-      // Who waits for other clients has no answer on its way, and keeps its place among them as long as it waits.
-      const cancel = () => waits ? call.cancel() : abandon(grpc.status.CANCELLED, "cancelled");
+      const cancel = () => abandon(grpc.status.CANCELLED, "cancelled");
       const headers = headersOf(options);
-      const times = timesOf(deadline, waits ? 0 : GRACE_MS);
+      const times = timesOf(deadline, GRACE_MS);
       const call = this.#client.makeUnaryRequest(path, toBuffer, asIs, payload, headers, times, done);
       const timer = CLOCK.after(
-        waits ? Infinity : Math.ceil(deadline.left()),
+        Math.ceil(deadline.left()),
         () => abandon(grpc.status.DEADLINE_EXCEEDED, "Deadline exceeded"),
       );
       signal?.addEventListener("abort", cancel);
@@ -186,7 +187,7 @@ class GrpcChannel implements Channel {
 
   converse(path: string, payloads: Uint8Array[], options: CallOptions, heard: Hear): Promise<Outcome> {
     const { deadline, signal } = options;
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
       if (signal?.aborted) return resolve(failed(grpc.status.CANCELLED, "cancelled"));
       const headers = headersOf(options);
       const stream = this.#client.makeBidiStreamRequest(path, toBuffer, asIs, headers, timesOf(deadline));
@@ -196,15 +197,24 @@ class GrpcChannel implements Channel {
         resolve(outcome);
       };
       signal?.addEventListener("abort", cancel);
-      stream.on("data", (reply: Uint8Array) => {
-        const verdict = heard(reply, (message) => stream.write(message));
-        if (verdict === false) return;
-        if (verdict !== true) {
-          stream.pause();
-          return void verdict.then(() => stream.resume());
-        }
+      const judge = (reply: Uint8Array, isLast: boolean) => {
+        if (!isLast) return;
         end({ reply });
         stream.cancel();
+      };
+      const fail = (error: unknown) => {
+        reject(error);
+        stream.cancel();
+      };
+      stream.on("data", (reply: Uint8Array) => {
+        try {
+          const isLast = heard(reply, (message) => stream.write(message));
+          if (typeof isLast === "boolean") return judge(reply, isLast);
+          stream.pause();
+          isLast.then((is) => judge(reply, is), fail).finally(() => stream.resume());
+        } catch (error) {
+          fail(error);
+        }
       });
       stream.on("error", (error: grpc.ServiceError) => end(failed(error.code, error.details)));
       stream.on("end", () => end(failed(grpc.status.CANCELLED, "the stream has ended")));

@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
-import { GrpcStatus } from "../../base/errors.ts";
+import { encodeUtf8 } from "../../base/bytes.ts";
+import { EtcdFdwError, GrpcStatus } from "../../base/errors.ts";
+import { WatchRequest } from "../../etcd/api.ts";
 import { Deadline } from "../deadline.ts";
 import { freePort, silentServer, TestEtcd } from "../testing_etcd.ts";
 import { getPrefix, put } from "../testing_requests.ts";
 import { REAL } from "../testing_runtime.ts";
 import { reasonsOf } from "./channel.ts";
-import { State } from "./transport.ts";
+import { type Hear, State } from "./transport.ts";
 
 const dial = (endpoint: string) => REAL.etcd.dial(endpoint);
 const within = (ms: number) => ({ login: { token: null }, deadline: Deadline.after(REAL, ms) });
@@ -114,4 +116,30 @@ Deno.test("Channel: a login that fails is a value too, without the password", as
   channel.close();
   assert.equal(outcome.failure?.code, GrpcStatus.UNAVAILABLE);
   assert.doesNotMatch(JSON.stringify(outcome), /s3cret/);
+});
+
+Deno.test("Channel: a listener's error is the stream's, and while it takes its time no other reply is heard", async () => {
+  const etcd = await TestEtcd.start();
+  const channel = dial(etcd.endpoint);
+  try {
+    const watch = WatchRequest.encode({ create_request: { key: encodeUtf8("/a") } });
+    const converse = (heard: Hear) =>
+      channel.converse("/etcdserverpb.Watch/Watch", [watch, watch, watch], within(5_000), heard);
+    const damaged = () => {
+      throw new EtcdFdwError("08P01", "damaged");
+    };
+    await assert.rejects(converse(damaged), { sqlstate: "08P01" });
+    await assert.rejects(converse(() => Promise.resolve().then(damaged)), { sqlstate: "08P01" });
+    let [heard, hearing, most] = [0, 0, 0];
+    const { failure } = await converse(async () => {
+      most = Math.max(most, ++hearing);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      hearing--;
+      return ++heard === 3;
+    });
+    assert.deepEqual([failure, heard, most], [undefined, 3, 1]);
+  } finally {
+    channel.close();
+    await etcd.stop();
+  }
 });

@@ -43,8 +43,8 @@ export interface Terms {
   /** The pause before the first of these, which grows by as much with each; 0 when absent. */
   backoff?: number;
   /**
-   * It waits for other clients: that it takes long says nothing about the endpoint, and once it has begun to wait it goes on
-   * for as long as its deadline allows, however often the connection is lost.
+   * It waits for other clients: once it has begun to it goes on for as long as its deadline allows, however often the
+   * connection is lost.
    */
   waits?: boolean;
   signal?: AbortSignal;
@@ -161,7 +161,7 @@ export class Cluster {
     const acquired = source.acquire(firstWait(terms));
     // Awaiting what is there already would cost every call a turn of the event loop.
     let member = acquired instanceof Promise ? await this.#reach(acquired, source, passes, terms) : acquired;
-    const isLong = terms.waits || work.isLong;
+    const { isLong } = work;
     let renewed = false;
     let leaderless: true | undefined;
     for (;;) {
@@ -216,11 +216,11 @@ export class Cluster {
       if (failure !== undefined) return { failure, options: null };
       login = reply!;
     }
-    const { deadline, waits } = terms;
-    const signal = waits || work.isLong
+    const { deadline } = terms;
+    const signal = work.isLong
       ? AbortSignal.any([left.signal, ...(terms.signal ? [terms.signal] : [])])
       : terms.signal;
-    const options = { login, deadline, signal, leaderless, waits };
+    const options = { login, deadline, signal, leaderless };
     return { ...await work.attempt(channel, options), options };
   }
 

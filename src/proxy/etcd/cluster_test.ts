@@ -92,7 +92,13 @@ function simulated(
       ...{ connect: 1_000, deadline: Deadline.after(runtime, ms), retries: 0 },
       ...more,
     });
-  return { runtime, lines, dialled, asked, ask };
+  /** Waits for other clients. */
+  const wait = (ms: number, more: Partial<Terms> = {}) =>
+    cluster.stream((channel, options) => channel.call("/x/Wait", put("/a", "1"), options), {
+      ...{ connect: 1_000, deadline: Deadline.after(runtime, ms), retries: 0, waits: true },
+      ...more,
+    });
+  return { runtime, lines, dialled, asked, ask, wait };
 }
 
 /** How it has ended, once it has. */
@@ -104,8 +110,8 @@ function watched(promise: Promise<unknown>): { end: string | null } {
 
 Deno.test("Cluster: a timeout that was too short speaks against nobody, a fair one does", async () => {
   let slow: number | null = 40;
-  const { runtime, lines, dialled, ask } = simulated((path) => path.endsWith("/Lock") ? 60_000 : slow);
-  const lock = watched(ask(Method.LOCK, 600_000, { waits: true }));
+  const { runtime, lines, dialled, ask, wait } = simulated((path) => path.endsWith("/Wait") ? 60_000 : slow);
+  const lock = watched(wait(600_000));
   const first = watched(ask(Method.PUT, 5_000));
   await runtime.pass(100);
   assert.equal(first.end, "done");
@@ -128,11 +134,11 @@ Deno.test("Cluster: a timeout that was too short speaks against nobody, a fair o
 Deno.test("Cluster: who waits for other clients does so past any number of lost connections", async () => {
   let down = false;
   let lockTakes: number | null = null;
-  const { runtime, dialled, asked, ask } = simulated(
-    (path) => path.endsWith("/Lock") ? lockTakes : 5,
+  const { runtime, dialled, asked, wait } = simulated(
+    (path) => path.endsWith("/Wait") ? lockTakes : 5,
     () => down,
   );
-  const lock = watched(ask(Method.LOCK, Infinity, { waits: true, retries: 1, backoff: 10 }));
+  const lock = watched(wait(Infinity, { retries: 1, backoff: 10 }));
   await runtime.pass(50);
   for (let i = 0; i < 10; i++) {
     dialled.at(-1)!.break();
@@ -141,7 +147,7 @@ Deno.test("Cluster: who waits for other clients does so past any number of lost 
     down = false;
     await runtime.pass(5_000);
     assert.equal(lock.end, null, `loss ${i}`);
-    assert.equal(asked.filter((path) => path.endsWith("/Lock")).length, i + 2);
+    assert.equal(asked.filter((path) => path.endsWith("/Wait")).length, i + 2);
   }
   // No faster than once in three seconds while nobody answers.
   assert.ok(dialled.length < 150, `${dialled.length} connections`);
@@ -153,12 +159,12 @@ Deno.test("Cluster: who waits for other clients does so past any number of lost 
 
 Deno.test("Cluster: a wait ends with its deadline, and one that has not begun with its retries", async () => {
   let down = true;
-  const { runtime, dialled, ask } = simulated(() => null, () => down);
-  const early = watched(ask(Method.LOCK, 600_000, { waits: true }));
+  const { runtime, dialled, wait } = simulated(() => null, () => down);
+  const early = watched(wait(600_000));
   await runtime.pass(1_100);
   assert.equal(early.end, "08001");
   down = false;
-  const lock = watched(ask(Method.LOCK, 30_000, { waits: true }));
+  const lock = watched(wait(30_000));
   await runtime.pass(1_000);
   down = true;
   dialled.at(-1)!.break();

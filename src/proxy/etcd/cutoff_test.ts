@@ -2,8 +2,9 @@
 // answers what it knows by itself.
 
 import assert from "node:assert/strict";
-import { decodeUtf8, encodeUtf8 } from "../../base/bytes.ts";
-import { LeaseGrantRequest, LeaseReply, LeaseRequest, LockReply, LockRequest } from "../../etcd/api.ts";
+import { encodeUtf8 } from "../../base/bytes.ts";
+import { LeaseGrantRequest, LeaseReply, LeaseRequest } from "../../etcd/api.ts";
+import { decodeClaim, encodeClaim } from "../../etcd/queue.ts";
 import { encodeRangeRequest } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
 import { Deadline } from "../deadline.ts";
@@ -11,6 +12,7 @@ import { relay, TestMembers } from "../testing_members.ts";
 import { errorFrom, get, put, readRange } from "../testing_requests.ts";
 import { REAL } from "../testing_runtime.ts";
 import { Cluster } from "./cluster.ts";
+import { stand } from "./queue.ts";
 
 const terms = (ms: number, retries = 2) => ({ connect: 3_000, retries, deadline: Deadline.after(REAL, ms) });
 const USER = { username: "root", password: "s3cret" };
@@ -115,18 +117,23 @@ Deno.test("a member that is cut off from its cluster", async (t) => {
         LeaseReply.decode(
           await cluster.call(Method.LEASE_GRANT, LeaseGrantRequest.encode({ TTL: "60" }), terms(5_000)),
         ).ID;
-      const lock = async (cluster: Cluster, lease: string, ms: number) =>
-        LockReply.decode(
-          await cluster.call(Method.LOCK, LockRequest.encode({ name: encodeUtf8("job"), lease }), {
-            ...terms(ms),
-            waits: true,
-          }),
-        );
+      const lock = async (cluster: Cluster, lease: string) => {
+        const claim = {
+          ...{ name: encodeUtf8("job"), value: encodeUtf8(""), lease: BigInt(lease) },
+          patient: true,
+        };
+        const reply = await cluster.call(Method.CLAIM, encodeClaim(claim), terms(5_000));
+        const { place } = decodeClaim(claim, reply)!;
+        return await cluster.stream((channel, options) => stand(channel, place, "FIRST", options), {
+          ...terms(60_000),
+          waits: true,
+        });
+      };
       const held = await grant(owner);
-      await lock(owner, held, 5_000);
+      await lock(owner, held);
       const cluster = opened();
       const lease = await grant(cluster);
-      const waiting = lock(cluster, lease, 60_000);
+      const waiting = lock(cluster, lease);
       await new Promise((resolve) => setTimeout(resolve, 500));
       members.cut(endpoints.indexOf(await active(cluster)));
       await new Promise((resolve) => setTimeout(resolve, 3_000));
@@ -134,7 +141,7 @@ Deno.test("a member that is cut off from its cluster", async (t) => {
       await cluster.call(Method.LEASE_KEEPALIVE, LeaseRequest.encode({ ID: lease }), terms(10_000));
       await owner.call(Method.LEASE_REVOKE, LeaseRequest.encode({ ID: held }), terms(20_000));
       const begun = performance.now();
-      assert.equal(decodeUtf8((await waiting).key), `job/${BigInt(lease).toString(16)}`);
+      assert.equal(await waiting, "FIRST");
       assert.ok(performance.now() - begun < 3_000, `${performance.now() - begun} ms`);
     });
     await mend();

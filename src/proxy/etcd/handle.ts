@@ -11,6 +11,7 @@ import type { Counters, Stats } from "../stats.ts";
 import { certificatesOf } from "./certificates.ts";
 import type { Cluster, Terms } from "./cluster.ts";
 import type { Coalescer } from "./coalesce.ts";
+import { stand } from "./queue.ts";
 import type { Hub } from "../watch/hub.ts";
 import { newLeader, pastEvents, takeSnapshot } from "./streams.ts";
 
@@ -86,7 +87,7 @@ export function makeHandle(
   const label = { database: open.database, server: open.server, role: open.role };
   const counters = stats.of(label);
   const requestTimeout = open.requestTimeout;
-  const termsOf = ({ deadline, signal, waits }: CallOptions): Terms => ({
+  const termsOf = ({ deadline, signal }: CallOptions, waits = false): Terms => ({
     deadline: deadline ?? Deadline.after(runtime, requestTimeout),
     ...{ connect: open.connectTimeout, retries: open.maxRetries, backoff: open.retryBackoff },
     ...{ waits, signal, counters },
@@ -106,13 +107,12 @@ export function makeHandle(
     requestTimeout,
     check: () => {},
     call(method, payload, options = {}) {
-      const { endpoint, waits } = options;
+      const { endpoint } = options;
       const terms = termsOf(options);
       const answer = endpoint === undefined
         ? coalescer.call(method, payload, terms)
         : cluster.callEndpoint(endpoint, method, payload, terms);
-      // Waiting for other clients is no work of etcd's.
-      return waits ? answer : counted(runtime, counters, method, payload.length, answer);
+      return counted(runtime, counters, method, payload.length, answer);
     },
     events(request, options = {}) {
       const answer = cluster.stream(
@@ -127,13 +127,18 @@ export function makeHandle(
       try {
         return await cluster.stream(
           (channel, using) => newLeader(channel, election, revision, using),
-          termsOf({ ...options, waits: true }),
+          termsOf(options, true),
         );
       } catch (error) {
         if (error instanceof LateError) return null;
         throw error;
       }
     },
+    stand: (place, wanted, options = {}) =>
+      cluster.stream(
+        (channel, using) => stand(channel, place, wanted, using),
+        termsOf(options, true),
+      ),
     snapshot: (options = {}) =>
       cluster.stream((channel, using) => takeSnapshot(runtime, channel, using), termsOf(options)),
     certificates: () => certificatesOf(runtime.etcd, open.endpoints, open.tls, open.connectTimeout),

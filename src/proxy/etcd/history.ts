@@ -16,7 +16,8 @@
 //
 // This is a machine without clock or stream: replies and ticks go in, messages to be sent come out.
 
-import { WatchCreate, WatchReply, WatchRequest } from "../../etcd/api.ts";
+import { type WatchCreate, WatchRequest } from "../../etcd/api.ts";
+import { readEvents, type WatchPart } from "../../etcd/events.ts";
 import type { Decoded } from "../../etcd/schema.ts";
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 
@@ -30,7 +31,6 @@ const QUIET_TICKS = 2;
 const SILENT_TURNS = 10;
 
 type Range = Pick<Decoded<typeof WatchCreate.fields>, "key" | "range_end">;
-export type WatchEvents = Decoded<typeof WatchReply.fields>["events"];
 
 /** What a watch on the stream is for. */
 type Purpose = "history" | "markAll" | "markOwn" | "late mark";
@@ -42,7 +42,8 @@ const EVERYTHING: Range = { key: Uint8Array.of(0), range_end: Uint8Array.of(0) }
 
 export class History {
   state: HistoryState = "READING";
-  readonly events: WatchEvents = [];
+  /** As in WatchPart. */
+  readonly events: Uint8Array[] = [];
   /** Of COMPACTED: the oldest revision that can be read. */
   compacted = "0";
   readonly #range: Range;
@@ -82,18 +83,20 @@ export class History {
     ];
   }
 
-  /** Takes a WatchResponse; what to send then. */
-  hear(bytes: Uint8Array): Uint8Array[] {
-    const reply = WatchReply.decode(bytes);
-    if (reply.created) return this.#acknowledged(reply);
-    const purpose = this.#watches.get(reply.watch_id);
-    if (purpose === "history") return this.#part(reply, bytes.length);
+  /** Takes a WatchResponse, in pieces, between which there must be no tick; what to send then. */
+  *hear(bytes: Uint8Array): Generator<undefined, Uint8Array[], unknown> {
+    // Another watch may have told it before.
+    const isNews = (revision: bigint) => revision > this.#seen && revision <= this.#now;
+    const part = yield* readEvents(bytes, isNews);
+    if (part.head.created) return this.#acknowledged(part.head);
+    const purpose = this.#watches.get(part.head.watch_id);
+    if (purpose === "history") return this.#part(part, bytes.length);
     if (purpose === undefined || purpose === "late mark") return [];
     // Compacted or with events, it is an answer.
     return this.#mark(purpose);
   }
 
-  #acknowledged({ watch_id, canceled }: Decoded<typeof WatchReply.fields>): Uint8Array[] {
+  #acknowledged({ watch_id, canceled }: WatchPart["head"]): Uint8Array[] {
     const purpose = this.#asked.shift();
     if (purpose === undefined) return [];
     if (!canceled) this.#watches.set(watch_id, purpose);
@@ -105,27 +108,21 @@ export class History {
     return [];
   }
 
-  #part(reply: Decoded<typeof WatchReply.fields>, bytes: number): Uint8Array[] {
-    if (reply.compact_revision !== "0") {
-      this.compacted = reply.compact_revision;
+  #part({ head, events, revisions, last }: WatchPart, bytes: number): Uint8Array[] {
+    if (head.compact_revision !== "0") {
+      this.compacted = head.compact_revision;
       this.state = "COMPACTED";
       return [];
     }
-    if (reply.canceled) this.state = "REFUSED";
-    if (reply.events.length === 0) return [];
+    if (head.canceled) this.state = "REFUSED";
+    if (revisions === 0) return [];
     this.#bytes += bytes;
     if (this.#bytes > MAX_FRAME_BYTES) this.state = "TOO_LARGE";
     this.#quiet = 0;
     this.#tail = false;
-    const revisions = new Set(reply.events.map(({ kv }) => kv!.mod_revision));
-    for (const event of reply.events) {
-      const revision = BigInt(event.kv!.mod_revision);
-      // Another watch may have told it before.
-      if (revision > this.#seen && revision <= this.#now) this.events.push(event);
-    }
-    const last = BigInt(reply.events.at(-1)!.kv!.mod_revision);
+    for (const one of events) this.events.push(one);
     if (last > this.#seen) this.#seen = last;
-    const isLast = revisions.size < BATCH_REVISIONS && BigInt(reply.header?.revision ?? 0) >= this.#now;
+    const isLast = revisions < BATCH_REVISIONS && BigInt(head.header?.revision ?? 0) >= this.#now;
     if (this.state === "READING" && (isLast || this.#seen >= this.#now)) this.state = "COMPLETE";
     return [];
   }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { decodeUtf8, encodeUtf8 } from "../../base/bytes.ts";
-import { WatchCreate, WatchReply, WatchRequest } from "../../etcd/api.ts";
+import { concatBytes, decodeUtf8, encodeUtf8 } from "../../base/bytes.ts";
+import { RangeReply, WatchCreate, WatchReply, WatchRequest } from "../../etcd/api.ts";
 import { prefixRange, toEtcd } from "../../etcd/keyrange.ts";
 import { Method } from "../../ipc/frame.ts";
 import { Deadline } from "../deadline.ts";
@@ -10,6 +10,7 @@ import { REAL } from "../testing_runtime.ts";
 import { Cluster } from "./cluster.ts";
 import { BATCH_REVISIONS, History } from "./history.ts";
 import { pastEvents } from "./streams.ts";
+import type { Channel } from "./transport.ts";
 
 const RANGE = { key: encodeUtf8("/p/"), range_end: encodeUtf8("/p0") };
 
@@ -70,6 +71,14 @@ class Rounds {
   }
 }
 
+/** What the machine says to a reply. */
+function heard(history: History, reply: Uint8Array): Uint8Array[] {
+  for (const work = history.hear(reply);;) {
+    const { done, value } = work.next();
+    if (done) return value;
+  }
+}
+
 /** Lets the machine read from this etcd: revisions it has found, and how many rounds it took. */
 function read(etcd: Rounds, start: number, now: number, seed: number) {
   const history = new History(RANGE, BigInt(start), BigInt(now));
@@ -81,7 +90,7 @@ function read(etcd: Rounds, start: number, now: number, seed: number) {
   let rounds = 0;
   const hear = (replies: Uint8Array[]) => {
     // Replies that are on the stream already are heard before anything is sent for them.
-    for (const reply of replies) if (history.state === "READING") queue.push(...history.hear(reply));
+    for (const reply of replies) if (history.state === "READING") queue.push(...heard(history, reply));
   };
   for (; history.state === "READING" && rounds < 200; rounds++) {
     while (queue.length > 0) hear(etcd.create(queue.shift()!));
@@ -89,7 +98,8 @@ function read(etcd: Rounds, start: number, now: number, seed: number) {
     while (queue.length > 0) hear(etcd.create(queue.shift()!));
     queue.push(...history.tick());
   }
-  return { history, found: history.events.map(({ kv }) => Number(kv!.mod_revision)), rounds };
+  const { events } = WatchReply.decode(concatBytes(...history.events));
+  return { history, found: events.map(({ kv }) => Number(kv!.mod_revision)), rounds };
 }
 
 Deno.test("History: it is complete whatever the order within the rounds, for users with few rights too", () => {
@@ -126,7 +136,7 @@ Deno.test("History: a compaction and a refusal are told", () => {
   assert.deepEqual([compacted.state, compacted.compacted], ["COMPACTED", "100"]);
   const history = new History(RANGE, 2n, 9n);
   history.begin();
-  history.hear(WatchReply.encode({ watch_id: "-1", created: true, canceled: true }));
+  heard(history, WatchReply.encode({ watch_id: "-1", created: true, canceled: true }));
   assert.equal(history.state, "REFUSED");
 });
 
@@ -135,6 +145,46 @@ Deno.test("History: as long as etcd acknowledges nothing, no silence counts", ()
   history.begin();
   for (let i = 0; i < 1_000; i++) assert.deepEqual(history.tick(), []);
   assert.equal(history.state, "READING");
+});
+
+Deno.test("pastEvents: very many events in one reply leave others their turn", async () => {
+  const events = Array.from({ length: 200_000 }, (_, i) => {
+    const revision = String(2 + Math.floor(i / 50_000));
+    const revisions = { create_revision: revision, mod_revision: revision, version: "1" };
+    return { type: i % 10 === 0 ? 1 : 0, kv: { key: encodeUtf8(`/p/${i}`), value: RANGE.key, ...revisions } };
+  });
+  const large = WatchReply.encode({ watch_id: "0", header: { revision: "9" }, events });
+  const channel = {
+    call: () => Promise.resolve({ reply: RangeReply.encode({ header: { revision: "9" } }) }),
+    async converse(_path, _payloads, _options, heard) {
+      const say = () => {};
+      await heard(WatchReply.encode({ watch_id: "0", created: true }), say);
+      assert.equal(await heard(large, say), true);
+      return { reply: large };
+    },
+  } as Partial<Channel> as Channel;
+  let longest = 0;
+  let over = false;
+  const others = (async () => {
+    for (let last = performance.now(); !over;) {
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      longest = Math.max(longest, performance.now() - last);
+      last = performance.now();
+    }
+  })();
+  const options = { login: { token: null }, deadline: Deadline.after(REAL, 60_000) };
+  const { reply } = await pastEvents(
+    REAL,
+    channel,
+    WatchCreate.encode({ ...RANGE, start_revision: "2" }),
+    options,
+  );
+  over = true;
+  await others;
+  assert.ok(longest < 100, `${longest} ms`);
+  const told = WatchReply.decode(reply!);
+  assert.deepEqual([told.header!.revision, told.canceled], ["9", false]);
+  assert.deepEqual(told.events, WatchReply.decode(large).events);
 });
 
 Deno.test("pastEvents: all versions, by a user with rights on one prefix, beside one who may see everything", async (t) => {

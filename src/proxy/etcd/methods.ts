@@ -64,13 +64,9 @@ const METHODS: Record<number, MethodInfo> = {
   [Method.ROLE_DELETE]: write("/etcdserverpb.Auth/RoleDelete"),
   [Method.ROLE_GRANT]: write("/etcdserverpb.Auth/RoleGrantPermission"),
   [Method.ROLE_REVOKE]: write("/etcdserverpb.Auth/RoleRevokePermission"),
-  // A lock and a candidacy stand under their lease's number: who asks again has the same place in the queue.
-  [Method.LOCK]: read("/v3lockpb.Lock/Lock"),
-  [Method.UNLOCK]: once("/v3lockpb.Lock/Unlock"),
-  [Method.CAMPAIGN]: read("/v3electionpb.Election/Campaign"),
-  [Method.PROCLAIM]: write("/v3electionpb.Election/Proclaim"),
+  // A place in a queue stands under its lease's number: who asks again has the same one, and without the lease none.
+  [Method.CLAIM]: read("/etcdserverpb.KV/Txn"),
   [Method.LEADER]: read("/v3electionpb.Election/Leader"),
-  [Method.RESIGN]: once("/v3electionpb.Election/Resign"),
 };
 
 /** RangeRequest.serializable; in a TxnRequest: success, and in that request_range. */

@@ -4,6 +4,7 @@
 // begin with "etcdserver: "; without that prefix a status that stands for the connection is taken as the library's.
 
 import { EtcdFdwError, GrpcStatus, sqlstateOfStatus } from "../../base/errors.ts";
+import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import { LateError } from "../handle.ts";
 import type { Failure } from "./transport.ts";
 
@@ -66,6 +67,13 @@ export function isStaleToken(failure: Failure): boolean {
       /auth store is old|user name is empty/.test(failure.text);
 }
 
+/** What is to be read has not happened yet. */
+export function isFuture(failure: Failure): boolean {
+  return FUTURE.test(failure.text);
+}
+
+const FUTURE = /required revision is a future revision/;
+
 /** What etcd's texts say better than their status code. */
 const KNOWN_TEXTS: { pattern: RegExp; sqlstate?: string; message?: string; hint?: string }[] = [
   {
@@ -73,13 +81,20 @@ const KNOWN_TEXTS: { pattern: RegExp; sqlstate?: string; message?: string; hint?
     message: "etcd's member is a learner, which serves little",
     hint: "Let the server's connstr name voting members too.",
   },
-  { pattern: /required revision is a future revision/, message: "required revision is in the future" },
+  { pattern: FUTURE, message: "required revision is in the future" },
   {
     pattern: /database space exceeded/,
     sqlstate: "53100",
     hint: "Compact and defragment etcd, then disarm its NOSPACE alarm.",
   },
   { pattern: /request is too large/, sqlstate: "54000", hint: "etcd's limit is --max-request-bytes." },
+  {
+    // The library's own: etcd begins with the library's name.
+    pattern: /^Received message larger than max/,
+    sqlstate: "54000",
+    message: `etcd's answer is larger than ${MAX_FRAME_BYTES} bytes`,
+    hint: "Read fewer keys at a time.",
+  },
   { pattern: /message larger than max/, sqlstate: "54000", hint: "etcd's limit is --max-request-bytes." },
   {
     pattern: /too many operations in txn request/,
@@ -134,13 +149,23 @@ function lossError(failure: Failure, { endpoint, writes }: CallContext): EtcdFdw
   });
 }
 
+/** Statuses that etcd gives when it gave up waiting for its own consensus; the proposal may still be agreed on. */
+const UNDECIDED: ReadonlySet<number> = new Set([GrpcStatus.UNAVAILABLE, GrpcStatus.DEADLINE_EXCEEDED]);
+/** Statuses that the library, or a proxy on the way, gives as well, when etcd may have done what it was asked. */
+const ANYBODYS: ReadonlySet<number> = new Set([GrpcStatus.UNKNOWN, GrpcStatus.RESOURCE_EXHAUSTED]);
+/** What etcd, and nobody else, begins a refusal with. */
+const REFUSALS = /^(etcdserver: |auth: |grpc: received message larger than max)/;
+
+/** Whether a write may have taken effect all the same. */
+function leavesOpen({ code, text }: Failure): boolean {
+  return UNDECIDED.has(code) || ANYBODYS.has(code) && !REFUSALS.test(text);
+}
+
 function answerError(failure: Failure, { endpoint, writes }: CallContext): EtcdFdwError {
   const text = failure.text.replace(/^etcdserver: (mvcc: )?/, "");
   const known = KNOWN_TEXTS.find(({ pattern }) => pattern.test(failure.text));
   const byCode = sqlstateOfStatus(failure.code);
-  // etcd gave up waiting for its own consensus; the proposal may still be agreed on.
-  const unknown = writes && !wasNeverSent(failure) &&
-    (failure.code === GrpcStatus.UNAVAILABLE || failure.code === GrpcStatus.DEADLINE_EXCEEDED);
+  const unknown = writes && !wasNeverSent(failure) && leavesOpen(failure);
   return new EtcdFdwError(
     unknown ? "08007" : known?.sqlstate ?? byCode.sqlstate,
     known?.message ?? `etcd: ${text}`,

@@ -56,7 +56,7 @@ Deno.test("status: texts that say more than their code get their own SQLSTATE", 
     [GrpcStatus.INVALID_ARGUMENT, "etcdserver: user name is empty", "28000"],
     [GrpcStatus.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request", "22023"],
     [GrpcStatus.PERMISSION_DENIED, "etcdserver: permission denied", "42501"],
-    [GrpcStatus.UNKNOWN, "anything", "HV000"],
+    [GrpcStatus.UNKNOWN, "etcdserver: anything", "HV000"],
   ];
   for (const [code, text, sqlstate] of cases) {
     const error = errorOf({ code, text }, WRITE);
@@ -75,4 +75,24 @@ Deno.test("isStaleToken: what a new token can cure", () => {
   const old = "etcdserver: revision of auth store is old";
   assert.ok(isStaleToken({ code: GrpcStatus.INVALID_ARGUMENT, text: old }));
   assert.ok(!isStaleToken({ code: GrpcStatus.PERMISSION_DENIED, text: "etcdserver: permission denied" }));
+});
+
+Deno.test("errorOf: a reply that no frame can carry is too large, whoever's limit a request is beyond", () => {
+  const of = (text: string) => errorOf({ code: GrpcStatus.RESOURCE_EXHAUSTED, text }, READ);
+  const reply = of("Received message larger than max (268435457 vs 268435456)");
+  assert.deepEqual([reply.sqlstate, reply.hint], ["54000", "Read fewer keys at a time."]);
+  const request = of("grpc: received message larger than max (3000000 vs 2097152)");
+  assert.deepEqual([request.sqlstate, request.hint], ["54000", "etcd's limit is --max-request-bytes."]);
+});
+
+Deno.test("errorOf: a write was refused where etcd says so, and not where something between may say it", () => {
+  const sqlstate = (code: number, text: string) => errorOf({ code, text }, WRITE).sqlstate;
+  const { UNKNOWN, RESOURCE_EXHAUSTED } = GrpcStatus;
+  assert.equal(sqlstate(UNKNOWN, "Received HTTP status code 500"), "08007");
+  assert.equal(sqlstate(RESOURCE_EXHAUSTED, "Bandwidth exhausted or memory limit exceeded"), "08007");
+  assert.equal(sqlstate(RESOURCE_EXHAUSTED, "Received message larger than max (9 vs 8)"), "08007");
+  assert.notEqual(sqlstate(UNKNOWN, "etcdserver: no such thing"), "08007");
+  assert.equal(sqlstate(RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"), "53100");
+  assert.equal(sqlstate(RESOURCE_EXHAUSTED, "grpc: received message larger than max (9 vs 8)"), "54000");
+  assert.notEqual(sqlstate(UNKNOWN, "auth: invalid auth token"), "08007");
 });

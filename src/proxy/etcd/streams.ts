@@ -1,8 +1,9 @@
 // What etcd tells on streams: past events, the leader of an election, a snapshot.
 
-import { concatBytes } from "../../base/bytes.ts";
+import { compareBytes, concatBytes } from "../../base/bytes.ts";
 import { EtcdFdwError, GrpcStatus } from "../../base/errors.ts";
 import {
+  type KeyValueMessage,
   LeaderReply,
   LeaderRequest,
   RangeReply,
@@ -11,12 +12,14 @@ import {
   WatchReply,
 } from "../../etcd/api.ts";
 import { encodeRangeRequest } from "../../etcd/messages.ts";
+import { encodeFirstAt } from "../../etcd/queue.ts";
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import { Deadline } from "../deadline.ts";
 import type { PartedAnswer } from "../handle.ts";
-import type { Runtime, Timer } from "../runtime.ts";
+import { inSlices, type Runtime, type Timer } from "../runtime.ts";
+import { isCompacted } from "./compaction.ts";
 import { History, TICK_MS } from "./history.ts";
-import { errorOf } from "./status.ts";
+import { errorOf, isFuture } from "./status.ts";
 import type { CallOptions, Channel, Failure, Outcome } from "./transport.ts";
 
 const RANGE = "/etcdserverpb.KV/Range";
@@ -60,12 +63,14 @@ export async function pastEvents(
     }
     const oldest = isOpen && start > 1n ? String(start - 1n) : "0";
     return {
-      reply: WatchReply.encode({
-        header: { revision: now },
-        compact_revision: history.state === "COMPACTED" ? history.compacted : oldest,
-        canceled: history.state === "COMPACTED",
-        events: history.events.map(({ type, kv }) => ({ type, kv: kv! })),
-      }),
+      reply: concatBytes(
+        WatchReply.encode({
+          header: { revision: now },
+          compact_revision: history.state === "COMPACTED" ? history.compacted : oldest,
+          canceled: history.state === "COMPACTED",
+        }),
+        ...history.events,
+      ),
     };
   }
 }
@@ -79,17 +84,24 @@ async function follow(
 ): Promise<Failure | null> {
   if (history.state !== "READING") return null;
   let timer: Timer | null = null;
-  const { failure } = await channel.converse(WATCH, history.begin(), options, (reply, say) => {
+  let hears = false;
+  const hear = async (reply: Uint8Array, say: (message: Uint8Array) => void) => {
     const tick = () => {
-      for (const message of history.tick()) say(message);
+      if (!hears) { for (const message of history.tick()) say(message); }
       timer = runtime.after(TICK_MS, tick);
     };
     timer ??= runtime.after(TICK_MS, tick);
-    for (const message of history.hear(reply)) say(message);
+    hears = true;
+    for (const message of await inSlices(runtime, history.hear(reply))) say(message);
+    hears = false;
     return history.state !== "READING";
-  });
-  (timer as Timer | null)?.cancel();
-  return failure ?? null;
+  };
+  try {
+    const { failure } = await channel.converse(WATCH, history.begin(), options, hear);
+    return failure ?? null;
+  } finally {
+    (timer as Timer | null)?.cancel();
+  }
 }
 
 function tooManyEvents(): EtcdFdwError {
@@ -98,19 +110,35 @@ function tooManyEvents(): EtcdFdwError {
   });
 }
 
-/** The first leader whose key is newer than the revision, as a LeaderResponse; null when the deadline comes first. */
+/**
+ * The first leader that is another one than at the revision, or has another value, as a LeaderResponse; null when the deadline
+ * comes first. A new leader's key may be older than the last one's: it has waited.
+ */
 export async function newLeader(
   channel: Channel,
   election: Uint8Array,
   revision: bigint,
   options: CallOptions,
 ): Promise<Outcome<Uint8Array | null>> {
+  const late = { reply: null };
+  let isNew = ({ mod_revision }: KeyValueMessage) => BigInt(mod_revision) > revision;
+  if (revision > 0n) {
+    const past = await channel.call(RANGE, encodeFirstAt(election, revision), options);
+    if (past.failure === undefined) {
+      const [then] = RangeReply.decode(past.reply).kvs;
+      const isLater = isNew;
+      isNew = (kv) => isLater(kv) || then === undefined || compareBytes(kv.key, then.key) !== 0;
+    } else if (isCompacted(past.failure)) {
+      // A revision that somebody was shown is that of the leader's key, and of no other leader's.
+      isNew = ({ mod_revision }) => BigInt(mod_revision) !== revision;
+    } else if (!isFuture(past.failure)) return options.deadline.over ? late : past;
+  }
   const request = LeaderRequest.encode({ name: election });
   const outcome = await channel.converse(OBSERVE, [request], options, (bytes) => {
     const { kv } = LeaderReply.decode(bytes);
-    return kv !== null && BigInt(kv.mod_revision) > revision;
+    return kv !== null && isNew(kv);
   });
-  return outcome.failure !== undefined && options.deadline.over ? { reply: null } : outcome;
+  return outcome.failure !== undefined && options.deadline.over ? late : outcome;
 }
 
 /** Bytes of a snapshot that are handed on at a time; etcd sends 32 kB. */

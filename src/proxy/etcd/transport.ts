@@ -37,8 +37,6 @@ export interface CallOptions {
   signal?: AbortSignal;
   /** A member without a leader answers too; without, it refuses at once, so that another one can be asked. */
   leaderless?: true;
-  /** It waits for other clients: who gives it up has left the queue. */
-  waits?: boolean;
 }
 
 /** As in gRPC. */
@@ -62,8 +60,8 @@ export interface Channel {
    */
   call(path: string, payload: Uint8Array, options: CallOptions): Promise<Outcome>;
   /**
-   * Opens a stream in both directions, sends these messages and waits for a reply for which `heard` says true. Never
-   * rejects; an aborted signal ends it with CANCELLED, and so does a stream that ends before.
+   * Opens a stream in both directions, sends these messages and waits for a reply for which `heard` says true. Rejects with
+   * nothing but what `heard` rejects with; an aborted signal ends it with CANCELLED, and so does a stream that ends before.
    */
   converse(path: string, payloads: Uint8Array[], options: CallOptions, heard: Hear): Promise<Outcome>;
   /** Opens a stream of replies, each of which is read when it is asked for. */
@@ -74,8 +72,8 @@ export interface Channel {
   close(): void;
 }
 
-/** `say` sends a further message on the stream. A promise holds the stream up until it resolves; false goes on. */
-export type Hear = (reply: Uint8Array, say: (message: Uint8Array) => void) => boolean | Promise<void>;
+/** `say` sends a further message on the stream. While it takes its time, no further reply is taken; its failure is the call's. */
+export type Hear = (reply: Uint8Array, say: (message: Uint8Array) => void) => boolean | Promise<boolean>;
 
 export interface Transport {
   /** Does not connect before Channel.connect. Throws EtcdFdwError 22023 for options that cannot be used. */

@@ -2,7 +2,7 @@
 // handle that it was acquired by, and what is new goes through the present one.
 
 import { concatBytes, encodeUtf8, fromHex } from "../../base/bytes.ts";
-import { LeaseRequest, LockRequest } from "../../etcd/api.ts";
+import { LeaseRequest, PutRequest } from "../../etcd/api.ts";
 import { encodeRangeRequest } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
 import type { ClusterHandle } from "../handle.ts";
@@ -42,9 +42,9 @@ export class Estate {
     return this.of(handle);
   }
 
-  /** The same of what is still allowed; LockRequest and CampaignRequest name alike. */
+  /** The same of what is still allowed: all keys of its queue begin with the name. */
   async #allowedHolderOf(kind: "lock" | "election", name: string, handle: ClusterHandle, by: By) {
-    handle.check(Method.LOCK, LockRequest.encode({ name: fromHex(name) }));
+    handle.check(Method.PUT, PutRequest.encode({ key: fromHex(name) }));
     return await this.#holderOf(kind, name, handle, by);
   }
 

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { encodeUtf8, toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
-import { CampaignReply, LeaseReply, LockReply } from "../../etcd/api.ts";
+import { LeaseReply } from "../../etcd/api.ts";
+import type { Place } from "../../etcd/queue.ts";
 import { Method } from "../../ipc/frame.ts";
 import type { ClusterHandle } from "../handle.ts";
+import { foundKeys } from "../testing_requests.ts";
 import { VirtualRuntime } from "../testing_runtime.ts";
 import { Estate } from "./estate.ts";
 
@@ -12,13 +14,14 @@ const BY = {};
 
 function setup() {
   const log: string[] = [];
-  const wanted: number[] = [Method.LOCK, Method.CAMPAIGN, Method.PROCLAIM, Method.LEASE_REVOKE];
-  const names = ["lock", "campaign", "proclaim", "revoke"];
+  const wanted: number[] = [Method.CLAIM, Method.TXN, Method.LEASE_REVOKE];
+  const names = ["claim", "proclaim", "revoke"];
   // Every lease has the same number, on whichever cluster.
   const leaseOn = (id: string) => LeaseReply.encode({ header: { cluster_id: id }, ID: "7", TTL: "60" });
   const answers: Record<number, Uint8Array> = {
-    [Method.LOCK]: LockReply.encode({ key: encodeUtf8("job/7") }),
-    [Method.CAMPAIGN]: CampaignReply.encode({ leader: { key: encodeUtf8("job/7") } }),
+    [Method.CLAIM]: foundKeys("job/7", "job/7"),
+    // A TxnResponse that has succeeded.
+    [Method.TXN]: Uint8Array.of(2 << 3, 1),
   };
   const open = { count: 0 };
   let clusters = 0;
@@ -38,6 +41,8 @@ function setup() {
         // What a RangeResponse has behind its header does not matter here.
         return Promise.resolve(answers[method] ?? leaseOn(id));
       },
+      stand: (_: Place, wanted: "FIRST" | "GONE") =>
+        wanted === "FIRST" ? Promise.resolve(wanted) : new Promise(() => {}),
       share: () => {
         open.count++;
         return handle;
@@ -57,7 +62,7 @@ Deno.test("Estate: what is new goes through the present handle, what is held sta
   await estate.lock(first, NAME, 60, Infinity, BY);
   await estate.lock(second, "aa", 60, Infinity, BY);
   await estate.campaign(second, NAME, encodeUtf8("v"), 60, Infinity, BY);
-  assert.deepEqual(log.splice(0), ["first: lock", "second: lock", "second: campaign"]);
+  assert.deepEqual(log.splice(0), ["first: claim", "second: claim", "second: claim"]);
   assert.deepEqual(estate.held().map(({ kind }) => kind), ["lock", "election", "lease", "lock"]);
   assert.equal(await estate.unlock(NAME, BY), true);
   assert.equal(await estate.unlock("aa", BY), true);
@@ -71,7 +76,7 @@ Deno.test("Estate: a lock that is held on another cluster is not held on this on
   const [first, second] = [handleOn({}, "first"), handleOn({}, "second")];
   await estate.lock(first, NAME, 60, Infinity, BY);
   await estate.lock(second, NAME, 60, Infinity, BY);
-  assert.deepEqual(log.splice(0), ["first: lock", "second: lock"]);
+  assert.deepEqual(log.splice(0), ["first: claim", "second: claim"]);
   assert.equal(await estate.proclaim(second, NAME, encodeUtf8("v"), BY), false);
   for (const expected of [true, true, false]) assert.equal(await estate.unlock(NAME, BY), expected);
   assert.deepEqual(log, ["second: revoke", "first: revoke"]);
@@ -108,7 +113,7 @@ Deno.test("Estate: a cluster is known by its id, whatever endpoints name it, and
   assert.equal(await estate.keep(longer, 7n, BY), 60);
   const other = handleOn({}, "other", { id: "18446744073709551615", user: "somebody" });
   await estate.lock(other, NAME, 60, Infinity, BY);
-  assert.deepEqual(log.splice(0), ["first: lock", "other: lock"]);
+  assert.deepEqual(log.splice(0), ["first: claim", "other: claim"]);
   assert.equal(estate.held().filter(({ kind }) => kind === "lease").length, 1);
   for (const expected of [true, true, true, false]) {
     assert.equal(await estate.unlock(NAME, BY), expected);

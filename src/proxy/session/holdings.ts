@@ -1,43 +1,35 @@
 // What a session holds in etcd beyond a statement: leases that are kept alive, locks, leaderships. All of it ends with the
 // session; locks and leaderships at once, kept leases when their time is up.
 //
-// A lock is a key below its name that carries a lease, the oldest of these being the owner's, and a leadership is the
-// same: etcd's own lock and election services, so that etcdctl lock and elect take turns with SQL.
+// A lock and a leadership are the first place in a queue, as etcd/queue.ts has it. The key is held by nothing but its lease,
+// and whoever has it watches it: with the key goes what it stands for.
 
-import { concatBytes, encodeUtf8, fromHex, toHex } from "../../base/bytes.ts";
+import { fromHex, printable, toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
-import {
-  CampaignReply,
-  CampaignRequest,
-  LeaderKey,
-  LeaseGrantRequest,
-  LeaseReply,
-  LeaseRequest,
-  LockReply,
-  LockRequest,
-  OnlyHeader,
-  ProclaimRequest,
-} from "../../etcd/api.ts";
-import { decodeTxn, encodeTxn } from "../../etcd/txn.ts";
+import { LeaseGrantRequest, LeaseReply, LeaseRequest, OnlyHeader } from "../../etcd/api.ts";
+import { type Claim, decodeClaim, encodeClaim, encodeProclaim, type Place } from "../../etcd/queue.ts";
+import { decodeTxnOutcome } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
-import { prefixRange } from "../../etcd/keyrange.ts";
-import type { Decoded } from "../../etcd/schema.ts";
 import { cancelled, Deadline } from "../deadline.ts";
 import { type CallOptions, type ClusterHandle, LateError } from "../handle.ts";
-import type { Runtime } from "../runtime.ts";
+import { type Runtime, sleep } from "../runtime.ts";
 import { KeptLease } from "./leases.ts";
 
-interface Lock {
+/** The first place in a queue. */
+interface Tenure {
   lease: KeptLease;
-  key: Uint8Array;
+  place: Place;
+}
+
+interface Lock extends Tenure {
   /** How often it was taken; as often must it be given back. */
   count: number;
 }
 
-interface Leadership {
-  lease: KeptLease;
-  leader: Decoded<typeof LeaderKey.fields>;
-}
+/** A lock's value: it shows nothing. */
+const NO_VALUE = new Uint8Array(0);
+/** Parts of a lease's time after which its key is watched again when that could not be done. */
+const WATCHES = 3;
 
 /** One thing that is held, as SQL shows it. */
 export interface Held {
@@ -62,7 +54,7 @@ export class Holdings {
   readonly #handle: ClusterHandle;
   readonly #leases = new Map<bigint, KeptLease>();
   readonly #locks = new Map<string, Lock>();
-  readonly #leaderships = new Map<string, Leadership>();
+  readonly #leaderships = new Map<string, Tenure>();
   /** Given up here, while etcd is still to be told. */
   readonly #ending = new Set<KeptLease>();
 
@@ -159,44 +151,57 @@ export class Holdings {
     const held = this.#locks.get(name);
     if (held?.lease.state === "HELD") {
       held.count++;
-      return held.key;
+      return held.place.key;
     }
     this.forgetLost("lock", name);
+    const taken = await this.#take(fromHex(name), NO_VALUE, ttl, patience, by);
+    if (taken !== null) this.#locks.set(name, { ...taken, count: 1 });
+    return taken && taken.place.key;
+  }
+
+  /** Becomes the first in a queue; null when another client is for as long as `patience`. */
+  async #take(
+    name: Uint8Array,
+    value: Uint8Array,
+    ttl: number,
+    patience: number,
+    by: By,
+  ): Promise<Tenure | null> {
     // What was given up may stand in front of the queue still.
     for (const one of this.#ending) one.hasten();
     const lease = await this.#grant(ttl, by);
     try {
-      const key = patience === 0
-        ? await this.#tryLock(fromHex(name), lease, by)
-        : await this.#waitForLock(fromHex(name), lease, patience, by);
+      const place = await this.#queue(
+        { name, value, lease: lease.id, patient: patience > 0 },
+        lease,
+        patience,
+        by,
+      );
       throwIfCancelled(by);
-      if (key === null) await this.#abandon(lease, by.deadline);
+      if (place === null) await this.#abandon(lease, by.deadline);
       // What etcd granted in the last moment of the lease is nothing to rely on.
       else if (lease.lost) throw leaseLost();
-      else this.#locks.set(name, { lease, key, count: 1 });
-      return key;
+      else void this.#watch(lease, place);
+      return place && { lease, place };
     } catch (error) {
+      const { lost } = lease;
       // The place in the queue goes with the lease.
       void this.#abandon(lease);
-      throw error;
+      throw lost ? leaseLost() : error;
     }
   }
 
-  async #waitForLock(
-    name: Uint8Array,
-    lease: KeptLease,
-    patience: number,
-    by: By,
-  ): Promise<Uint8Array | null> {
-    const request = LockRequest.encode({ name, lease: String(lease.id) });
+  async #queue(claim: Claim, lease: KeptLease, patience: number, by: By): Promise<Place | null> {
+    const claimed = decodeClaim(claim, await this.#call(Method.CLAIM, encodeClaim(claim), by));
+    if (claimed === null || claimed.standing === "FIRST") return claimed && claimed.place;
+    if (!claim.patient) return null;
+    const { place } = claimed;
     try {
-      return LockReply.decode(
-        await this.#handle.call(Method.LOCK, request, this.#waiting(patience, lease, by)),
-      )
-        .key;
+      const standing = await this.#handle.stand(place, "FIRST", this.#waiting(patience, lease, by));
+      if (standing === "GONE") throw placeLost(place);
+      return place;
     } catch (error) {
-      if (lease.lost) throw leaseLost();
-      if (error instanceof LateError && patience < Infinity) return null;
+      if (error instanceof LateError && patience < Infinity && !lease.lost) return null;
       throw error;
     }
   }
@@ -205,64 +210,60 @@ export class Holdings {
   #waiting(patience: number, lease: KeptLease, { signal: wanted, deadline }: By): CallOptions {
     const until = Deadline.after(this.#runtime, patience);
     const signal = AbortSignal.any(wanted === undefined ? [lease.signal] : [lease.signal, wanted]);
-    return { signal, deadline: deadline?.earlier(until) ?? until, waits: true };
+    return { signal, deadline: deadline?.earlier(until) ?? until };
   }
 
-  async #tryLock(name: Uint8Array, lease: KeptLease, by: By): Promise<Uint8Array | null> {
-    const queue = prefixRange(concatBytes(name, encodeUtf8("/")));
-    const key = concatBytes(queue.start, encodeUtf8(lease.id.toString(16)));
-    const request = encodeTxn({
-      compare: [{ key: queue.start, rangeEnd: queue.end!, target: "create", result: "equal", value: 0n }],
-      success: [{ put: { key, value: new Uint8Array(0), lease: lease.id } }],
-      failure: [],
-    });
-    const { succeeded } = decodeTxn(await this.#call(Method.TXN, request, by));
-    return succeeded ? key : null;
+  /** Somebody may delete the key, and revoke a lease, of which no renewal tells before its time. */
+  async #watch(lease: KeptLease, place: Place): Promise<void> {
+    const { signal } = lease;
+    while (lease.state === "HELD") {
+      try {
+        const deadline = Deadline.after(this.#runtime, Infinity);
+        await this.#handle.stand(place, "GONE", { signal, deadline });
+        lease.refuse();
+      } catch {
+        await sleep(this.#runtime, lease.ttl * 1000 / WATCHES, signal);
+      }
+    }
   }
 
   /**
    * Gives the lock back. False when it is not held, or was lost meanwhile. Rejects when etcd could not be told in time: it is
    * told later then, if that is possible before the lease ends.
    */
-  async unlock(name: string, { deadline }: By): Promise<boolean> {
+  async unlock(name: string, by: By): Promise<boolean> {
     const held = this.#locks.get(name);
     if (held === undefined || this.forgetLost("lock", name)) return false;
     if (--held.count > 0) return true;
     this.#locks.delete(name);
+    return await this.#giveBack("lock", held.lease, by);
+  }
+
+  async #giveBack(what: string, lease: KeptLease, { deadline }: By): Promise<boolean> {
     try {
-      return await this.#revoke(held.lease, deadline);
+      return await this.#revoke(lease, deadline);
     } catch (error) {
-      throw staysHeld("lock", held.lease, EtcdFdwError.from(error));
+      throw staysHeld(what, lease, EtcdFdwError.from(error));
     }
   }
 
   /** Becomes the leader, with this value; false when another one is for as long as `patience`. */
   async campaign(name: string, value: Uint8Array, ttl: number, patience: number, by: By): Promise<boolean> {
     if (await this.proclaim(name, value, by)) return true;
-    const lease = await this.#grant(ttl, by);
-    const request = CampaignRequest.encode({ name: fromHex(name), lease: String(lease.id), value });
-    try {
-      const reply = await this.#handle.call(Method.CAMPAIGN, request, this.#waiting(patience, lease, by));
-      throwIfCancelled(by);
-      if (lease.lost) throw leaseLost();
-      this.#leaderships.set(name, { lease, leader: CampaignReply.decode(reply).leader! });
-      return true;
-    } catch (error) {
-      const { lost } = lease;
-      await this.#abandon(lease, by.deadline);
-      if (lost) throw leaseLost();
-      if (error instanceof LateError && patience < Infinity) return false;
-      throw error;
-    }
+    const taken = await this.#take(fromHex(name), value, ttl, patience, by);
+    if (taken !== null) this.#leaderships.set(name, taken);
+    return taken !== null;
   }
 
   /** Gives a leadership that is held another value. False when it is not held. */
   async proclaim(name: string, value: Uint8Array, by: By): Promise<boolean> {
     const held = this.#leaderships.get(name);
     if (held === undefined || this.forgetLost("election", name)) return false;
-    const leader = leaderOf(held);
-    await this.#call(Method.PROCLAIM, ProclaimRequest.encode({ leader, value }), by);
-    return true;
+    const reply = await this.#call(Method.TXN, encodeProclaim(held.place, value), by);
+    if (decodeTxnOutcome(reply).succeeded) return true;
+    held.lease.refuse();
+    this.forgetLost("election", name);
+    return false;
   }
 
   /** Gives a leadership up. False when it is not held, or was lost meanwhile. */
@@ -270,15 +271,7 @@ export class Holdings {
     const held = this.#leaderships.get(name);
     if (held === undefined || this.forgetLost("election", name)) return false;
     this.#leaderships.delete(name);
-    const request = ProclaimRequest.encode({ leader: leaderOf(held) });
-    const resigned = await this.#call(Method.RESIGN, request, by).then(() => true, () => false);
-    const { lost } = held.lease;
-    try {
-      return await this.#revoke(held.lease, by.deadline);
-    } catch (error) {
-      if (resigned) return !lost;
-      throw staysHeld("leadership", held.lease, EtcdFdwError.from(error));
-    }
+    return await this.#giveBack("leadership", held.lease, by);
   }
 
   /** All of it. */
@@ -293,8 +286,8 @@ export class Holdings {
     });
     return [
       ...[...this.#leases.values()].map((lease) => row("lease", lease)),
-      ...[...this.#locks].map(([name, { lease, key }]) => row("lock", lease, name, key)),
-      ...[...this.#leaderships].map(([name, { lease, leader }]) => row("election", lease, name, leader.key)),
+      ...[...this.#locks].map(([name, { lease, place }]) => row("lock", lease, name, place.key)),
+      ...[...this.#leaderships].map(([name, { lease, place }]) => row("election", lease, name, place.key)),
     ];
   }
 
@@ -314,8 +307,6 @@ export function clusterIdOf(reply: Uint8Array): string | null {
   return OnlyHeader.decode(reply).header?.cluster_id ?? null;
 }
 
-const leaderOf = ({ leader: { name, key, rev, lease } }: Leadership) => ({ name, key, rev, lease });
-
 /** An answer may come in the moment of the cancel: what SQL is not told of must not be held, or the session is over. */
 function throwIfCancelled({ signal }: By): void {
   if (signal?.aborted) throw cancelled();
@@ -324,6 +315,12 @@ function throwIfCancelled({ signal }: By): void {
 function leaseLost(): EtcdFdwError {
   return new EtcdFdwError("08006", "the lease ran out before etcd could be heard", {
     hint: "Check that etcd has a leader, or give a longer ttl.",
+  });
+}
+
+function placeLost({ key }: Place): EtcdFdwError {
+  return new EtcdFdwError("08006", "the place in the queue was lost", {
+    detail: `Somebody has deleted etcd's key "${printable(key)}", or revoked its lease.`,
   });
 }
 

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
-import { encodeUtf8, toHex } from "../../base/bytes.ts";
-import { CampaignReply, LeaseReply, LeaseRequest, LockReply } from "../../etcd/api.ts";
+import { decodeUtf8, encodeUtf8, toHex } from "../../base/bytes.ts";
+import { LeaseReply, LeaseRequest } from "../../etcd/api.ts";
+import type { Place, Standing } from "../../etcd/queue.ts";
 import { Method } from "../../ipc/frame.ts";
 import { cancelled } from "../deadline.ts";
 import { type CallOptions, type ClusterHandle, LateError } from "../handle.ts";
+import { foundKeys } from "../testing_requests.ts";
 import { VirtualRuntime } from "../testing_runtime.ts";
 import { Holdings } from "./holdings.ts";
 
@@ -16,12 +18,10 @@ function setup(cancelAt: number) {
   const answers: Record<number, Uint8Array> = {
     [Method.LEASE_GRANT]: LeaseReply.encode({ ID: "7", TTL: "60" }),
     [Method.LEASE_KEEPALIVE]: LeaseReply.encode({ ID: "7", TTL: "60" }),
-    [Method.LOCK]: LockReply.encode({ key: encodeUtf8("job/7") }),
-    [Method.CAMPAIGN]: CampaignReply.encode({ leader: { key: encodeUtf8("job/7") } }),
+    [Method.CLAIM]: foundKeys("job/7", "job/7"),
     [Method.LEASE_REVOKE]: new Uint8Array(0),
     // A TxnResponse that has succeeded.
     [Method.TXN]: Uint8Array.of(2 << 3, 1),
-    [Method.PROCLAIM]: new Uint8Array(0),
   };
   const cut = { now: false, only: -1 };
   /** Answers to `method` wait for go(); while it stalls, so do renewals. */
@@ -39,19 +39,31 @@ function setup(cancelAt: number) {
     }
     return Promise.resolve(answers[method]);
   };
+  /** Who stands in front, and how the wait for that to end, or for the key's own end, is over. */
+  const queue = {
+    ahead(key: string) {
+      answers[Method.CLAIM] = foundKeys("job/7", key);
+    },
+    over: { FIRST: (_: Standing) => {}, GONE: (_: Standing) => {} },
+  };
+  const stand = (_: Place, wanted: "FIRST" | "GONE", { signal }: CallOptions = {}) =>
+    new Promise<Standing>((resolve, reject) => {
+      queue.over[wanted] = resolve;
+      signal?.addEventListener("abort", () => reject(cancelled()));
+    });
   const runtime = new VirtualRuntime();
-  const rest = { close: () => {}, requestTimeout: 1000, share: () => handle };
+  const rest = { stand, close: () => {}, requestTimeout: 1000, share: () => handle };
   const handle = { call, ...rest } as Partial<ClusterHandle> as ClusterHandle;
   const by = { signal: controller.signal };
-  return { holdings: new Holdings(runtime, handle), by, revoked, runtime, cut, slow };
+  return { holdings: new Holdings(runtime, handle), by, revoked, runtime, cut, slow, queue };
 }
 
 Deno.test("Holdings: what is granted in the moment of the cancel is given back, and not held", async () => {
   const cases: [number, (holdings: Holdings, by: { signal: AbortSignal }) => Promise<unknown>, string[]][] = [
     [Method.LEASE_GRANT, (holdings, by) => holdings.keepNew(60, by), ["7"]],
     [Method.LEASE_GRANT, (holdings, by) => holdings.lock(NAME, 60, Infinity, by), ["7"]],
-    [Method.LOCK, (holdings, by) => holdings.lock(NAME, 60, Infinity, by), ["7"]],
-    [Method.CAMPAIGN, (holdings, by) => holdings.campaign(NAME, encodeUtf8("v"), 60, Infinity, by), [
+    [Method.CLAIM, (holdings, by) => holdings.lock(NAME, 60, Infinity, by), ["7"]],
+    [Method.CLAIM, (holdings, by) => holdings.campaign(NAME, encodeUtf8("v"), 60, Infinity, by), [
       "7",
     ]],
     // It is another one's lease: it is left alone.
@@ -103,11 +115,11 @@ Deno.test("Holdings: a lock whose lease has run out is lost at that moment, whet
 });
 
 Deno.test("Holdings: nobody waits for what the lost lease cannot hold", async () => {
-  for (const method of [Method.LOCK, Method.CAMPAIGN]) {
-    const { holdings, by, runtime, slow } = setup(-1);
-    slow.method = method;
+  for (const what of ["lock", "leadership"]) {
+    const { holdings, by, runtime, slow, queue } = setup(-1);
+    queue.ahead("job/1");
     slow.stalls = true;
-    const waiting = method === Method.LOCK
+    const waiting = what === "lock"
       ? holdings.lock(NAME, 60, Infinity, by)
       : holdings.campaign(NAME, encodeUtf8("v"), 60, Infinity, by);
     let refused = false;
@@ -123,7 +135,7 @@ Deno.test("Holdings: nobody waits for what the lost lease cannot hold", async ()
 
 Deno.test("Holdings: what etcd grants when the lease has run out already is not held", async () => {
   const { holdings, by, runtime, slow } = setup(-1);
-  slow.method = Method.LOCK;
+  slow.method = Method.CLAIM;
   const lock = holdings.lock(NAME, 60, Infinity, by);
   const refused = assert.rejects(lock, { sqlstate: "08006", message: /lease ran out/ });
   slow.stalls = true;
@@ -149,14 +161,35 @@ Deno.test("Holdings: a lock that etcd could not be told to end is not said to be
   assert.deepEqual([revoked, holdings.empty], [["7"], true]);
 });
 
-Deno.test("Holdings: who has resigned is no leader, whatever becomes of the lease", async () => {
+Deno.test("Holdings: a place behind others is waited in, and lost with its key", async () => {
+  for (const [end, key] of [["FIRST", "job/7"], ["GONE", null]] as [Standing, string | null][]) {
+    const { holdings, by, runtime, revoked, queue } = setup(-1);
+    queue.ahead("job/1");
+    assert.equal(await holdings.lock(NAME, 60, 0, by), null);
+    assert.deepEqual(revoked.splice(0), ["7"]);
+    const waiting = holdings.lock(NAME, 60, Infinity, by);
+    await runtime.pass(10_000);
+    queue.over.FIRST(end);
+    if (key === null) await assert.rejects(waiting, { sqlstate: "08006", detail: /"job\/7"/ });
+    else assert.equal(decodeUtf8((await waiting)!), key);
+    assert.deepEqual(revoked, key === null ? ["7"] : []);
+  }
+});
+
+Deno.test("Holdings: what is held is lost with its key at once, whatever its lease is worth", async () => {
+  const { holdings, by, runtime, queue } = setup(-1);
+  await holdings.lock(NAME, 60, Infinity, by);
+  await runtime.pass(1_000);
+  assert.deepEqual(holdings.held().map(({ lost }) => lost), [false]);
+  queue.over.GONE("GONE");
+  await runtime.pass(0);
+  assert.deepEqual(holdings.held().map(({ lost }) => lost), [true]);
+  assert.equal(await holdings.unlock(NAME, by), false);
+});
+
+Deno.test("Holdings: who resigns is no leader, whether or not etcd can be told", async () => {
   const { holdings, by, runtime, cut } = setup(-1);
   const lead = () => holdings.campaign(NAME, encodeUtf8("v"), 60, Infinity, by);
-  await lead();
-  cut.only = Method.LEASE_REVOKE;
-  const resigned = holdings.resign(NAME, by);
-  await runtime.pass(1_000);
-  assert.equal(await resigned, true);
   await lead();
   cut.now = true;
   const refused = assert.rejects(holdings.resign(NAME, by), {

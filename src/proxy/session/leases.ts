@@ -5,7 +5,7 @@
 //
 // The others are final. "expired" is the lease's own deadline: a time to live after the last renewal that succeeded was
 // sent. etcd cannot have ended it before that, and may have ended it after, whether or not it can be asked. "refused" is
-// etcd's word that it has.
+// etcd's word that it has, or that the key is gone for which it stands.
 
 import { EtcdFdwError } from "../../base/errors.ts";
 import { LeaseReply, LeaseRequest } from "../../etcd/api.ts";
@@ -74,6 +74,11 @@ export class KeptLease {
     return this.#controller.signal;
   }
 
+  /** etcd says that what it stands for has ended. */
+  refuse(): void {
+    this.#take("refused");
+  }
+
   #take(event: LeaseEvent): boolean {
     if (this.#state !== "HELD") return false;
     this.#state = ENDS[event];
@@ -106,7 +111,7 @@ export class KeptLease {
       const reply = LeaseReply.decode(await this.#handle.call(Method.LEASE_KEEPALIVE, payload, options));
       if (this.state !== "HELD") return;
       const ttl = Number(reply.TTL);
-      if (ttl <= 0) return void this.#take("refused");
+      if (ttl <= 0) return this.refuse();
       this.#expiry.cancel();
       this.#expiresAt = sentAt + ttl * 1000;
       this.#expiry = this.#expireInTime();

@@ -59,6 +59,7 @@ class FakeCluster implements ClusterHandle {
   events = () => Promise.reject(new Error("not asked for"));
   watch = () => Promise.reject(new Error("not asked for"));
   observe = () => Promise.reject(new Error("not asked for"));
+  stand = () => Promise.reject(new Error("not asked for"));
   snapshot = (): Promise<PartedAnswer> => Promise.reject(new Error("not asked for"));
   certificates = () => Promise.resolve([]);
   readonly cluster = {};
@@ -391,10 +392,10 @@ Deno.test("Session: answers on their way are bounded for all sessions together, 
   }, new Budget(16_000_000));
 });
 
-Deno.test("Session: a lock that is waited for takes no room, and who waits for room does so until its deadline", async () => {
+Deno.test("Session: what brings little takes no room, and who waits for room does so until its deadline", async () => {
   const budget = new Budget(2_000_000);
   await withSession(async ({ client, cluster, another }) => {
-    for (let id = 1; id <= 10; id++) client.send(unary(id, "wait", { code: Method.LOCK }));
+    for (let id = 1; id <= 10; id++) client.send(unary(id, "wait", { code: Method.COMPACT }));
     client.send(unary(11, "wait"));
     await client.until(() => cluster.started === 11);
     budget.take(900_000);

@@ -276,12 +276,12 @@ export class Hub {
   }
 
   /** Lets etcd wait until somebody has read, or there is memory. */
-  #hold(source: Source): Promise<void> | false {
+  #hold(source: Source): Promise<false> | false {
     if (!this.#isFull(source)) return false;
     return new Promise((resolve) => {
       source.resume = () => {
         source.resume = null;
-        resolve();
+        resolve(false);
       };
       if (source.taken < source.feed.bytes) this.#retryWhenGiven(source);
     });
