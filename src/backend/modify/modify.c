@@ -378,7 +378,8 @@ append_rows(EtcdModify *modify, TupleTableSlot **slots, int count, int64 *lease)
 		keys[i] = modify->payload.len;
 		append_bytes(&modify->payload, part.data, part.len);
 		resetStringInfo(&part);
-		etcd_write_value(modify->writer, slots[i], NULL, &part);
+		etcd_write_value(modify->writer, slots[i], NULL, modify->payload.data + keys[i] + sizeof(uint32),
+						 (int) etcd_get_uint32(modify->payload.data + keys[i]), &part);
 		append_bytes(&modify->payload, part.data, part.len);
 	}
 	etcd_modes_leave(level);
@@ -513,7 +514,7 @@ write_changed(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *row,
 		appendBinaryStringInfo(key, row->key, row->key_len);
 	}
 	*lease = etcd_row_lease(modify, slot, row);
-	etcd_write_value(writer, slot, row, value);
+	etcd_write_value(writer, slot, row, key->data, key->len, value);
 	etcd_modes_leave(level);
 	return renamed;
 }
