@@ -358,10 +358,12 @@ insert_kind(EtcdModify *modify)
 }
 
 /*
- * Appends new rows to the payload; where each entry's key begins.
+ * Appends new rows to the payload; where each entry's key begins.  Of a row
+ * that is to be shown, `replaced` is filled with what an upsert will replace,
+ * which the proxy is told for the transaction's reads; NULL for others.
  */
 static int *
-append_rows(EtcdModify *modify, TupleTableSlot **slots, int count, int64 *lease)
+append_rows(EtcdModify *modify, TupleTableSlot **slots, int count, int64 *lease, EtcdKeyValue *replaced)
 {
 	int		   *keys = palloc(count * sizeof(int));
 	StringInfoData part;
@@ -372,9 +374,11 @@ append_rows(EtcdModify *modify, TupleTableSlot **slots, int count, int64 *lease)
 	{
 		etcd_check_maintained(modify->writer, slots[i]);
 		*lease = etcd_row_lease(modify, slots[i], NULL);
-		append_entry(&modify->payload, insert_kind(modify), NULL, *lease);
 		resetStringInfo(&part);
 		etcd_write_key(modify->writer, slots[i], NULL, &part);
+		if (replaced != NULL)
+			etcd_read_replaced(modify, part.data, part.len, 0, replaced);
+		append_entry(&modify->payload, insert_kind(modify), replaced, *lease);
 		keys[i] = modify->payload.len;
 		append_bytes(&modify->payload, part.data, part.len);
 		resetStringInfo(&part);
@@ -406,10 +410,11 @@ insert_rows(EtcdModify *modify, ResultRelInfo *rinfo, TupleTableSlot **slots, in
 	bool		shown = etcd_shows_rows(rinfo);
 	int64		lease = 0;
 	int		   *keys;
+	EtcdKeyValue replaced = {0};
 	EtcdStageReply reply;
 
 	begin_payload(modify);
-	keys = append_rows(modify, slots, count, &lease);
+	keys = append_rows(modify, slots, count, &lease, shown && !modify->immediate ? &replaced : NULL);
 	send_payload(modify, modify->immediate && shown, &reply);
 	if (reply.refused != NIL && modify->collision != ETCD_SKIP)
 	{
@@ -421,11 +426,13 @@ insert_rows(EtcdModify *modify, ResultRelInfo *rinfo, TupleTableSlot **slots, in
 	/* Rows that are shown come one at a time. */
 	if (shown && reply.refused == NIL)
 	{
-		EtcdKeyValue kv = {.numbers = {reply.revision, reply.revision, 1, lease}};
+		EtcdKeyValue kv = {.numbers = {0, 0, 0, lease}};
 
 		kv.key = payload_bytes(modify->payload.data + keys[0], &kv.key_len);
 		kv.value = payload_bytes(kv.key + kv.key_len, &kv.value_len);
-		etcd_show_row(modify, slots[0], &kv);
+		if (modify->immediate)
+			etcd_read_replaced(modify, kv.key, kv.key_len, reply.revision, &replaced);
+		etcd_show_new(modify, slots[0], &kv, &replaced, reply.revision);
 	}
 	return reply.refused;
 }
@@ -528,21 +535,26 @@ append_delete(EtcdModify *modify, const EtcdKeyValue *row)
 }
 
 /*
- * Shows a row that was changed.  Of those that the transaction itself has made,
- * only one version counts, however often it writes them.
+ * Shows a row that was changed, or is a new one in place of `replaced`.  Of those
+ * that the transaction itself has made, only one version counts, however often it
+ * writes them.
  */
 static void
 show_changed(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *old, StringInfo key, StringInfo value,
-			 int64 lease, int64 revision)
+			 int64 lease, EtcdKeyValue *replaced, int64 revision)
 {
 	EtcdKeyValue kv = {.key = key->data, .value = value->data, .key_len = key->len, .value_len = value->len,
-	.numbers = {revision, revision, 1, lease}};
+	.numbers = {0, revision, 0, lease}};
 
-	if (old != NULL)
+	if (old == NULL)
 	{
-		kv.numbers[0] = old->numbers[0];
-		kv.numbers[2] = old->numbers[2] + (old->numbers[1] != 0);
+		if (modify->immediate)
+			etcd_read_replaced(modify, kv.key, kv.key_len, revision, replaced);
+		etcd_show_new(modify, slot, &kv, replaced, revision);
+		return;
 	}
+	kv.numbers[0] = old->numbers[0];
+	kv.numbers[2] = old->numbers[2] + (old->numbers[1] != 0);
 	etcd_show_row(modify, slot, &kv);
 }
 
@@ -556,6 +568,7 @@ etcdExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 	StringInfoData value;
 	int64		lease;
 	bool		renamed;
+	EtcdKeyValue replaced = {0};
 	EtcdStageReply reply;
 
 	(void) estate;
@@ -568,14 +581,16 @@ etcdExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 	begin_payload(modify);
 	if (renamed)
 		append_delete(modify, &row);
-	append_entry(&modify->payload, renamed ? insert_kind(modify) : STAGE_UPDATE, renamed ? NULL : &row, lease);
+	if (renamed && etcd_shows_rows(rinfo) && !modify->immediate)
+		etcd_read_replaced(modify, key.data, key.len, 0, &replaced);
+	append_entry(&modify->payload, renamed ? insert_kind(modify) : STAGE_UPDATE, renamed ? &replaced : &row, lease);
 	append_bytes(&modify->payload, key.data, key.len);
 	append_bytes(&modify->payload, value.data, value.len);
 	send_payload(modify, renamed || (modify->immediate && etcd_shows_rows(rinfo)), &reply);
 	if (reply.refused != NIL)
 		duplicate_key(modify, key.data, key.len);
 	if (etcd_shows_rows(rinfo))
-		show_changed(modify, slot, renamed ? NULL : &row, &key, &value, lease, reply.revision);
+		show_changed(modify, slot, renamed ? NULL : &row, &key, &value, lease, &replaced, reply.revision);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(modify->work);
 	return slot;
