@@ -231,7 +231,7 @@ export interface FunctionCallAnswer extends CallAnswer {
   errors: number;
   /** 1: the frame is for the proxy, not for a server. */
   proxy: number;
-  /** 1: changes etcd's keys, which a read-only transaction may not. */
+  /** 1: changes something in etcd, which a read-only transaction may not. */
   writes: number;
   /**
    * Arguments whose bytes are the payload's first fields, numbered from 1 in this order: another call that differs in these
