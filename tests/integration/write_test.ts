@@ -550,6 +550,27 @@ test("write_mode immediate writes at once, and cannot take it back", async () =>
   assert.equal(property(lines, "Etcd Write"), "immediate");
 });
 
+test("rows that are not committed yet are not changed at once", async () => {
+  await reset({ "/w/1": "a", "/w/2": "b" });
+  await db.sql(`CREATE FOREIGN TABLE at_once (key text, value text) SERVER etcd
+    OPTIONS (prefix '/w/', write_mode 'immediate')`);
+  for (
+    const before of ["INSERT INTO kv VALUES ('/w/own', 'x')", "UPDATE kv SET value = 'x' WHERE key = '/w/1'"]
+  ) {
+    const key = before.startsWith("INSERT") ? "/w/own" : "/w/1";
+    for (const statement of ["UPDATE at_once SET value = 'y'", "DELETE FROM at_once"]) {
+      await db.sql(`BEGIN; ${before}; UPDATE at_once SET value = 'now' WHERE key = '/w/2'; SAVEPOINT s`);
+      const error = await db.failure(`${statement} WHERE key = '${key}' AND value <> '' RETURNING key`);
+      assert.equal(error.code, "55000", `${before}; ${statement}`);
+      assert.match(error.message, new RegExp(`key "${key}" of foreign table "at_once"`));
+      assert.match(error.hint!, /transactional/);
+      await db.sql("ROLLBACK TO s; COMMIT");
+      assert.equal((await stored())[key], "x");
+      await reset({ "/w/1": "a", "/w/2": "b" });
+    }
+  }
+});
+
 test("partitions: rows are routed, and moved between local and foreign ones", async () => {
   await reset();
   await db.sql(`CREATE TABLE pt (key text COLLATE "C", value text) PARTITION BY RANGE (key);

@@ -481,6 +481,24 @@ etcdGetForeignModifyBatchSize(ResultRelInfo *rinfo)
 }
 
 /*
+ * What is written at once stays, whatever becomes of the transaction; and then
+ * its own write of the row would fail.
+ */
+static void
+refuse_uncommitted(EtcdModify *modify, const EtcdKeyValue *row)
+{
+	Relation	relation = modify->writer->relation;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot change key \"%s\" of foreign table \"%s\" at once",
+					etcd_printable(row->key, row->key_len), RelationGetRelationName(relation)),
+			 errdetail("The transaction has written it through a table with write_mode \"transactional\", and is not committed."),
+			 errhint("Use a table with write_mode \"transactional\", or commit before."),
+			 errtable(relation)));
+}
+
+/*
  * The row as the scan has found it; false when this statement has changed it.
  */
 static bool
@@ -491,7 +509,12 @@ row_to_change(EtcdModify *modify, TupleTableSlot *plan_slot, EtcdKeyValue *row)
 
 	if (isnull)
 		elog(ERROR, "ctid is NULL");
-	return etcd_rows_take(modify->rows, (ItemPointer) DatumGetPointer(tid), row);
+	if (!etcd_rows_take(modify->rows, (ItemPointer) DatumGetPointer(tid), row))
+		return false;
+	/* The transaction's own rows have no mod_revision yet. */
+	if (modify->immediate && row->numbers[ETCD_MOD_REVISION - ETCD_CREATE_REVISION] == 0)
+		refuse_uncommitted(modify, row);
+	return true;
 }
 
 /*
