@@ -15,11 +15,14 @@ export interface ColumnInput {
   options: Record<string, string>;
 }
 
+/** An array's values, or those around all of a large one. */
+export type Values = (string | null)[] | { least: string; greatest: string };
+
 /** A side of a comparison that the backend recognized. A param is an expression that is evaluated when the scan starts. */
 export type Operand =
   | { column: string }
   | { hex: string; type: string }
-  | { array: (string | null)[]; type: string }
+  | { array: Values; type: string }
   | { null: true; type: string }
   | { param: number; type: string };
 
@@ -27,7 +30,7 @@ export type Operand =
 export type Collation = "c" | "deterministic" | "nondeterministic" | "none";
 
 /** The value of a param: hexadecimal, null for SQL's NULL, or an array of these. */
-export type ParamValue = string | null | (string | null)[];
+export type ParamValue = string | null | Values;
 
 /**
  * A condition `left op right` with a built-in operator, "= any" (right is an array), "is null" or "is not null" (right
@@ -236,7 +239,7 @@ export interface FunctionCallAnswer extends CallAnswer {
   errors: number;
   /** 1: the frame is for the proxy, not for a server. */
   proxy: number;
-  /** 1: changes etcd's keys, which a read-only transaction may not. */
+  /** 1: changes something in etcd, which a read-only transaction may not. */
   writes: number;
   /**
    * Arguments whose bytes are the payload's first fields, numbered from 1 in this order: another call that differs in these

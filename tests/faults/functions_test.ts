@@ -127,3 +127,27 @@ test("a snapshot that breaks off leaves no file", async () => {
     await Deno.remove(directory, { recursive: true });
   }
 });
+
+test("a snapshot whose session ends meanwhile leaves no file", async () => {
+  await db.sql(etcd.createServerSql("patient", { request_timeout: "60", max_retries: "0" }));
+  const client = await db.connect();
+  client.on("error", () => {});
+  const [{ pid }] = (await client.query("SELECT pg_backend_pid() AS pid, etcd_get('patient', '/s')")).rows;
+  const directory = await Deno.makeTempDir();
+  await Deno.chmod(directory, 0o777);
+  const files = () => [...Deno.readDirSync(directory)].map(({ name }) => name);
+  await etcd.pause();
+  try {
+    const ended = client.query(`SELECT etcd_snapshot('patient', '${directory}/x')`)
+      .then(() => "done", (error) => error.code);
+    await waitFor("a file", () => Promise.resolve(files().length === 1));
+    assert.deepEqual(files(), ["x.part"]);
+    await db.sql(`SELECT pg_terminate_backend(${pid}, 10000)`);
+    assert.equal(await ended, "57P01");
+    assert.deepEqual(files(), []);
+  } finally {
+    await etcd.resume();
+    await client.end().catch(() => {});
+    await Deno.remove(directory, { recursive: true });
+  }
+});

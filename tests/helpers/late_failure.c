@@ -1,7 +1,8 @@
 /*
  * late_failure.c
- *	  A module whose callback fails at the end of each subtransaction while
- *	  late_failure.armed is on, as postgres_fdw's does when its server has gone.
+ *	  A module whose callbacks fail at the end of each subtransaction while
+ *	  late_failure.armed is on, and of the transaction while
+ *	  late_failure.commit is, as postgres_fdw's do when its server has gone.
  */
 #include "postgres.h"
 
@@ -14,6 +15,7 @@ PG_MODULE_MAGIC;
 void		_PG_init(void);
 
 static bool armed = false;
+static bool commit = false;
 
 static void
 fail(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *arg)
@@ -25,9 +27,19 @@ fail(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *arg
 		ereport(ERROR, (errmsg("late failure")));
 }
 
+static void
+fail_commit(XactEvent event, void *arg)
+{
+	(void) arg;
+	if (event == XACT_EVENT_PRE_COMMIT && commit)
+		ereport(ERROR, (errmsg("late failure")));
+}
+
 void
 _PG_init(void)
 {
+	DefineCustomBoolVariable("late_failure.commit", "Fail.", NULL, &commit, false, PGC_USERSET, 0, NULL, NULL, NULL);
+	RegisterXactCallback(fail_commit, NULL);
 	DefineCustomBoolVariable("late_failure.armed", "Fail.", NULL, &armed, false, PGC_USERSET, 0, NULL, NULL, NULL);
 	RegisterSubXactCallback(fail, NULL);
 }

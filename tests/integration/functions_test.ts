@@ -340,12 +340,98 @@ test("a read-only transaction reads and does not write", async () => {
   await db.sql(
     `SELECT etcd_txn('{"success": [{"get": {"key": "/a"}}, {"txn": {"failure": [{"get": {"key": "/b"}}]}}]}')`,
   );
-  await db.sql("SELECT etcd_try_lock('read-only'), etcd_unlock('read-only')");
   const nested = await db.failure(
     `SELECT etcd_txn('{"success": [{"txn": {"failure": [{"delete": {"key": "/b"}}]}}]}')`,
   );
   assert.equal(nested.code, "25006");
   await db.sql("ROLLBACK");
+});
+
+/** What changes something in etcd, as a call. */
+const CHANGING: Record<string, string> = {
+  etcd_put: "'/ro', '1'",
+  etcd_put_returning: "'/ro', '1'",
+  etcd_delete: "'/ro'",
+  etcd_delete_returning: "'/ro'",
+  etcd_txn: `'{"success": [{"put": {"key": "/ro", "value": "1"}}]}'`,
+  etcd_cas: "'/ro', NULL, '1'",
+  etcd_create: "'/ro', '1'",
+  etcd_incr: "'/ro'",
+  etcd_lease_grant: "interval '60 s'",
+  etcd_lease_revoke: "7",
+  etcd_lease_keepalive: "7",
+  etcd_lease_keep: "7",
+  etcd_lock: "'ro'",
+  etcd_try_lock: "'ro'",
+  etcd_campaign: "'ro', 'me'",
+  etcd_proclaim: "'ro', 'me'",
+  etcd_member_add: "'{http://127.0.0.1:1}'::text[]",
+  etcd_member_remove: "'1'",
+  etcd_member_promote: "'1'",
+  etcd_member_update: "'1', '{http://127.0.0.1:1}'::text[]",
+  etcd_move_leader: "'1'",
+  etcd_alarm_disarm: "",
+  etcd_compact: "1",
+  etcd_defragment: "",
+  etcd_auth_enable: "",
+  etcd_auth_disable: "",
+  etcd_user_add: "'u', 'p'",
+  etcd_user_delete: "'u'",
+  etcd_user_password: "'u', 'p'",
+  etcd_user_grant_role: "'u', 'r'",
+  etcd_user_revoke_role: "'u', 'r'",
+  etcd_role_add: "'r'",
+  etcd_role_delete: "'r'",
+  etcd_role_grant: "'r', 'read', '/ro'",
+  etcd_role_revoke: "'r', '/ro'",
+};
+
+/** What only reads, or gives back what the session holds. */
+const READING: Record<string, string> = {
+  etcd_get: "'/ro'",
+  etcd_get_row: "'/ro'",
+  etcd_range: "'/ro'",
+  etcd_count: "'/ro'",
+  etcd_changes: "'/ro', 1",
+  etcd_history: "'/ro'",
+  etcd_lease_ttl: "7",
+  etcd_lease_keys: "7",
+  etcd_lease_release: "7",
+  etcd_leases: "",
+  etcd_unlock: "'ro'",
+  etcd_resign: "'ro'",
+  etcd_leader: "'ro'",
+  etcd_observe: "'ro', wait => '1 ms'",
+  etcd_held: "",
+  etcd_status: "",
+  etcd_version: "",
+  etcd_members: "",
+  etcd_alarms: "",
+  etcd_hash: "",
+  etcd_snapshot_chunks: "",
+  etcd_auth_status: "",
+  etcd_users: "",
+  etcd_roles: "",
+};
+
+test("each function that changes something in etcd is refused in a read-only transaction, and no other", async () => {
+  const named = await rows("SELECT DISTINCT proname FROM pg_proc WHERE prosrc = 'etcd_fdw_call'");
+  const names = named.map(({ proname }) => proname).filter((name) => !name.startsWith("etcd_fdw_"));
+  assert.deepEqual(names.sort(), [...Object.keys(CHANGING), ...Object.keys(READING)].sort());
+  const revision = await etcd.client.revision();
+  await db.sql("BEGIN READ ONLY");
+  for (const [calls, refused] of [[CHANGING, true], [READING, false]] as const) {
+    for (const [name, args] of Object.entries(calls)) {
+      await db.sql("SAVEPOINT s");
+      const outcome = await db.sql(`SELECT * FROM ${name}('etcd'${args === "" ? "" : `, ${args}`})`)
+        .then(() => undefined, (error) => error.code);
+      assert.equal(outcome === "25006", refused, `${name}: ${outcome}`);
+      await db.sql("ROLLBACK TO s");
+    }
+  }
+  await db.sql("ROLLBACK");
+  assert.equal(await etcd.client.revision(), revision);
+  assert.deepEqual(await rows("SELECT * FROM etcd_leases()"), []);
 });
 
 test("what etcd refuses is told with its own words", async () => {

@@ -213,3 +213,20 @@ test("with the proxy, what it held runs out", async () => {
   );
   assert.deepEqual(await db.sql("SELECT * FROM etcd_held()"), []);
 });
+
+test("what DISCARD ALL leaves, etcd_fdw_disconnect() gives back", async () => {
+  const session = await db.connect();
+  await session.query(
+    "SELECT etcd_lock('pooled'), etcd_campaign('office', 'me'), etcd_lease_grant('60 s', keep => true)",
+  );
+  await session.query("DISCARD ALL");
+  assert.equal((await session.query("SELECT FROM etcd_held() WHERE NOT lost")).rowCount, 3);
+  await session.query("SELECT etcd_fdw_disconnect()");
+  assert.equal((await session.query("SELECT FROM etcd_held()")).rowCount, 0);
+  await until(
+    "the lock to be free",
+    async () => assert.equal(await value("SELECT etcd_try_lock('pooled')"), true),
+  );
+  await db.sql("SELECT etcd_unlock('pooled')");
+  await session.end();
+});

@@ -178,6 +178,57 @@ test("a field within a field of another column is written into it, or not at all
   assert.deepEqual(await db.sql("UPDATE against SET c = 'y' RETURNING a, b, c"), [{ a: 1, b: null, c: "y" }]);
 });
 
+test("a field is written where the rest of the value stays, or not at all", async () => {
+  await db.sql(
+    `CREATE FOREIGN TABLE places (key text, first text OPTIONS (json 'l.0'), second text OPTIONS (json 'l.1'),
+      fourth text OPTIONS (json 'l.3'), within_null text OPTIONS (json 'l.2.x'),
+      behind text OPTIONS (json 'l.4.x'), bc text OPTIONS (json 'b.c'),
+      nc text OPTIONS (json 'n.c')) SERVER etcd OPTIONS (prefix '/places/')`,
+  );
+  const document = '{"l": ["one", "two", null], "b": "keep me", "n": null}';
+  const stored = async () => new TextDecoder().decode((await etcd.get("/places/1"))!.value);
+  const kept: [set: string, document: string][] = [
+    ["first = 'x'", '{"b": "keep me", "l": ["x", "two", null], "n": null}'],
+    ["nc = 'x'", '{"b": "keep me", "l": ["one", "two", null], "n": {"c": "x"}}'],
+    ["within_null = 'x'", '{"b": "keep me", "l": ["one", "two", {"x": "x"}], "n": null}'],
+    [
+      "fourth = NULL, within_null = NULL, behind = NULL, bc = NULL, nc = NULL",
+      '{"b": "keep me", "l": ["one", "two", null], "n": null}',
+    ],
+  ];
+  for (const [set, expected] of kept) {
+    await etcd.put("/places/1", document);
+    await db.sql(`UPDATE places SET ${set}`);
+    assert.deepEqual(JSON.parse(await stored()), JSON.parse(expected), set);
+  }
+  await etcd.put("/places/1", document);
+  const refused: [set: string, column: string, detail: RegExp][] = [
+    ["first = NULL", "first", /"l\.0" is an element of an array/],
+    ["fourth = 'x'", "fourth", /"l\.3" would be an element/],
+    ["behind = 'x'", "behind", /"l\.4" would be an element/],
+    ["bc = 'x'", "bc", /"b" of its value is no object/],
+  ];
+  for (const [set, column, detail] of refused) {
+    const error = await db.failure(`UPDATE places SET ${set}`);
+    assert.equal(error.code, "22023", set);
+    assert.match(
+      error.message,
+      new RegExp(`column "${column}" of foreign table "places" .* key "/places/1"`),
+    );
+    assert.match(error.detail!, detail);
+    assert.match(error.hint!, /jsonb/);
+    assert.equal(await stored(), document, set);
+  }
+  for (const scalar of ['"text"', "5", "null"]) {
+    await etcd.put("/places/1", scalar);
+    for (const set of ["bc = 'x'", "bc = NULL"]) {
+      const error = await db.failure(`UPDATE places SET ${set}`);
+      assert.equal(error.code, "22023", scalar);
+      assert.match(error.message, /key "\/places\/1" in foreign table "places" has no fields/);
+    }
+  }
+});
+
 test("two columns of one field are written one at a time", async () => {
   await db.sql(`DELETE FROM doc; CREATE FOREIGN TABLE twice (key text, a jsonb OPTIONS (json 'f.x'),
       b text OPTIONS (json 'f.x'), other text OPTIONS (json 'f.y')) SERVER etcd OPTIONS (prefix '/doc/')`);

@@ -215,6 +215,42 @@ test("a scan of many pages sees one revision while others write", async () => {
   assert.deepEqual(await db.sql("SELECT DISTINCT value FROM many"), [{ value: "new" }]);
 });
 
+test("a list of however many keys finds what PostgreSQL finds, and a limit counts what is found", async () => {
+  const count = (list: string) => `SELECT count(*) FROM many WHERE key = ANY (${list})`;
+  const [row] = await db.sql(count("array(SELECT '/many/0' || i FROM generate_series(1000, 600999) i)"));
+  assert.equal(row.count, "5000");
+  const lists: [list: string, found: number][] = [
+    ["SELECT '/many/0' || i FROM generate_series(1000, 301000, 30) i", 167],
+    [
+      "SELECT CASE i WHEN 7 THEN '/many/00007' ELSE '/many/00009' || repeat('x', i) END FROM generate_series(1, 2000) i",
+      1,
+    ],
+    ["SELECT NULL::text FROM generate_series(1, 10000)", 0],
+  ];
+  await db.sql(`SET plan_cache_mode = force_generic_plan; PREPARE listed (text[]) AS ${count("$1")};
+    PREPARE few (text[]) AS SELECT count(*) FROM (SELECT FROM many WHERE key = ANY ($1) LIMIT 100) x`);
+  for (const [list, found] of lists) {
+    const literal = (await db.sql(`SELECT quote_literal(array(${list})) AS list`))[0].list;
+    for (const query of [count(`array(${list})`), count(literal), `EXECUTE listed (${literal})`]) {
+      assert.deepEqual(await db.sql(query), [{ count: String(found) }], list);
+    }
+    for (
+      const query of [
+        `SELECT key FROM many WHERE key = ANY (${literal}) LIMIT 100`,
+        `EXECUTE few (${literal})`,
+      ]
+    ) {
+      const rows = await db.sql(query);
+      assert.equal(
+        query.startsWith("EXECUTE") ? Number(rows[0].count) : rows.length,
+        Math.min(found, 100),
+        list,
+      );
+    }
+  }
+  await db.sql("DEALLOCATE ALL; RESET plan_cache_mode");
+});
+
 test("cursors, savepoints and errors leave the session usable", async () => {
   await db.sql(
     'BEGIN; DECLARE c SCROLL CURSOR FOR SELECT key FROM many ORDER BY key COLLATE "C"; FETCH 3 FROM c',

@@ -252,6 +252,58 @@ test("ON CONFLICT DO NOTHING, and upsert", async () => {
   assert.ok(["42P10", "0A000"].includes(update.code), update.code);
 });
 
+test("RETURNING and triggers show of an upsert what etcd will hold", async () => {
+  const columns = "key text, value text, create_revision bigint, mod_revision bigint, version bigint";
+  await db.sql(
+    `CREATE FOREIGN TABLE over (${columns}) SERVER etcd OPTIONS (prefix '/w/', upsert 'true');
+    CREATE FOREIGN TABLE over_now (${columns}) SERVER etcd OPTIONS (prefix '/w/', upsert 'true', write_mode 'immediate');
+    CREATE TABLE seen (key text, create_revision bigint, version bigint);
+    CREATE FUNCTION note_seen() RETURNS trigger LANGUAGE plpgsql AS
+      $$ BEGIN INSERT INTO seen VALUES (NEW.key, NEW.create_revision, NEW.version); RETURN NULL; END $$;
+    CREATE TRIGGER note_seen AFTER INSERT OR UPDATE ON over FOR EACH ROW EXECUTE FUNCTION note_seen();
+    CREATE TRIGGER note_seen AFTER INSERT OR UPDATE ON over_now FOR EACH ROW EXECUTE FUNCTION note_seen()`,
+  );
+  const shown = "RETURNING key, create_revision, version";
+  const cases: [before: string, statement: string][] = [
+    ["", `INSERT INTO $ (key, value) VALUES ('/w/1', 'x'), ('/w/new', 'x') ${shown}`],
+    [
+      "INSERT INTO $ (key, value) VALUES ('/w/1', 'x')",
+      `INSERT INTO $ (key, value) VALUES ('/w/1', 'y') ${shown}`,
+    ],
+    ["DELETE FROM over", `INSERT INTO $ (key, value) VALUES ('/w/1', 'y') ${shown}`],
+    ["", `UPDATE $ SET key = '/w/1' WHERE key = '/w/2' ${shown}`],
+    ["", `UPDATE $ SET key = '/w/fresh' WHERE key = '/w/2' ${shown}`],
+  ];
+  for (const table of ["over", "over_now"]) {
+    for (const [before, statement] of cases) {
+      if (table === "over_now" && before !== "") continue;
+      // What is written at once contradicts what SERIALIZABLE has read.
+      for (const block of ["", "READ COMMITTED", table === "over" ? "SERIALIZABLE" : "REPEATABLE READ"]) {
+        if (block === "" && before !== "") continue;
+        await reset({ "/w/1": "a", "/w/2": "b" });
+        await etcd.put("/w/1", "b");
+        await db.sql("DELETE FROM seen");
+        if (block !== "") await db.sql(`BEGIN ISOLATION LEVEL ${block}; ${before.replace("$", table)}`);
+        await db.sql("DELETE FROM seen");
+        const rows = await db.sql(statement.replace("$", table));
+        const told = `${table} ${block}: ${before}; ${statement}`;
+        assert.deepEqual(await db.sql("SELECT * FROM seen"), rows, told);
+        if (block !== "") {
+          const read = await db.sql("SELECT key, create_revision, version FROM over WHERE key = '/w/1'");
+          if (rows[0].key === "/w/1" && table === "over") assert.deepEqual(read, [rows[0]], told);
+          await db.sql("COMMIT");
+        }
+        for (const row of rows) {
+          const held = (await etcd.get(row.key as string))!;
+          assert.equal(row.version, String(held.version), told);
+          const isNew = held.version === 1n && table === "over";
+          assert.equal(row.create_revision, isNew ? null : String(held.createRevision), told);
+        }
+      }
+    }
+  }
+});
+
 test("what another client changed since the statement saw it is 40001", async () => {
   for (
     const statement of [
@@ -496,6 +548,27 @@ test("write_mode immediate writes at once, and cannot take it back", async () =>
   assert.equal((await db.failure("INSERT INTO im (key, value) VALUES ('/w/r', 'x')")).code, "23505");
   const lines = await explain(db, "INSERT INTO im (key) VALUES ('/w/r')", "VERBOSE, ");
   assert.equal(property(lines, "Etcd Write"), "immediate");
+});
+
+test("rows that are not committed yet are not changed at once", async () => {
+  await reset({ "/w/1": "a", "/w/2": "b" });
+  await db.sql(`CREATE FOREIGN TABLE at_once (key text, value text) SERVER etcd
+    OPTIONS (prefix '/w/', write_mode 'immediate')`);
+  for (
+    const before of ["INSERT INTO kv VALUES ('/w/own', 'x')", "UPDATE kv SET value = 'x' WHERE key = '/w/1'"]
+  ) {
+    const key = before.startsWith("INSERT") ? "/w/own" : "/w/1";
+    for (const statement of ["UPDATE at_once SET value = 'y'", "DELETE FROM at_once"]) {
+      await db.sql(`BEGIN; ${before}; UPDATE at_once SET value = 'now' WHERE key = '/w/2'; SAVEPOINT s`);
+      const error = await db.failure(`${statement} WHERE key = '${key}' AND value <> '' RETURNING key`);
+      assert.equal(error.code, "55000", `${before}; ${statement}`);
+      assert.match(error.message, new RegExp(`key "${key}" of foreign table "at_once"`));
+      assert.match(error.hint!, /transactional/);
+      await db.sql("ROLLBACK TO s; COMMIT");
+      assert.equal((await stored())[key], "x");
+      await reset({ "/w/1": "a", "/w/2": "b" });
+    }
+  }
 });
 
 test("partitions: rows are routed, and moved between local and foreign ones", async () => {

@@ -15,6 +15,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
+#include "storage/ipc.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 
@@ -74,6 +75,16 @@ check_path(const char *path)
 }
 
 /*
+ * When writing has failed, or the session ends meanwhile.
+ */
+static void
+remove_unfinished(int code, Datum path)
+{
+	(void) code;
+	(void) unlink(DatumGetCString(path));
+}
+
+/*
  * Writes beside the file and renames, so that there is no half a snapshot
  * under its name.
  */
@@ -98,20 +109,15 @@ write_snapshot(Oid dispatch, Oid serverid, char *path)
 				(errcode_for_file_access(), errmsg("could not create file \"%s\": %m", unfinished)));
 	initStringInfo(&input);
 	appendStringInfoString(&input, "{\"function\":\"etcd_snapshot\",\"args\":{}}");
-	PG_TRY();
+	PG_ENSURE_ERROR_CLEANUP(remove_unfinished, CStringGetDatum(unfinished));
 	{
 		(void) etcd_converse(&talk, "function", &input, &answer);
+		if (pg_fsync(file.fd) != 0 || CloseTransientFile(file.fd) != 0)
+			ereport(ERROR,
+					(errcode_for_file_access(), errmsg("could not write file \"%s\": %m", unfinished)));
+		(void) durable_rename(unfinished, path, ERROR);
 	}
-	PG_CATCH();
-	{
-		(void) unlink(unfinished);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	if (pg_fsync(file.fd) != 0 || CloseTransientFile(file.fd) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(), errmsg("could not write file \"%s\": %m", unfinished)));
-	(void) durable_rename(unfinished, path, ERROR);
+	PG_END_ENSURE_ERROR_CLEANUP(remove_unfinished, CStringGetDatum(unfinished));
 	return file.written;
 }
 

@@ -333,35 +333,113 @@ json_of(Datum value, Oid type)
 	return JsonbPGetDatum(JsonbValueToJsonb(&json));
 }
 
-/*
- * Makes objects of what stands on the way to a path's end, as jsonb_set()
- * does not.
- */
-static Datum
-with_parents(Datum document, Datum path)
+/* A column's field of a row's document. */
+typedef struct Field
 {
-	ArrayType  *array = DatumGetArrayTypeP(path);
-	Datum	   *steps;
-	int			count;
-	Datum		empty = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+	EtcdWriter *writer;
+	int			attnum;
+	const char *key;			/* the row's, to be told */
+	int			key_len;
+	Datum	   *steps;			/* text */
+	int			nsteps;
+} Field;
 
-	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &steps, NULL, &count);
-	for (int i = 1; i < count; i++)
+static Datum
+path_to(const Field *field, int nsteps)
+{
+	return PointerGetDatum(construct_array(field->steps, nsteps, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/*
+ * What the document holds where so many steps lead, NULL for nothing.
+ */
+static Jsonb *
+held_at(const Field *field, int nsteps, Datum document)
+{
+	LOCAL_FCINFO(fcinfo, 2);
+	Datum		found;
+
+	if (nsteps == 0)
+		return DatumGetJsonbP(document);
+	InitFunctionCallInfoData(*fcinfo, NULL, 2, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = document;
+	fcinfo->args[0].isnull = false;
+	fcinfo->args[1].value = path_to(field, nsteps);
+	fcinfo->args[1].isnull = false;
+	found = jsonb_extract_path(fcinfo);
+	return fcinfo->isnull ? NULL : DatumGetJsonbP(found);
+}
+
+static bool
+is_json_null(Jsonb *json)
+{
+	JsonbValue	scalar;
+
+	return json == NULL ||
+		(JB_ROOT_IS_SCALAR(json) && JsonbExtractScalar(&json->root, &scalar) && scalar.type == jbvNull);
+}
+
+/*
+ * `detail` takes the path of so many steps, with dots between.
+ */
+static void
+cannot_set(const Field *field, int nsteps, const char *detail)
+{
+	Relation	relation = field->writer->relation;
+	StringInfoData path;
+
+	initStringInfo(&path);
+	for (int i = 0; i < nsteps; i++)
+		appendStringInfo(&path, "%s%s", i > 0 ? "." : "", TextDatumGetCString(field->steps[i]));
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("column \"%s\" of foreign table \"%s\" cannot be set in the row with key \"%s\"",
+					attribute_name(field->writer, field->attnum), RelationGetRelationName(relation),
+					etcd_printable(field->key, field->key_len)),
+			 errdetail_internal(detail, path.data),
+			 errhint("Set what is around it as a whole: the value, or a column of type jsonb with a shorter json path."),
+			 errtablecol(relation, field->attnum)));
+}
+
+/*
+ * Makes objects of what is missing on the way to the field, as jsonb_set() does
+ * not; false when a field that is to be taken away is not there.  What stands
+ * on the way stays: nothing but an object gets fields, and an array keeps its
+ * elements in their places.
+ */
+static bool
+open_way(const Field *field, bool take_away, Datum *document)
+{
+	for (int i = 0; i < field->nsteps; i++)
 	{
-		Datum		parent = PointerGetDatum(construct_array(steps, i, TEXTOID, -1, false, TYPALIGN_INT));
-		LOCAL_FCINFO(fcinfo, 2);
-		Datum		found;
+		Jsonb	   *parent = held_at(field, i, *document);
 
-		InitFunctionCallInfoData(*fcinfo, NULL, 2, InvalidOid, NULL, NULL);
-		fcinfo->args[0].value = document;
-		fcinfo->args[0].isnull = false;
-		fcinfo->args[1].value = parent;
-		fcinfo->args[1].isnull = false;
-		found = jsonb_extract_path(fcinfo);
-		if (fcinfo->isnull || JB_ROOT_IS_SCALAR(DatumGetJsonbP(found)))
-			document = DirectFunctionCall4(jsonb_set, document, parent, empty, BoolGetDatum(true));
+		if (is_json_null(parent))
+		{
+			if (take_away)
+				return false;
+			*document = DirectFunctionCall4(jsonb_set, *document, path_to(field, i),
+											DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")), BoolGetDatum(true));
+		}
+		else if (JB_ROOT_IS_SCALAR(parent))
+		{
+			if (take_away)
+				return false;
+			cannot_set(field, i, "Field \"%s\" of its value is no object, and would be lost.");
+		}
+		else if (JB_ROOT_IS_ARRAY(parent))
+		{
+			Jsonb	   *element = held_at(field, i + 1, *document);
+
+			if (take_away && is_json_null(element))
+				return false;
+			if (take_away && i + 1 == field->nsteps)
+				cannot_set(field, i + 1, "\"%s\" is an element of an array; without it, others would be in its place.");
+			if (element == NULL)
+				cannot_set(field, i + 1, "\"%s\" would be an element of an array that has no such element.");
+		}
 	}
-	return document;
+	return true;
 }
 
 /*
@@ -409,7 +487,8 @@ set_twice(EtcdWriter *writer, int first, int second)
  * each other, and one of them at most may be set.
  */
 static Datum
-put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, Datum document)
+put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, const char *key, int key_len,
+		   Datum document)
 {
 	const char *last_path = "";
 	int			last = 0;
@@ -418,6 +497,7 @@ put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, Da
 	{
 		int			attnum = list_nth_int(writer->fields, i);
 		const char *literal = list_nth(writer->paths, list_nth_int(writer->fields, i + 1));
+		Field		field = {writer, attnum, key, key_len, NULL, 0};
 		Datum		path;
 		bool		isnull;
 		Datum		value;
@@ -429,11 +509,14 @@ put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, Da
 		last_path = literal;
 		last = attnum;
 		path = text_array(literal);
+		deconstruct_array(DatumGetArrayTypeP(path), TEXTOID, -1, false, TYPALIGN_INT, &field.steps, NULL, &field.nsteps);
 		value = slot_getattr(slot, attnum, &isnull);
+		if (!open_way(&field, isnull, &document))
+			continue;
 		if (isnull)
 			document = DirectFunctionCall2(jsonb_delete_path, document, path);
 		else
-			document = DirectFunctionCall4(jsonb_set, with_parents(document, path), path,
+			document = DirectFunctionCall4(jsonb_set, document, path,
 										   json_of(value, attribute_type(writer, attnum)), BoolGetDatum(true));
 	}
 	return document;
@@ -442,10 +525,11 @@ put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, Da
 /*
  * Appends the row's value.  `old` is the row as it was, NULL for a new one:
  * what an UPDATE does not set stays, to the byte, as does a document whose
- * fields nobody sets.
+ * fields nobody sets.  `key` is the row's, for errors to tell.
  */
 void
-etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, StringInfo buf)
+etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, const char *key, int key_len,
+				 StringInfo buf)
 {
 	int			at = buf->len;
 	bool		fields = sets_fields(writer, slot, old);
@@ -476,13 +560,15 @@ etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *o
 
 	text = buf->len > at ? pg_any_to_server(pnstrdup(buf->data + at, buf->len - at), buf->len - at, PG_UTF8) : "{}";
 	document = DirectFunctionCall1(jsonb_in, CStringGetDatum(text));
-	if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(document)) && !JB_ROOT_IS_ARRAY(DatumGetJsonbP(document)))
+	/* A scalar is kept as an array of one. */
+	if (JB_ROOT_IS_SCALAR(DatumGetJsonbP(document)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the value of the row in foreign table \"%s\" has no fields that could be set",
-						RelationGetRelationName(writer->relation)),
-				 errdetail("It is JSON, but no object.")));
-	document = put_fields(writer, slot, old, document);
+				 errmsg("the value of key \"%s\" in foreign table \"%s\" has no fields that could be set",
+						etcd_printable(key, key_len), RelationGetRelationName(writer->relation)),
+				 errdetail("It is JSON, but no object."),
+				 errhint("Set the value as a whole, in a column named value.")));
+	document = put_fields(writer, slot, old, key, key_len, document);
 	text = DatumGetCString(DirectFunctionCall1(jsonb_out, document));
 	text = pg_server_to_any(text, strlen(text), PG_UTF8);
 	buf->len = at;

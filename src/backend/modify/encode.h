@@ -35,7 +35,8 @@ typedef struct EtcdWriter
 
 extern EtcdWriter *etcd_writer_create(Relation relation, const char *plan, Bitmapset *named);
 extern void etcd_write_key(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, StringInfo buf);
-extern void etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, StringInfo buf);
+extern void etcd_write_value(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, const char *key, int key_len,
+							 StringInfo buf);
 extern bool etcd_writer_sets(EtcdWriter *writer, int attnum, const EtcdKeyValue *old);
 extern int64 etcd_ttl_seconds(EtcdWriter *writer, TupleTableSlot *slot);
 

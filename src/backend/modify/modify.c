@@ -358,10 +358,12 @@ insert_kind(EtcdModify *modify)
 }
 
 /*
- * Appends new rows to the payload; where each entry's key begins.
+ * Appends new rows to the payload; where each entry's key begins.  Of a row
+ * that is to be shown, `replaced` is filled with what an upsert will replace,
+ * which the proxy is told for the transaction's reads; NULL for others.
  */
 static int *
-append_rows(EtcdModify *modify, TupleTableSlot **slots, int count, int64 *lease)
+append_rows(EtcdModify *modify, TupleTableSlot **slots, int count, int64 *lease, EtcdKeyValue *replaced)
 {
 	int		   *keys = palloc(count * sizeof(int));
 	StringInfoData part;
@@ -372,13 +374,16 @@ append_rows(EtcdModify *modify, TupleTableSlot **slots, int count, int64 *lease)
 	{
 		etcd_check_maintained(modify->writer, slots[i]);
 		*lease = etcd_row_lease(modify, slots[i], NULL);
-		append_entry(&modify->payload, insert_kind(modify), NULL, *lease);
 		resetStringInfo(&part);
 		etcd_write_key(modify->writer, slots[i], NULL, &part);
+		if (replaced != NULL)
+			etcd_read_replaced(modify, part.data, part.len, 0, replaced);
+		append_entry(&modify->payload, insert_kind(modify), replaced, *lease);
 		keys[i] = modify->payload.len;
 		append_bytes(&modify->payload, part.data, part.len);
 		resetStringInfo(&part);
-		etcd_write_value(modify->writer, slots[i], NULL, &part);
+		etcd_write_value(modify->writer, slots[i], NULL, modify->payload.data + keys[i] + sizeof(uint32),
+						 (int) etcd_get_uint32(modify->payload.data + keys[i]), &part);
 		append_bytes(&modify->payload, part.data, part.len);
 	}
 	etcd_modes_leave(level);
@@ -405,10 +410,11 @@ insert_rows(EtcdModify *modify, ResultRelInfo *rinfo, TupleTableSlot **slots, in
 	bool		shown = etcd_shows_rows(rinfo);
 	int64		lease = 0;
 	int		   *keys;
+	EtcdKeyValue replaced = {0};
 	EtcdStageReply reply;
 
 	begin_payload(modify);
-	keys = append_rows(modify, slots, count, &lease);
+	keys = append_rows(modify, slots, count, &lease, shown && !modify->immediate ? &replaced : NULL);
 	send_payload(modify, modify->immediate && shown, &reply);
 	if (reply.refused != NIL && modify->collision != ETCD_SKIP)
 	{
@@ -420,11 +426,13 @@ insert_rows(EtcdModify *modify, ResultRelInfo *rinfo, TupleTableSlot **slots, in
 	/* Rows that are shown come one at a time. */
 	if (shown && reply.refused == NIL)
 	{
-		EtcdKeyValue kv = {.numbers = {reply.revision, reply.revision, 1, lease}};
+		EtcdKeyValue kv = {.numbers = {0, 0, 0, lease}};
 
 		kv.key = payload_bytes(modify->payload.data + keys[0], &kv.key_len);
 		kv.value = payload_bytes(kv.key + kv.key_len, &kv.value_len);
-		etcd_show_row(modify, slots[0], &kv);
+		if (modify->immediate)
+			etcd_read_replaced(modify, kv.key, kv.key_len, reply.revision, &replaced);
+		etcd_show_new(modify, slots[0], &kv, &replaced, reply.revision);
 	}
 	return reply.refused;
 }
@@ -473,6 +481,24 @@ etcdGetForeignModifyBatchSize(ResultRelInfo *rinfo)
 }
 
 /*
+ * What is written at once stays, whatever becomes of the transaction; and then
+ * its own write of the row would fail.
+ */
+static void
+refuse_uncommitted(EtcdModify *modify, const EtcdKeyValue *row)
+{
+	Relation	relation = modify->writer->relation;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot change key \"%s\" of foreign table \"%s\" at once",
+					etcd_printable(row->key, row->key_len), RelationGetRelationName(relation)),
+			 errdetail("The transaction has written it through a table with write_mode \"transactional\", and is not committed."),
+			 errhint("Use a table with write_mode \"transactional\", or commit before."),
+			 errtable(relation)));
+}
+
+/*
  * The row as the scan has found it; false when this statement has changed it.
  */
 static bool
@@ -483,7 +509,12 @@ row_to_change(EtcdModify *modify, TupleTableSlot *plan_slot, EtcdKeyValue *row)
 
 	if (isnull)
 		elog(ERROR, "ctid is NULL");
-	return etcd_rows_take(modify->rows, (ItemPointer) DatumGetPointer(tid), row);
+	if (!etcd_rows_take(modify->rows, (ItemPointer) DatumGetPointer(tid), row))
+		return false;
+	/* The transaction's own rows have no mod_revision yet. */
+	if (modify->immediate && row->numbers[ETCD_MOD_REVISION - ETCD_CREATE_REVISION] == 0)
+		refuse_uncommitted(modify, row);
+	return true;
 }
 
 /*
@@ -513,7 +544,7 @@ write_changed(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *row,
 		appendBinaryStringInfo(key, row->key, row->key_len);
 	}
 	*lease = etcd_row_lease(modify, slot, row);
-	etcd_write_value(writer, slot, row, value);
+	etcd_write_value(writer, slot, row, key->data, key->len, value);
 	etcd_modes_leave(level);
 	return renamed;
 }
@@ -527,21 +558,26 @@ append_delete(EtcdModify *modify, const EtcdKeyValue *row)
 }
 
 /*
- * Shows a row that was changed.  Of those that the transaction itself has made,
- * only one version counts, however often it writes them.
+ * Shows a row that was changed, or is a new one in place of `replaced`.  Of those
+ * that the transaction itself has made, only one version counts, however often it
+ * writes them.
  */
 static void
 show_changed(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *old, StringInfo key, StringInfo value,
-			 int64 lease, int64 revision)
+			 int64 lease, EtcdKeyValue *replaced, int64 revision)
 {
 	EtcdKeyValue kv = {.key = key->data, .value = value->data, .key_len = key->len, .value_len = value->len,
-	.numbers = {revision, revision, 1, lease}};
+	.numbers = {0, revision, 0, lease}};
 
-	if (old != NULL)
+	if (old == NULL)
 	{
-		kv.numbers[0] = old->numbers[0];
-		kv.numbers[2] = old->numbers[2] + (old->numbers[1] != 0);
+		if (modify->immediate)
+			etcd_read_replaced(modify, kv.key, kv.key_len, revision, replaced);
+		etcd_show_new(modify, slot, &kv, replaced, revision);
+		return;
 	}
+	kv.numbers[0] = old->numbers[0];
+	kv.numbers[2] = old->numbers[2] + (old->numbers[1] != 0);
 	etcd_show_row(modify, slot, &kv);
 }
 
@@ -555,6 +591,7 @@ etcdExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 	StringInfoData value;
 	int64		lease;
 	bool		renamed;
+	EtcdKeyValue replaced = {0};
 	EtcdStageReply reply;
 
 	(void) estate;
@@ -567,14 +604,16 @@ etcdExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 	begin_payload(modify);
 	if (renamed)
 		append_delete(modify, &row);
-	append_entry(&modify->payload, renamed ? insert_kind(modify) : STAGE_UPDATE, renamed ? NULL : &row, lease);
+	if (renamed && etcd_shows_rows(rinfo) && !modify->immediate)
+		etcd_read_replaced(modify, key.data, key.len, 0, &replaced);
+	append_entry(&modify->payload, renamed ? insert_kind(modify) : STAGE_UPDATE, renamed ? &replaced : &row, lease);
 	append_bytes(&modify->payload, key.data, key.len);
 	append_bytes(&modify->payload, value.data, value.len);
 	send_payload(modify, renamed || (modify->immediate && etcd_shows_rows(rinfo)), &reply);
 	if (reply.refused != NIL)
 		duplicate_key(modify, key.data, key.len);
 	if (etcd_shows_rows(rinfo))
-		show_changed(modify, slot, renamed ? NULL : &row, &key, &value, lease, reply.revision);
+		show_changed(modify, slot, renamed ? NULL : &row, &key, &value, lease, &replaced, reply.revision);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(modify->work);
 	return slot;

@@ -6,6 +6,7 @@
 #include "postgres.h"
 
 #include "base/bytes.h"
+#include "etcd/page.h"
 #include "ipc/request.h"
 #include "constants.h"
 #include "modify/encode.h"
@@ -14,6 +15,7 @@
 #include "plan/analyze.h"
 #include "scan/cell.h"
 #include "scan/lease.h"
+#include "txn/revision.h"
 #include "txn/stage.h"
 
 #include "access/htup_details.h"
@@ -136,6 +138,74 @@ etcd_show_row(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *kv)
 	MemoryContextSwitchTo(modify->estate->es_query_cxt);
 	ExecForceStoreHeapTuple(heap_copytuple(tuple), slot, true);
 	MemoryContextSwitchTo(modify->work);
+}
+
+/*
+ * What etcd has under a key that an upsert writes, and that is to be shown: of
+ * its create_revision and version, new ones are made.  All zeros where there is
+ * nothing, or the table shows neither.  The transaction's own rows are left out:
+ * etcd counts all that it did to the key as one.  `written` is the revision at
+ * which the row was written, 0 where that is left to the commit.
+ */
+void
+etcd_read_replaced(EtcdModify *modify, const char *key, uint32 len, int64 written, EtcdKeyValue *replaced)
+{
+	EtcdWriter *writer = modify->writer;
+	int64		named = written != 0 ? written : etcd_statement_revision(modify->estate, modify->serverid, false);
+	StringInfoData message;
+	MemoryContext context;
+	EtcdRequest *request;
+	EtcdPage	page;
+	EtcdKeyValue found;
+	ErrorData	fields = {0};
+
+	memset(replaced, 0, sizeof(*replaced));
+	if (modify->collision != ETCD_REPLACE || (writer->create_revision == 0 && writer->version == 0))
+		return;
+	initStringInfo(&message);
+	appendStringInfoChar(&message, 1 << 3 | 2);	/* RangeRequest.key */
+	etcd_append_varint(&message, len);
+	appendBinaryStringInfo(&message, key, len);
+	appendStringInfoChar(&message, 8 << 3);	/* RangeRequest.keys_only */
+	etcd_append_varint(&message, 1);
+	if (named != 0)
+	{
+		appendStringInfoChar(&message, 4 << 3);	/* RangeRequest.revision */
+		etcd_append_varint(&message, named);
+	}
+	context = AllocSetContextCreate(modify->estate->es_query_cxt, "etcd_fdw replaced", ALLOCSET_SMALL_SIZES);
+	request = etcd_send(modify->userid, modify->serverid, METHOD_RANGE, message.data, message.len,
+						written != 0 ? ETCD_READ_ALONE : ETCD_READ_PRESENT, 0, context);
+	etcd_wait(request);
+	if (etcd_reply_is_error(request, &fields))
+		etcd_raise(&fields);
+	etcd_page_open(&page, request->reply, request->reply_len, ETCD_PAGE_RANGE);
+	if (named == 0)
+		etcd_set_statement_revision(modify->estate, modify->serverid, false, page.revision, page.cluster);
+	else if (written == 0)
+		etcd_check_cluster(modify->estate, modify->serverid, false, page.cluster);
+	if (etcd_page_next(&page, &found))
+	{
+		replaced->numbers[0] = found.numbers[0];
+		/* What was written counts itself. */
+		replaced->numbers[2] = found.numbers[2] - (written != 0);
+	}
+	MemoryContextDelete(context);
+}
+
+/*
+ * Shows a new row with the key, value and lease of `kv`.
+ */
+void
+etcd_show_new(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *kv, const EtcdKeyValue *replaced,
+			  int64 revision)
+{
+	EtcdKeyValue row = *kv;
+
+	row.numbers[0] = replaced->numbers[0] != 0 ? replaced->numbers[0] : revision;
+	row.numbers[1] = revision;
+	row.numbers[2] = replaced->numbers[2] + 1;
+	etcd_show_row(modify, slot, &row);
 }
 
 bool

@@ -17,6 +17,7 @@
 #include "txn/transaction.h"
 
 #include "access/xact.h"
+#include "commands/tablecmds.h"
 #include "storage/predicate.h"
 #include "utils/memutils.h"
 
@@ -179,6 +180,8 @@ commit(EtcdTransaction *transaction)
  * PostgreSQL looks for serialization failures of its own behind this callback,
  * when etcd would have committed already; so it is asked to do so now.  From
  * then on the transaction counts as prepared, and others are refused instead.
+ * So it is with what ON COMMIT makes of temporary tables, which foreign keys
+ * may forbid; done again, that finds nothing to do.
  */
 static void
 commit_all(void)
@@ -192,6 +195,8 @@ commit_all(void)
 		if (dlist_container(EtcdTransaction, node, iter.cur)->writes)
 			writing++;
 	}
+	if (writing > 0)
+		PreCommit_on_commit_actions();
 	if (writing > 0 && IsolationIsSerializable())
 		PreCommit_CheckForSerializationFailure();
 	if (writing > 1 && !warned_of_servers)

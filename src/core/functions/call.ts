@@ -52,7 +52,7 @@ export interface PageInfo {
 
 /** An SQL function whose state between turns is an S, which must survive JSON. */
 export interface SqlFunction<S = null> {
-  /** It changes etcd's keys. */
+  /** It changes something in etcd, other than by giving back what the session holds. */
   writes?: true;
   begin(args: Args): Turn<S>;
   /** Gets the answer to what was asked. */

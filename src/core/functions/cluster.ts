@@ -122,7 +122,10 @@ const status = eachEndpoint(
   11,
 );
 
-const defragment = eachEndpoint(() => ({ method: Method.DEFRAGMENT, payload: NOTHING }), () => [], 0);
+const defragment: AnyFunction = {
+  ...eachEndpoint(() => ({ method: Method.DEFRAGMENT, payload: NOTHING }), () => [], 0),
+  writes: true,
+};
 
 const hash = eachEndpoint(
   (args) => ({
@@ -143,6 +146,7 @@ interface MoveState {
 
 /** Only the leader hands its leadership over, so that it is looked for first. */
 const moveLeader: SqlFunction<MoveState | "moved" | null> = {
+  writes: true,
   begin: () => ({ ask: { method: Ask.ENDPOINTS, payload: jsonPayload({}) }, state: null }),
   reply(reply, state, args) {
     if (state === "moved") return { rows: [[true]] };

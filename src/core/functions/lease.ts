@@ -6,6 +6,7 @@ import { Ask, Method } from "../../ipc/frame.ts";
 import { type AnyFunction, type Args, jsonPayload, jsonReply, simple, type SqlFunction } from "./call.ts";
 
 const grant: SqlFunction = {
+  writes: true,
   begin(args) {
     const ttl = args.seconds("ttl");
     if (args.flag("keep")) {
@@ -88,10 +89,12 @@ export const LEASES: Record<string, AnyFunction> = {
       const { TTL } = LeaseReply.decode(reply);
       return [[TTL === "0" ? null : seconds(TTL)]];
     },
+    { writes: true },
   ),
   etcd_lease_keep: simple(
     (args) => ({ method: Ask.LEASE_KEEP, payload: jsonPayload({ ...leaseOf(args), ttl: 0 }) }),
     (reply) => [[seconds(jsonReply(reply))]],
+    { writes: true },
   ),
   etcd_lease_release: simple(
     (args) => ({ method: Ask.LEASE_RELEASE, payload: jsonPayload(leaseOf(args)) }),

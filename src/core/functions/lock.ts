@@ -49,6 +49,7 @@ const lock = simple(
     payload: jsonPayload({ ...nameOf(args), ...waiting(args) }),
   }),
   (reply) => [[jsonReply(reply) !== null]],
+  { writes: true },
 );
 
 const tryLock = simple(
@@ -57,6 +58,7 @@ const tryLock = simple(
     payload: jsonPayload({ ...nameOf(args), patience: 0, ttl: args.seconds("ttl") }),
   }),
   (reply) => [[jsonReply(reply) !== null]],
+  { writes: true },
 );
 
 /** What is given back was taken through a connection: that there is none now is the failure of that one. */
@@ -115,6 +117,7 @@ export const LOCKS: Record<string, AnyFunction> = {
       payload: jsonPayload({ ...nameOf(args), value: toHex(args.bytes("value")), ...waiting(args) }),
     }),
     (reply) => [[jsonReply(reply)]],
+    { writes: true },
   ),
   etcd_proclaim: simple(
     (args) => ({
@@ -122,6 +125,7 @@ export const LOCKS: Record<string, AnyFunction> = {
       payload: jsonPayload({ ...nameOf(args), value: toHex(args.bytes("value")) }),
     }),
     (reply) => [[jsonReply(reply)]],
+    { writes: true },
   ),
   etcd_resign: {
     begin: (args) => ({ ask: { method: Ask.RESIGN, payload: jsonPayload(nameOf(args)), errors: true } }),

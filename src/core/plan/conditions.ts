@@ -15,7 +15,7 @@ import {
   unite,
 } from "../../etcd/keyrange.ts";
 import { type Column, showsBytes } from "./columns.ts";
-import type { Comparison, Operand, ParamValue, Qual } from "../protocol.ts";
+import type { Comparison, Operand, ParamValue, Qual, Values } from "../protocol.ts";
 
 /** Hexadecimal when known at planning time, otherwise the number of the param. */
 type Value = string | number;
@@ -25,7 +25,7 @@ export type Comparator = "equal" | "prefix" | "like" | "<" | "<=" | ">" | ">=";
 
 export type Condition =
   | { kind: Comparator; value: Value }
-  | { kind: "any"; value: string[] | number }
+  | { kind: "any"; value: Values | number }
   /** Any of these conjunctions; with `hull`, the one range around them all. */
   | { kind: "or"; arms: Condition[][]; hull?: true }
   /** The key begins with the first literal, a value, the second literal and so on; `whole`: and that is all of it. */
@@ -89,6 +89,9 @@ function recognizeAny(operand: Operand): Recognized | null {
   if ("null" in operand) return NEVER;
   if ("param" in operand) return { condition: { kind: "any", value: operand.param }, exact: false };
   if (!("array" in operand)) return null;
+  if (!Array.isArray(operand.array)) {
+    return { condition: { kind: "any", value: operand.array }, exact: false };
+  }
   const value = [...new Set(operand.array.filter((hex) => hex !== null))];
   return { condition: { kind: "any", value }, exact: value.length <= MAX_RANGES };
 }
@@ -171,7 +174,8 @@ export function recognize(qual: Qual, columns: Column[]): Recognized | null {
 export function rangeBound(condition: Condition): number {
   switch (condition.kind) {
     case "any":
-      if (!Array.isArray(condition.value)) return MAX_RANGES;
+      if (typeof condition.value === "number") return MAX_RANGES;
+      if (!Array.isArray(condition.value)) return 1;
       return condition.value.length > MAX_RANGES ? 1 : condition.value.length;
     case "or": {
       const sum = (numbers: number[]) => numbers.reduce((a, b) => a + b, 0);
@@ -205,10 +209,11 @@ function rangeOf(kind: Comparator, value: Uint8Array, strip: Uint8Array): KeyRan
 }
 
 /** The ranges of a list of keys, in order and each once. */
-function keyRanges(values: (string | null)[], strip: Uint8Array): KeyRange[] {
+function keyRanges(values: Values, strip: Uint8Array): KeyRange[] {
+  const single = (hex: string) => singleKey(concatBytes(strip, fromHex(hex)));
+  if (!Array.isArray(values)) return around([single(values.least), single(values.greatest)]);
   const distinct = [...new Set(values.filter((hex) => hex !== null))];
-  const keys = distinct.map((hex) => singleKey(concatBytes(strip, fromHex(hex))))
-    .sort((a, b) => compareBytes(a.start, b.start));
+  const keys = distinct.map(single).sort((a, b) => compareBytes(a.start, b.start));
   return keys.length <= MAX_RANGES ? keys : around(keys);
 }
 
@@ -245,8 +250,8 @@ function rangesOf(condition: Condition, strip: Uint8Array, params: ParamValue[])
       const value = typeof condition.value === "number" ? params[condition.value] : condition.value;
       if (value === undefined) return undefined;
       if (value === null) return [];
-      if (condition.kind === "any") return Array.isArray(value) ? keyRanges(value, strip) : [];
-      return Array.isArray(value) ? [] : [rangeOf(condition.kind, fromHex(value), strip)];
+      if (condition.kind === "any") return typeof value === "string" ? [] : keyRanges(value, strip);
+      return typeof value === "string" ? [rangeOf(condition.kind, fromHex(value), strip)] : [];
     }
   }
 }

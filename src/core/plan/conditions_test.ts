@@ -200,6 +200,22 @@ Deno.test("recognize takes OR when every arm narrows the key", () => {
   ]);
 });
 
+Deno.test("of a large list, its ends are asked for", () => {
+  const span = { least: "61", greatest: "63" };
+  const recognized = compare("= any", key, { array: span, type: "text[]" });
+  assert.deepEqual(recognized, { condition: { kind: "any", value: span }, exact: false });
+  const strip = encodeUtf8("/");
+  const expected = [{ start: encodeUtf8("/a"), end: encodeUtf8("/c\0") }];
+  for (const value of [span, 0]) {
+    assert.deepEqual(applyConditions(ALL_KEYS, [{ kind: "any", value }], strip, [span]), expected);
+  }
+  assert.equal(rangeBound({ kind: "any", value: span }), 1);
+  const one = { least: "61", greatest: "61" };
+  assert.deepEqual(applyConditions(ALL_KEYS, [{ kind: "any", value: one }], strip, []), [
+    singleKey(encodeUtf8("/a")),
+  ]);
+});
+
 Deno.test("recognize makes one range of an OR with too many arms", () => {
   const arms = Array.from({ length: 3 }, (_, i) => qual("= any", key, array(...keysFrom(i * 100, 100))));
   const recognized = recognize({ or: arms }, COLUMNS)!;
