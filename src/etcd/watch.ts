@@ -53,12 +53,16 @@ function eventOf(raw: Uint8Array): WatchedEvent {
   return { revision, raw };
 }
 
-/** Throws EtcdFdwError 08P01 for damaged bytes. */
-export function decodeWatchResponse(message: Uint8Array): WatchResponse {
+/** Events that are read without a pause. */
+const STRIDE = 256;
+
+/** Reads a WatchResponse, in pieces, since it may have very many events. Throws EtcdFdwError 08P01 for damaged bytes. */
+export function* readWatchResponse(message: Uint8Array): Generator<undefined, WatchResponse, unknown> {
   const response: WatchResponse = {
     ...{ id: "0", revision: 0n, created: false, canceled: false, compactRevision: 0n },
     ...{ reason: "", fragment: false, events: [] },
   };
+  const raw: Uint8Array[] = [];
   eachField(message, (field, reader) => {
     switch (field) {
       case HEADER:
@@ -83,13 +87,17 @@ export function decodeWatchResponse(message: Uint8Array): WatchResponse {
         response.fragment = reader.bool();
         break;
       case 11:
-        response.events.push(eventOf(reader.bytes()));
+        raw.push(reader.bytes());
         break;
       default:
         return false;
     }
     return true;
   });
+  for (const [i, one] of raw.entries()) {
+    response.events.push(eventOf(one));
+    if (i % STRIDE === STRIDE - 1) yield;
+  }
   return response;
 }
 

@@ -13,9 +13,9 @@
 //   any       what was asked for is compacted  COMPACTED
 
 import {
-  decodeWatchResponse,
   encodeWatch,
   encodeWatchEnd,
+  readWatchResponse,
   type Watched,
   type WatchedEvent,
   type WatchResponse,
@@ -150,9 +150,9 @@ export class Feed {
     });
   }
 
-  /** Takes a WatchResponse; what to send then. Throws EtcdFdwError 08P01. */
-  hear(message: Uint8Array): Uint8Array[] {
-    const response = decodeWatchResponse(message);
+  /** Takes a WatchResponse, in pieces, between which there must be no tick; what to send then. Throws EtcdFdwError 08P01. */
+  *hear(message: Uint8Array): Generator<undefined, Uint8Array[], unknown> {
+    const response = yield* readWatchResponse(message);
     const { id, created, canceled, fragment } = response;
     if (created) {
       this.#acknowledged(response);

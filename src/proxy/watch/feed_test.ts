@@ -22,14 +22,23 @@ const opened = (after = 0n) => {
 
 const reopen = (feed: Feed) => {
   const [message] = feed.open(0n);
-  feed.hear(WatchReply.encode({ created: true }));
+  hear(feed, WatchReply.encode({ created: true }));
   return startOf(message);
+};
+
+/** What the feed says to a response. */
+const hear = (feed: Feed, message: Uint8Array) => {
+  const hearing = feed.hear(message);
+  for (;;) {
+    const { done, value } = hearing.next();
+    if (done) return value;
+  }
 };
 
 /** Whether something new has come. */
 const hears = (feed: Feed, message: Uint8Array) => {
   const before = feed.complete;
-  feed.hear(message);
+  hear(feed, message);
   return feed.complete > before;
 };
 
@@ -60,8 +69,8 @@ Deno.test("Feed: of fragments, what is whole counts at once", () => {
   assert.ok(hears(feed, response([3, 4])));
   assert.deepEqual(all(feed, 0n), [1, 2, 3, 3, 3, 3, 3, 4]);
   assert.ok(!feed.behind);
-  feed.hear(response(Array.from({ length: 600 }, (_, i) => i + 5), true));
-  feed.hear(response(Array.from({ length: 400 }, (_, i) => i + 605)));
+  hear(feed, response(Array.from({ length: 600 }, (_, i) => i + 5), true));
+  hear(feed, response(Array.from({ length: 400 }, (_, i) => i + 605)));
   assert.ok(feed.behind, "a full part in two fragments");
 });
 
@@ -77,7 +86,7 @@ Deno.test("Feed: what was told before, and what is older than asked for, is drop
 
 Deno.test("Feed: a part has whole revisions, and says up to where it is complete", () => {
   const feed = opened();
-  feed.hear(response([1, 2, 2, 2, 5]));
+  hear(feed, response([1, 2, 2, 2, 5]));
   assert.deepEqual(feed.part(0n, 2, 1e9).revision, 2n);
   assert.deepEqual(revisionsOf(feed.part(0n, 2, 1e9)), [1, 2, 2, 2]);
   assert.deepEqual(revisionsOf(feed.part(0n, 1, 1e9)), [1]);
@@ -89,20 +98,20 @@ Deno.test("Feed: a part has whole revisions, and says up to where it is complete
 
 Deno.test("Feed: a compaction and a refusal are told apart", () => {
   const compacted = opened();
-  compacted.hear(WatchReply.encode({ canceled: true, compact_revision: "7" }));
+  hear(compacted, WatchReply.encode({ canceled: true, compact_revision: "7" }));
   assert.deepEqual([compacted.state, compacted.compacted], ["COMPACTED", 7n]);
   const refused = new Feed(WATCHED, 0n);
   refused.open(0n);
-  refused.hear(WatchReply.encode({ created: true, canceled: true, cancel_reason: "no" }));
+  hear(refused, WatchReply.encode({ created: true, canceled: true, cancel_reason: "no" }));
   assert.deepEqual([refused.state, refused.reason], ["REFUSED", "no"]);
 });
 
 Deno.test("Feed: a feed on its way through the past is none for readers ahead of it", () => {
   const feed = opened();
   assert.ok(feed.holds(50_000n));
-  feed.hear(response(Array.from({ length: 1000 }, (_, i) => i + 1)));
+  hear(feed, response(Array.from({ length: 1000 }, (_, i) => i + 1)));
   assert.ok(feed.behind && feed.holds(1000n) && !feed.holds(1001n));
-  feed.hear(response([1001]));
+  hear(feed, response([1001]));
   assert.ok(!feed.behind && feed.holds(5000n));
 });
 
@@ -119,7 +128,7 @@ Deno.test("Feed: random responses, trims and readers beside a model", () => {
       for (let i = next(5); i >= 0; i--) {
         batch.push(last += next(3) === 0 && batch.length > 0 ? 0 : 1 + next(3));
       }
-      feed.hear(response(batch));
+      hear(feed, response(batch));
       model.push(...batch);
       if (next(4) === 0) feed.trim(next(3000));
       const reader = readers[next(readers.length)];
@@ -141,7 +150,7 @@ Deno.test("Feed: random responses, trims and readers beside a model", () => {
 
 Deno.test("Feed: a part goes no further than it is asked to", () => {
   const feed = opened();
-  feed.hear(response([1, 2, 4]));
+  hear(feed, response([1, 2, 4]));
   assert.deepEqual(feed.part(0n, 9, 1e9, 3n), { ...feed.part(0n, 2, 1e9), revision: 3n });
   assert.equal(feed.part(0n, 9, 1e9, 4n).revision, 4n);
   assert.deepEqual(feed.part(3n, 9, 1e9, 3n), { events: [], revision: 3n });
@@ -214,14 +223,14 @@ function read(etcd: Rounds, after: number, now: number, seed: number) {
     watches.map((watch) => ({ watch, at: random = random * 48271 % 2147483647 }))
       .sort((a, b) => a.at - b.at).map(({ watch }) => watch);
   let rounds = 0;
-  const hear = (replies: Uint8Array[]) => {
-    for (const reply of replies) queue.push(...feed.hear(reply));
+  const hearAll = (replies: Uint8Array[]) => {
+    for (const reply of replies) queue.push(...hear(feed, reply));
   };
   const isOver = () => feed.state === "COMPACTED" || feed.state === "LIVE" && !feed.isProving;
   for (; !isOver() && rounds < 200; rounds++) {
-    while (queue.length > 0) hear(etcd.take(queue.shift()!));
-    hear(etcd.round(order));
-    while (queue.length > 0) hear(etcd.take(queue.shift()!));
+    while (queue.length > 0) hearAll(etcd.take(queue.shift()!));
+    hearAll(etcd.round(order));
+    while (queue.length > 0) hearAll(etcd.take(queue.shift()!));
     queue.push(...feed.tick());
   }
   return { feed, rounds };
@@ -263,13 +272,13 @@ Deno.test("Feed: a live one proves anew, and old marks prove nothing", () => {
   const [mark] = feed.prove(60n);
   assert.equal(startOf(mark), "60");
   assert.deepEqual(feed.prove(55n), [], "under way");
-  feed.hear(WatchReply.encode({ watch_id: "9", created: true }));
-  const more = feed.hear(response([60], false, { watch_id: "9", revision: "60" }));
+  hear(feed, WatchReply.encode({ watch_id: "9", created: true }));
+  const more = hear(feed, response([60], false, { watch_id: "9", revision: "60" }));
   assert.equal(feed.complete, 50n, "one mark is not enough");
   assert.equal(more.length, 2);
   const later = feed.prove(70n);
-  feed.hear(WatchReply.encode({ watch_id: "10", created: true }));
-  feed.hear(response([60], false, { watch_id: "10", revision: "60" }));
+  hear(feed, WatchReply.encode({ watch_id: "10", created: true }));
+  hear(feed, response([60], false, { watch_id: "10", revision: "60" }));
   assert.equal(feed.complete, 50n, "the mark of the proof before");
   assert.equal(startOf(later[0]), "70");
   assert.ok(hears(feed, response([71], false, { watch_id: "0", revision: "71" })));

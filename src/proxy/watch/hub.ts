@@ -15,7 +15,7 @@ import type { Cluster, Terms } from "../etcd/cluster.ts";
 import type { CallOptions, Channel, Failure, Outcome } from "../etcd/transport.ts";
 import { LateError, type WatchRequest } from "../handle.ts";
 import type { Budget } from "../memory.ts";
-import { MAX_TIMER_MS, type Runtime, sleep, type Timer } from "../runtime.ts";
+import { inSlices, MAX_TIMER_MS, type Runtime, sleep, type Timer } from "../runtime.ts";
 import { Feed, type Part } from "./feed.ts";
 import { TICK_MS } from "./proof.ts";
 
@@ -33,6 +33,8 @@ const RIGHTS_MS = 5_000;
 /** The pause before a stream is opened again, and the longest one, in milliseconds. */
 const REOPEN_MS = 100;
 const MAX_REOPEN_MS = 5_000;
+/** Bytes of a response that takes no time to speak of. */
+const SMALL_BYTES = 64 * 1024;
 /** Watches that one user has at a time. */
 const MAX_SOURCES = 1_000;
 
@@ -61,6 +63,8 @@ class Source {
   wasOpen = false;
   /** Sends on the stream there is. */
   say: ((message: Uint8Array) => void) | null = null;
+  /** It hears a long response, and must not tick. */
+  hears = false;
   /** The next tick of the feed's. */
   ticking: Timer | null = null;
   /** Until when it is believed that the range may be read. */
@@ -122,7 +126,7 @@ export class Hub {
       const after = request.after ?? now;
       source = this.#find(key, after) ?? this.#open(key, new Feed(watchedOf(request), after), terms);
       source.rightsUntil = this.#runtime.now() + RIGHTS_MS;
-      if (now > after && source.say !== null) this.#say(source, source.feed.prove(now));
+      if (now > after && source.say !== null && !source.hears) this.#say(source, source.feed.prove(now));
     }
     const { count, bytes, upto } = request;
     const { events, revision } = await this.#wait(source, terms, {
@@ -237,7 +241,7 @@ export class Hub {
     if (!source.feed.isProving || source.ticking !== null) return;
     source.ticking = this.#runtime.after(TICK_MS, () => {
       source.ticking = null;
-      if (source.say !== null) this.#say(source, source.feed.tick());
+      if (source.say !== null) this.#say(source, source.hears ? [] : source.feed.tick());
     });
   }
 
@@ -306,6 +310,11 @@ export class Hub {
       } catch (thrown) {
         const error = EtcdFdwError.from(thrown);
         if (signal.aborted) return cancelled();
+        // What a message cannot hold comes in fragments.
+        if (error.sqlstate === "54000" && !feed.inFragments) {
+          feed.inFragments = true;
+          continue;
+        }
         if (!error.sqlstate.startsWith("08") || error.sqlstate === "08P01") return error;
         source.error = error;
         if (!source.wasOpen) return error;
@@ -323,33 +332,46 @@ export class Hub {
     if (probe.failure !== undefined) return probe;
     // This member has everything up to there.
     const { revision } = decodeTxnOutcome(probe.reply);
-    let damaged: EtcdFdwError | null = null;
-    const { failure } = await channel.converse(WATCH, feed.open(revision), options, (message, say) => {
-      source.say = say;
-      try {
-        this.#say(source, feed.hear(message));
-      } catch (thrown) {
-        damaged = EtcdFdwError.from(thrown);
-        return true;
-      }
-      if (feed.state === "COMPACTED" || feed.state === "REFUSED") return true;
-      source.error = null;
-      source.wasOpen = true;
-      for (const reader of [...source.readers]) this.#look(source, reader);
-      this.#makeRoom(source);
-      return this.#hold(source);
-    });
-    source.say = null;
-    source.ticking?.cancel();
-    source.ticking = null;
-    if (damaged !== null) throw damaged;
+    let failure: Failure | undefined;
+    try {
+      ({ failure } = await channel.converse(WATCH, feed.open(revision), options, (message, say) => {
+        source.say = say;
+        // Most are small, and are heard at once.
+        if (message.length > SMALL_BYTES) return this.#hearLong(source, message);
+        for (const hearing = feed.hear(message);;) {
+          const { done, value } = hearing.next();
+          if (done) return this.#heard(source, value);
+        }
+      }));
+    } finally {
+      source.say = null;
+      source.hears = false;
+      source.ticking?.cancel();
+      source.ticking = null;
+    }
     if (feed.state === "REFUSED") {
       return { failure: { code: GrpcStatus.PERMISSION_DENIED, text: feed.reason || DENIED } };
     }
-    if (failure === undefined) return { reply: null };
-    if (!isTooLarge(failure) || feed.inFragments) return { failure };
-    feed.inFragments = true;
-    return { failure: { code: GrpcStatus.UNAVAILABLE, text: failure.text } };
+    return failure === undefined ? { reply: null } : { failure };
+  }
+
+  async #hearLong(source: Source, message: Uint8Array): Promise<boolean> {
+    source.hears = true;
+    const messages = await inSlices(this.#runtime, source.feed.hear(message));
+    source.hears = false;
+    return await this.#heard(source, messages);
+  }
+
+  /** Whether nothing more can come; a promise holds the stream up. */
+  #heard(source: Source, messages: Uint8Array[]): boolean | Promise<false> {
+    const { feed } = source;
+    this.#say(source, messages);
+    if (feed.state === "COMPACTED" || feed.state === "REFUSED") return true;
+    source.error = null;
+    source.wasOpen = true;
+    for (const reader of [...source.readers]) this.#look(source, reader);
+    this.#makeRoom(source);
+    return this.#hold(source);
   }
 
   /** Ends all watches. */
@@ -360,10 +382,6 @@ export class Hub {
 
 /** Whether it is for what there is, rather than for what will come. */
 const asksNow = ({ wait, upto }: WatchRequest) => wait === 0 && upto === null;
-
-/** Said by the gRPC library. */
-const isTooLarge = ({ code, text }: Failure) =>
-  code === GrpcStatus.RESOURCE_EXHAUSTED && /larger than max/i.test(text);
 
 const watchedOf = ({ key, rangeEnd, prev }: Watched): Watched => ({ key, rangeEnd, prev });
 
