@@ -121,7 +121,7 @@ remove_keys(Oid userid, Oid table, List *fdw_private, const char *params, EState
 		etcd_stage_header(&payload, (immediate ? STAGE_IMMEDIATE : 0) | etcd_stage_recorded(userid, serverid),
 						  command);
 		appendBinaryStringInfo(&payload, answer.payload, answer.payload_len);
-		etcd_stage_note(userid, serverid, !immediate);
+		(void) etcd_stage_note(userid, serverid, !immediate, command);
 		etcd_stage_reply(etcd_stage(userid, serverid, STAGE_DELETE_RANGE, payload.data, payload.len, context), &reply);
 		if (revision == 0 && estate != NULL && !immediate)
 			etcd_set_statement_revision(estate, serverid, serializable, reply.revision);

@@ -243,11 +243,13 @@ send_write(EtcdModify *modify, const char *payload, int len, bool wait, EtcdStag
 {
 	MemoryContext context = NULL;
 	EtcdRequest *request;
+	bool		overtaken;
 
-	wait = wait || waits_to_know(modify);
+	overtaken = etcd_stage_note(modify->userid, modify->serverid, !modify->immediate, modify->command);
+	/* Whether this very row is concerned is for the proxy to say: it is an error of the statement, which may be caught. */
+	wait = wait || waits_to_know(modify) || (overtaken && modify->rows != NULL);
 	if (wait || modify->immediate)
 		context = AllocSetContextCreate(modify->estate->es_query_cxt, "etcd_fdw write", ALLOCSET_SMALL_SIZES);
-	etcd_stage_note(modify->userid, modify->serverid, !modify->immediate);
 	request = etcd_stage(modify->userid, modify->serverid, STAGE_WRITE, payload, len,
 						 context);
 	memset(reply, 0, sizeof(*reply));
