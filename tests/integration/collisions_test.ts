@@ -7,7 +7,7 @@ import { suite } from "../helpers/suite.ts";
 const { db, etcd, test } = await suite("collisions");
 
 await db.sql(`CREATE SERVER etcd FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${etcd.endpoints[0]}');
-  CREATE FOREIGN TABLE t (key text, value text) SERVER etcd OPTIONS (prefix '/t/');
+  CREATE FOREIGN TABLE t (key text COLLATE "C", value text) SERVER etcd OPTIONS (prefix '/t/');
   CREATE FOREIGN TABLE over (key text, value text) SERVER etcd OPTIONS (prefix '/t/', upsert 'true')`);
 
 async function begin(rows: Record<string, string>): Promise<void> {
@@ -159,6 +159,47 @@ for (const [name, statements] of OWN_CHANGES) {
     const rows = { "/t/1": "100", "/t/2": "200" };
     const local = await onTable("l", rows, statements);
     assert.deepEqual(await onTable("t", rows, statements), local);
+  });
+}
+
+const OWN_PARTS: [name: string, statement: string][] = [
+  [
+    "DELETE in WITH, UPDATE",
+    "WITH d AS (DELETE FROM % WHERE key >= '/t/1' AND key <= '/t/2') UPDATE % SET value = 'kept'",
+  ],
+  [
+    "UPDATE in WITH, DELETE",
+    `WITH u AS (UPDATE % SET value = 'kept' WHERE key = '/t/1' RETURNING *)
+    DELETE FROM % WHERE key >= '/t/1' AND key <= '/t/2'`,
+  ],
+  [
+    "UPDATE in WITH that is read first",
+    `WITH u AS (UPDATE % SET value = 'kept' WHERE key = '/t/1' RETURNING *)
+    DELETE FROM % WHERE key >= '/t/1' AND key <= '/t/2' AND (SELECT count(*) FROM u) = 1`,
+  ],
+  ["two DELETEs", "WITH d AS (DELETE FROM % WHERE key <= '/t/2') DELETE FROM % WHERE key >= '/t/1'"],
+  [
+    "a SELECT of both",
+    `WITH u AS (UPDATE % SET value = 'kept' WHERE key = '/t/2' RETURNING *), d AS (DELETE FROM % WHERE key >= '/t/1')
+    SELECT count(*) FROM u`,
+  ],
+];
+
+for (const [name, statement] of OWN_PARTS) {
+  test(`as with a local table, each row is changed once by the parts of a statement: ${name}`, async () => {
+    const rows = { "/t/1": "1", "/t/2": "2", "/t/3": "3" };
+    const counted = async (table: string) => {
+      const found = await onTable(table, rows, [statement]);
+      await onTable(table, rows, []);
+      const client = await db.connect();
+      try {
+        return { ...found, count: (await client.query(statement.replaceAll("%", table))).rowCount };
+      } finally {
+        await client.end();
+      }
+    };
+    const local = await counted("l");
+    assert.deepEqual(await counted("t"), local);
   });
 }
 

@@ -57,14 +57,42 @@ direct_scan(ModifyTable *plan, Index relation, int subplan)
 }
 
 static bool
+changes_rows(Query *query)
+{
+	return query->commandType != CMD_SELECT && query->commandType != CMD_INSERT;
+}
+
+/*
+ * Whether another part of the statement, in a WITH or around it, changes rows
+ * that are there: each row is changed once, and only rows that come here are
+ * known to be (rows.c).
+ */
+static bool
+changes_with_others(PlannerInfo *root)
+{
+	int			changing;
+	ListCell   *lc;
+
+	while (root->parent_root != NULL)
+		root = root->parent_root;
+	changing = changes_rows(root->parse) ? 1 : 0;
+	foreach(lc, root->parse->cteList)
+	{
+		if (changes_rows(castNode(Query, lfirst_node(CommonTableExpr, lc)->ctequery)))
+			changing++;
+	}
+	return changing > 1;
+}
+
+static bool
 etcdPlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index relation, int subplan)
 {
 	ForeignScan *scan = direct_scan(plan, relation, subplan);
 
-	(void) root;
 	/* Keys that do not match a pattern are not rows, though they lie in its ranges. */
 	if (plan->operation != CMD_DELETE || scan == NULL || plan->returningLists != NIL ||
-		scan->scan.plan.qual != NIL || list_nth(scan->fdw_private, ETCD_SCAN_LITERALS) != NIL)
+		scan->scan.plan.qual != NIL || list_nth(scan->fdw_private, ETCD_SCAN_LITERALS) != NIL ||
+		changes_with_others(root))
 		return false;
 	scan->operation = CMD_DELETE;
 	scan->resultRelation = relation;
