@@ -50,6 +50,7 @@ typedef struct ReadRevision
 static dlist_head read_revisions = DLIST_STATIC_INIT(read_revisions);
 static ExecutorEnd_hook_type next_executor_end = NULL;
 static char *session_revision_text = NULL;
+
 /* A value of etcd_fdw.revision. */
 typedef struct RevisionSetting
 {
@@ -57,8 +58,7 @@ typedef struct RevisionSetting
 	Oid			setter;
 } RevisionSetting;
 
-static int64 session_revision = 0;
-static Oid	session_revision_setter = InvalidOid;
+static RevisionSetting *session_revision = NULL;	/* NULL: the latest */
 
 /*
  * Whether all statements of the transaction share one state, or this one has a
@@ -222,7 +222,7 @@ transaction_event(XactEvent event, void *arg)
 int64
 etcd_session_revision(void)
 {
-	return etcd_setter_counts(session_revision_setter) ? session_revision : 0;
+	return session_revision != NULL && etcd_setter_counts(session_revision->setter) ? session_revision->revision : 0;
 }
 
 static bool
@@ -252,8 +252,7 @@ static void
 assign_revision(const char *newval, void *extra)
 {
 	(void) newval;
-	session_revision = ((RevisionSetting *) extra)->revision;
-	session_revision_setter = ((RevisionSetting *) extra)->setter;
+	session_revision = extra;
 }
 
 void
@@ -268,4 +267,5 @@ etcd_revision_init(void)
 							   "0 is the latest. A table's option revision takes precedence.",
 							   &session_revision_text, "0", PGC_USERSET, 0,
 							   check_revision, assign_revision, NULL);
+	etcd_setter_recall("etcd_fdw.revision", session_revision ? &session_revision->setter : NULL);
 }
