@@ -7,7 +7,9 @@ import { suite } from "../helpers/suite.ts";
 const { db, etcd, test } = await suite("settings");
 
 await db.sql(`CREATE SERVER etcd FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${etcd.endpoints[0]}');
-  CREATE TYPE pair AS (list text[], class regclass)`);
+  CREATE TYPE pair AS (list text[], class regclass); CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.there (a int);
+  CREATE TYPE deep AS (one pair, many pair[]); CREATE DOMAIN named AS pair; CREATE TYPE nothing AS ();
+  CREATE TYPE class_range AS RANGE (subtype = regclass, subtype_opclass = oid_ops)`);
 
 /** A type, a value of it, a setting that changes what its functions do, and what etcd is to hold. */
 const CASES: [type: string, value: string, setting: string, text: string][] = [
@@ -16,6 +18,46 @@ const CASES: [type: string, value: string, setting: string, text: string][] = [
   ["pair", "ROW(ARRAY['a'], 'pg_class')", "quote_all_identifiers = on", "({a},pg_class)"],
   ["regclass", "'pg_class'", "quote_all_identifiers = on", "pg_class"],
   ["regtype[]", "ARRAY['int4'::regtype]", "quote_all_identifiers = on", "{integer}"],
+  ["regclass", "'elsewhere.there'", "search_path = elsewhere, public", "elsewhere.there"],
+  [
+    "regclass[]",
+    "ARRAY['elsewhere.there'::regclass]",
+    "search_path = elsewhere, public",
+    "{elsewhere.there}",
+  ],
+  ["pair", "ROW(NULL, 'elsewhere.there')", "search_path = elsewhere, public", "(,elsewhere.there)"],
+  [
+    "pair[]",
+    "ARRAY[ROW(NULL, 'elsewhere.there')::pair]",
+    "search_path = elsewhere, public",
+    '{"(,elsewhere.there)"}',
+  ],
+  ["named", "ROW(NULL, 'elsewhere.there')::pair", "search_path = elsewhere, public", "(,elsewhere.there)"],
+  [
+    "deep",
+    "ROW(NULL, ARRAY[ROW(NULL, 'elsewhere.there')::pair])",
+    "search_path = elsewhere, public",
+    '(,"{""(,elsewhere.there)""}")',
+  ],
+  [
+    "class_range",
+    "class_range('elsewhere.there', NULL)",
+    "search_path = elsewhere, public",
+    "[elsewhere.there,)",
+  ],
+  [
+    "class_multirange",
+    "class_multirange(class_range('elsewhere.there', NULL))",
+    "search_path = elsewhere, public",
+    "{[elsewhere.there,)}",
+  ],
+  ["nothing", "ROW()", "search_path = elsewhere, public", "()"],
+  [
+    "tstzrange",
+    "tstzrange('2026-01-01 00:00:00+00', NULL)",
+    "TimeZone = 'Asia/Tokyo'",
+    '["2026-01-01 00:00:00+00",)',
+  ],
   ["timestamptz", "'2026-01-01 00:00:00+00'", "timezone_abbreviations = 'India'", "2026-01-01 00:00:00+00"],
 ];
 

@@ -26,12 +26,32 @@
 #include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/typcache.h"
 #include "utils/xml.h"
 
 #define UTC			"UTC"
 #define ABBREVIATIONS	"Default"
 #define ALL_MODES	(ETCD_MODE_DATE | ETCD_MODE_ZONE | ETCD_MODE_FLOAT | ETCD_MODE_MONEY | ETCD_MODE_BYTES | \
 					 ETCD_MODE_QUOTES | ETCD_MODE_NULLS | ETCD_MODE_XML)
+
+/*
+ * What the functions of a row type's columns look at.
+ */
+static int
+modes_of_columns(Oid type)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(type, -1);
+	int			modes = 0;
+
+	check_stack_depth();
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (!TupleDescAttr(desc, i)->attisdropped)
+			modes |= etcd_modes_of(TupleDescAttr(desc, i)->atttypid);
+	}
+	ReleaseTupleDesc(desc);
+	return modes;
+}
 
 /*
  * What the functions of this type look at.  A type that is not known here may
@@ -113,7 +133,19 @@ etcd_modes_of(Oid type)
 			element = get_element_type(type);
 			if (OidIsValid(element))
 				return etcd_modes_of(element) | ETCD_MODE_NULLS;
-			return type_is_enum(type) ? 0 : ALL_MODES;
+			switch (get_typtype(type))
+			{
+				case TYPTYPE_ENUM:
+					return 0;
+				case TYPTYPE_COMPOSITE:
+					return modes_of_columns(type);
+				case TYPTYPE_RANGE:
+					return etcd_modes_of(get_range_subtype(type));
+				case TYPTYPE_MULTIRANGE:
+					return etcd_modes_of(get_multirange_range(type));
+				default:
+					return ALL_MODES;
+			}
 	}
 }
 
