@@ -106,3 +106,19 @@ test("a zone's abbreviation is that of PostgreSQL's own list, and a key's name i
   assert.deepEqual(india, await db.sql(hour));
   assert.equal(new TextDecoder().decode((await etcd.get("/class/pg_class"))?.value), "1");
 });
+
+test("another DateStyle costs a row little", async () => {
+  await db.sql(`CREATE FOREIGN TABLE dates (key text, value date) SERVER etcd OPTIONS (prefix '/date/');
+    INSERT INTO dates SELECT '/date/' || i, date '2020-01-01' + i FROM generate_series(1, 10000) i`);
+  const best: Record<string, number> = { "ISO, MDY": Infinity, German: Infinity };
+  for (let round = 0; round < 5; round++) {
+    for (const style of Object.keys(best)) {
+      await db.sql(`SET DateStyle = ${style}`);
+      const began = performance.now();
+      assert.deepEqual(await db.sql("SELECT count(value)::int AS n FROM dates"), [{ n: 10_000 }]);
+      best[style] = Math.min(best[style], performance.now() - began);
+    }
+  }
+  await db.sql("RESET DateStyle");
+  assert.ok(best.German < 5 * best["ISO, MDY"], JSON.stringify(best));
+});

@@ -149,6 +149,18 @@ etcd_modes_of(Oid type)
 	}
 }
 
+static bool
+has_date_style(void)
+{
+	return DateStyle == USE_ISO_DATES && DateOrder == DATEORDER_MDY;
+}
+
+static bool
+has_abbreviations(void)
+{
+	return strcmp(GetConfigOption("timezone_abbreviations", false, false), ABBREVIATIONS) == 0;
+}
+
 /*
  * Which of the modes the session does not have already.
  */
@@ -158,10 +170,7 @@ missing_modes(int modes)
 	int			missing = 0;
 
 	if ((modes & ETCD_MODE_DATE) != 0 &&
-		(DateStyle != USE_ISO_DATES || DateOrder != DATEORDER_MDY || IntervalStyle != INTSTYLE_POSTGRES))
-		missing |= ETCD_MODE_DATE;
-	else if ((modes & ETCD_MODE_DATE) != 0 &&
-			 strcmp(GetConfigOption("timezone_abbreviations", false, false), ABBREVIATIONS) != 0)
+		(!has_date_style() || IntervalStyle != INTSTYLE_POSTGRES || !has_abbreviations()))
 		missing |= ETCD_MODE_DATE;
 	if ((modes & ETCD_MODE_ZONE) != 0 && strcmp(pg_get_timezone_name(session_timezone), UTC) != 0)
 		missing |= ETCD_MODE_ZONE;
@@ -203,9 +212,13 @@ etcd_modes_enter(int modes)
 	level = NewGUCNestLevel();
 	if ((missing & ETCD_MODE_DATE) != 0)
 	{
-		set("DateStyle", "ISO, MDY");
-		set("IntervalStyle", "postgres");
-		set("timezone_abbreviations", ABBREVIATIONS);
+		if (!has_date_style())
+			set("DateStyle", "ISO, MDY");
+		if (IntervalStyle != INTSTYLE_POSTGRES)
+			set("IntervalStyle", "postgres");
+		/* PostgreSQL reads them from a file, which takes longer than all else that is done for a row. */
+		if (!has_abbreviations())
+			set("timezone_abbreviations", ABBREVIATIONS);
 	}
 	if ((missing & ETCD_MODE_ZONE) != 0)
 		set("TimeZone", UTC);
