@@ -16,6 +16,7 @@
 #include "plan/plan.h"
 #include "scan/node.h"
 #include "server/server.h"
+#include "server/setter.h"
 #include "txn/revision.h"
 #include "txn/transaction.h"
 
@@ -39,6 +40,7 @@ _PG_init(void)
 	etcd_transactions_init();
 	etcd_server_init();
 	MarkGUCPrefixReserved("etcd_fdw");
+	etcd_setters_loaded();
 }
 
 Datum

@@ -292,6 +292,11 @@ test("a SECURITY DEFINER function does not read the past that its caller has set
     assert.equal((await client.query("SELECT count(*)::int AS n FROM allowed")).rows[0].n, 1);
     assert.equal((await client.query("SELECT may('mallory')")).rows[0].may, false);
   });
+  // It is the function that loads the library, which takes the setting over.
+  await as("mallory", async (client) => {
+    await client.query(`SET etcd_fdw.revision = ${revision}`);
+    assert.equal((await client.query("SELECT may('mallory')")).rows[0].may, false);
+  });
 });
 
 test("a schema that takes the former name of the extension's has no part in it", async () => {

@@ -131,6 +131,57 @@ test("etcd_fdw.revision travels in time, a table's own revision wins", async () 
   }
 });
 
+test("etcd_fdw.revision counts as it is when a query begins, for all of its scans", async () => {
+  await db.sql("CREATE TABLE names AS SELECT '/r/8' || i AS key FROM generate_series(1, 3) i; ANALYZE names");
+  await etcd.putMany([1, 2, 3].map((i): [string, string] => [`/r/8${i}`, "old"]));
+  const old = await etcd.revision();
+  await etcd.putMany([1, 2, 3].map((i): [string, string] => [`/r/8${i}`, "new"]));
+  for (
+    const query of [
+      "SELECT key, (SELECT value FROM r WHERE r.key = names.key) AS value FROM names",
+      "SELECT key, value FROM r WHERE key IN ('/r/81', '/r/82', '/r/83')",
+      "SELECT a.key, (SELECT value FROM r b WHERE b.key = a.key) AS value FROM r a WHERE key >= '/r/81' AND key <= '/r/83'",
+    ]
+  ) {
+    for (const fetched of [1, 0]) {
+      await db.sql(`BEGIN; DECLARE c CURSOR FOR ${query}; ${fetched ? "FETCH 1 FROM c;" : ""}
+        SET LOCAL etcd_fdw.revision = ${old}`);
+      const rows = await db.sql("FETCH ALL FROM c");
+      assert.deepEqual(rows.map(({ value }) => value), Array(3 - fetched).fill("new"), query);
+      assert.equal((await db.sql(query))[0].value, "old");
+      await db.sql("COMMIT");
+      // The other way round.
+      await db.sql(`BEGIN; SET LOCAL etcd_fdw.revision = ${old}; DECLARE c CURSOR FOR ${query};
+        ${fetched ? "FETCH 1 FROM c;" : ""} SET LOCAL etcd_fdw.revision = 0`);
+      const past = await db.sql("FETCH ALL FROM c");
+      assert.deepEqual(past.map(({ value }) => value), Array(3 - fetched).fill("old"), query);
+      await db.sql("COMMIT");
+    }
+  }
+});
+
+test("etcd_fdw.revision of the caller does not reach a cursor that a SECURITY DEFINER function has opened", async () => {
+  await etcd.put("/r/9", "secret");
+  const secret = await etcd.revision();
+  await etcd.put("/r/9", "public");
+  await db.sql(`CREATE ROLE owner; CREATE ROLE caller LOGIN; GRANT SELECT ON r TO owner;
+    GRANT CREATE ON SCHEMA public TO owner; SET ROLE owner;
+    CREATE FUNCTION opened() RETURNS refcursor LANGUAGE plpgsql SECURITY DEFINER AS $$ DECLARE c refcursor := 'c';
+      BEGIN OPEN c FOR SELECT value FROM r WHERE key = '/r/9'; RETURN c; END $$;
+    CREATE FUNCTION opened_range() RETURNS refcursor LANGUAGE plpgsql SECURITY DEFINER AS $$ DECLARE c refcursor := 'c';
+      BEGIN OPEN c FOR SELECT value FROM r WHERE key >= '/r/9' AND key < '/r/90'; RETURN c; END $$; RESET ROLE`);
+  const caller = await db.connect("caller");
+  try {
+    for (const f of ["opened", "opened_range"]) {
+      await caller.query(`BEGIN; SET LOCAL etcd_fdw.revision = ${secret}; SELECT ${f}()`);
+      assert.deepEqual((await caller.query("FETCH ALL FROM c")).rows, [{ value: "public" }], f);
+      await caller.query("COMMIT");
+    }
+  } finally {
+    await caller.end();
+  }
+});
+
 test("a compacted revision is an error with the oldest one that can be read", async () => {
   await etcd.put("/r/7", "1");
   const oldest = await etcd.revision();

@@ -7,7 +7,9 @@ import { suite } from "../helpers/suite.ts";
 const { db, etcd, test } = await suite("settings");
 
 await db.sql(`CREATE SERVER etcd FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${etcd.endpoints[0]}');
-  CREATE TYPE pair AS (list text[], class regclass)`);
+  CREATE TYPE pair AS (list text[], class regclass); CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.there (a int);
+  CREATE TYPE deep AS (one pair, many pair[]); CREATE DOMAIN named AS pair; CREATE TYPE nothing AS ();
+  CREATE TYPE class_range AS RANGE (subtype = regclass, subtype_opclass = oid_ops)`);
 
 /** A type, a value of it, a setting that changes what its functions do, and what etcd is to hold. */
 const CASES: [type: string, value: string, setting: string, text: string][] = [
@@ -16,6 +18,46 @@ const CASES: [type: string, value: string, setting: string, text: string][] = [
   ["pair", "ROW(ARRAY['a'], 'pg_class')", "quote_all_identifiers = on", "({a},pg_class)"],
   ["regclass", "'pg_class'", "quote_all_identifiers = on", "pg_class"],
   ["regtype[]", "ARRAY['int4'::regtype]", "quote_all_identifiers = on", "{integer}"],
+  ["regclass", "'elsewhere.there'", "search_path = elsewhere, public", "elsewhere.there"],
+  [
+    "regclass[]",
+    "ARRAY['elsewhere.there'::regclass]",
+    "search_path = elsewhere, public",
+    "{elsewhere.there}",
+  ],
+  ["pair", "ROW(NULL, 'elsewhere.there')", "search_path = elsewhere, public", "(,elsewhere.there)"],
+  [
+    "pair[]",
+    "ARRAY[ROW(NULL, 'elsewhere.there')::pair]",
+    "search_path = elsewhere, public",
+    '{"(,elsewhere.there)"}',
+  ],
+  ["named", "ROW(NULL, 'elsewhere.there')::pair", "search_path = elsewhere, public", "(,elsewhere.there)"],
+  [
+    "deep",
+    "ROW(NULL, ARRAY[ROW(NULL, 'elsewhere.there')::pair])",
+    "search_path = elsewhere, public",
+    '(,"{""(,elsewhere.there)""}")',
+  ],
+  [
+    "class_range",
+    "class_range('elsewhere.there', NULL)",
+    "search_path = elsewhere, public",
+    "[elsewhere.there,)",
+  ],
+  [
+    "class_multirange",
+    "class_multirange(class_range('elsewhere.there', NULL))",
+    "search_path = elsewhere, public",
+    "{[elsewhere.there,)}",
+  ],
+  ["nothing", "ROW()", "search_path = elsewhere, public", "()"],
+  [
+    "tstzrange",
+    "tstzrange('2026-01-01 00:00:00+00', NULL)",
+    "TimeZone = 'Asia/Tokyo'",
+    '["2026-01-01 00:00:00+00",)',
+  ],
   ["timestamptz", "'2026-01-01 00:00:00+00'", "timezone_abbreviations = 'India'", "2026-01-01 00:00:00+00"],
 ];
 
@@ -63,4 +105,20 @@ test("a zone's abbreviation is that of PostgreSQL's own list, and a key's name i
   await db.sql("RESET timezone_abbreviations; RESET quote_all_identifiers");
   assert.deepEqual(india, await db.sql(hour));
   assert.equal(new TextDecoder().decode((await etcd.get("/class/pg_class"))?.value), "1");
+});
+
+test("another DateStyle costs a row little", async () => {
+  await db.sql(`CREATE FOREIGN TABLE dates (key text, value date) SERVER etcd OPTIONS (prefix '/date/');
+    INSERT INTO dates SELECT '/date/' || i, date '2020-01-01' + i FROM generate_series(1, 10000) i`);
+  const best: Record<string, number> = { "ISO, MDY": Infinity, German: Infinity };
+  for (let round = 0; round < 5; round++) {
+    for (const style of Object.keys(best)) {
+      await db.sql(`SET DateStyle = ${style}`);
+      const began = performance.now();
+      assert.deepEqual(await db.sql("SELECT count(value)::int AS n FROM dates"), [{ n: 10_000 }]);
+      best[style] = Math.min(best[style], performance.now() - began);
+    }
+  }
+  await db.sql("RESET DateStyle");
+  assert.ok(best.German < 5 * best["ISO, MDY"], JSON.stringify(best));
 });

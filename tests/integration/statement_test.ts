@@ -164,6 +164,33 @@ test("no snapshot is held for what a statement has read", async () => {
   }
 });
 
+// A server with assertions ends where a snapshot that is to be moved on is still held.
+test("what follows a read under the same snapshot runs: of rules, SQL functions and DO", async () => {
+  const [{ n }] = await db.sql("SELECT count(*)::int AS n FROM s");
+  await db.sql(`CREATE TABLE r (n bigint); CREATE TABLE by_rule (n bigint);
+    CREATE FUNCTION stable_count() RETURNS bigint LANGUAGE plpgsql STABLE AS
+      $$ BEGIN RETURN (SELECT count(*) FROM s WHERE length(value) > 0); END $$;
+    CREATE RULE a AS ON INSERT TO r DO ALSO INSERT INTO by_rule SELECT count(*) FROM s;
+    CREATE RULE b AS ON INSERT TO r DO ALSO INSERT INTO by_rule SELECT stable_count();
+    CREATE RULE c AS ON INSERT TO r DO ALSO INSERT INTO by_rule SELECT count(*) FROM s WHERE value <> '';
+    CREATE FUNCTION three() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+      INSERT INTO r SELECT count(*) FROM s; INSERT INTO r SELECT stable_count(); SELECT count(*) FROM s $$`);
+  await db.sql("INSERT INTO r SELECT stable_count() FROM s LIMIT 1");
+  assert.deepEqual(await db.sql("SELECT three()::int AS n"), [{ n }]);
+  assert.deepEqual(await db.sql("SELECT three()::int AS n FROM generate_series(1, 2)"), [{ n }, { n }]);
+  await db.sql(`DO $$ BEGIN
+    EXECUTE 'INSERT INTO r SELECT stable_count(); INSERT INTO r SELECT count(*) FROM s; SELECT stable_count()';
+    BEGIN PERFORM stable_count() / 0; EXCEPTION WHEN division_by_zero THEN INSERT INTO r SELECT stable_count(); END;
+    END $$`);
+  assert.deepEqual(
+    await db.sql(
+      "SELECT (SELECT count(*)::int FROM r WHERE n = $1) AS r, count(*)::int AS n FROM by_rule WHERE n = $1",
+      [n],
+    ),
+    [{ r: 10, n: 30 }],
+  );
+});
+
 test("ON CONFLICT DO NOTHING leaves the row alone on a table with upsert too", async () => {
   await db.sql(
     "CREATE FOREIGN TABLE up (key text, value text) SERVER etcd OPTIONS (prefix '/w/', upsert 'true')",

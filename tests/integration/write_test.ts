@@ -43,6 +43,41 @@ test("INSERT: one row, many rows, from a query, by COPY", async () => {
   assert.equal(Object.keys(await stored("/w/c")).length, 2500);
 });
 
+test("INSERT of large rows takes no more memory than PostgreSQL's own for the rows of a batch", async () => {
+  const [rows, bytes] = [1100, 40_000];
+  await db.sql(`CREATE TABLE memory (bytes bigint);
+    CREATE FUNCTION noted(i int) RETURNS text LANGUAGE plpgsql VOLATILE AS $$ BEGIN
+      IF i > 1050 THEN INSERT INTO memory SELECT sum(total_bytes) FROM pg_backend_memory_contexts; END IF;
+      RETURN '/w/large/' || i; END $$`);
+  await db.sql(`INSERT INTO kv SELECT noted(i), repeat('x', ${bytes}) FROM generate_series(1, ${rows}) i`);
+  const [{ most }] = await db.sql("SELECT max(bytes)::int AS most FROM memory");
+  // The batch has been sent: its frames, and what has not left yet, are smaller than it was.
+  assert.ok(most < 1024 * bytes, String(most));
+  // What a frame does not hold is told with the key that exists, wherever it is.
+  assert.match(
+    (await db.failure(
+      `BEGIN; INSERT INTO kv SELECT '/w/large/' || i, repeat('y', ${bytes}) FROM generate_series(1000, 1200) i
+      WHERE i = 1050 OR i > 1100 ORDER BY i = 1050, i`,
+    )).detail!,
+    /large\/1050/,
+  );
+  await db.sql("ROLLBACK");
+  const client = await db.connect();
+  const { rowCount } = await client.query(
+    `INSERT INTO kv SELECT '/w/large/' || i, repeat('y', ${bytes}) FROM generate_series(1000, 1200) i ON CONFLICT DO NOTHING`,
+  );
+  await client.end();
+  assert.equal(rowCount, 100);
+  assert.deepEqual(
+    await db.sql(
+      `SELECT count(*)::int AS n, sum((left(value, 1) = 'y')::int)::int AS y, min(length(value)) AS bytes
+      FROM w WHERE key >= '/w/large/' AND key < '/w/large0'`,
+    ),
+    [{ n: 1200, y: 100, bytes }],
+  );
+  await reset();
+});
+
 test("UPDATE of values and of keys, and what is not set stays", async () => {
   await reset({ "/w/1": "a", "/w/2": "b", "/w/3": "c" });
   await db.sql("UPDATE kv SET value = value || '!' WHERE key > '/w/1' COLLATE \"C\"");

@@ -308,6 +308,18 @@ compat_find_setting(const char *name)
 #endif
 }
 
+/* Who has set a setting in the session; InvalidOid where that is not known: 15 notes it. */
+static inline Oid
+compat_setting_role(struct config_generic *setting)
+{
+#if PG_VERSION_NUM >= 150000
+	return setting != NULL && setting->source >= PGC_S_INTERACTIVE ? setting->srole : InvalidOid;
+#else
+	(void) setting;
+	return InvalidOid;
+#endif
+}
+
 /* What a MERGE evaluates for its actions; 15 has the first MERGE, 17 conditions on the join. */
 static inline List *
 compat_merge_expressions(ModifyTable *plan)

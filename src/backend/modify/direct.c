@@ -33,6 +33,7 @@ typedef struct EtcdDirect
 	List	   *params;			/* of ExprState */
 	List	   *param_types;
 	List	   *plan;			/* the scan's private list */
+	int64		named;			/* etcd_fdw.revision as it was when the query began */
 	bool		set_processed;
 	bool		done;
 } EtcdDirect;
@@ -57,14 +58,42 @@ direct_scan(ModifyTable *plan, Index relation, int subplan)
 }
 
 static bool
+changes_rows(Query *query)
+{
+	return query->commandType != CMD_SELECT && query->commandType != CMD_INSERT;
+}
+
+/*
+ * Whether another part of the statement, in a WITH or around it, changes rows
+ * that are there: each row is changed once, and only rows that come here are
+ * known to be (rows.c).
+ */
+static bool
+changes_with_others(PlannerInfo *root)
+{
+	int			changing;
+	ListCell   *lc;
+
+	while (root->parent_root != NULL)
+		root = root->parent_root;
+	changing = changes_rows(root->parse) ? 1 : 0;
+	foreach(lc, root->parse->cteList)
+	{
+		if (changes_rows(castNode(Query, lfirst_node(CommonTableExpr, lc)->ctequery)))
+			changing++;
+	}
+	return changing > 1;
+}
+
+static bool
 etcdPlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index relation, int subplan)
 {
 	ForeignScan *scan = direct_scan(plan, relation, subplan);
 
-	(void) root;
 	/* Keys that do not match a pattern are not rows, though they lie in its ranges. */
 	if (plan->operation != CMD_DELETE || scan == NULL || plan->returningLists != NIL ||
-		scan->scan.plan.qual != NIL || list_nth(scan->fdw_private, ETCD_SCAN_LITERALS) != NIL)
+		scan->scan.plan.qual != NIL || list_nth(scan->fdw_private, ETCD_SCAN_LITERALS) != NIL ||
+		changes_with_others(root))
 		return false;
 	scan->operation = CMD_DELETE;
 	scan->resultRelation = relation;
@@ -86,6 +115,7 @@ etcdBeginDirectModify(ForeignScanState *node, int eflags)
 	direct->params = ExecInitExprList(plan->fdw_exprs, &node->ss.ps);
 	direct->param_types = list_nth(plan->fdw_private, ETCD_SCAN_PARAM_TYPES);
 	direct->plan = plan->fdw_private;
+	direct->named = etcd_session_revision();
 	direct->set_processed = intVal(llast(plan->fdw_private)) != 0;
 	node->fdw_state = direct;
 }
@@ -94,12 +124,12 @@ etcdBeginDirectModify(ForeignScanState *node, int eflags)
  * Has the proxy delete what the plan finds; how many keys these are.
  */
 static uint32
-remove_keys(Oid userid, Oid table, List *fdw_private, const char *params, EState *estate, CommandId command)
+remove_keys(Oid userid, Oid table, List *fdw_private, const char *params, int64 revision, EState *estate,
+			CommandId command)
 {
 	Oid			serverid = GetForeignTable(table)->serverid;
 	bool		immediate = etcd_writes_at_once(table);
 	bool		serializable = list_nth_int(list_nth(fdw_private, ETCD_SCAN_NUMBERS), ETCD_SCAN_SERIALIZABLE) != 0;
-	int64		revision = etcd_session_revision();
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "etcd_fdw remove", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	StringInfoData input;
@@ -121,7 +151,7 @@ remove_keys(Oid userid, Oid table, List *fdw_private, const char *params, EState
 		etcd_stage_header(&payload, (immediate ? STAGE_IMMEDIATE : 0) | etcd_stage_recorded(userid, serverid),
 						  command, 0);
 		appendBinaryStringInfo(&payload, answer.payload, answer.payload_len);
-		etcd_stage_note(userid, serverid, !immediate);
+		(void) etcd_stage_note(userid, serverid, !immediate, command);
 		etcd_stage_reply(etcd_stage(userid, serverid, STAGE_DELETE_RANGE, payload.data, payload.len, context), &reply);
 		if (revision == 0 && estate != NULL && !immediate)
 			etcd_set_statement_revision(estate, serverid, serializable, reply.revision, 0);
@@ -143,7 +173,8 @@ etcdIterateDirectModify(ForeignScanState *node)
 		return ExecClearTuple(node->ss.ss_ScanTupleSlot);
 	direct->done = true;
 	etcd_eval_params(direct->params, direct->param_types, node->ss.ps.ps_ExprContext, &params);
-	count = remove_keys(direct->userid, direct->table, direct->plan, params.data, estate, estate->es_output_cid);
+	count = remove_keys(direct->userid, direct->table, direct->plan, params.data, direct->named, estate,
+						estate->es_output_cid);
 	if (direct->set_processed)
 		estate->es_processed += count;
 	if (node->ss.ps.instrument != NULL)
@@ -180,7 +211,7 @@ etcdExecForeignTruncate(List *relations, DropBehavior behavior, bool restart_seq
 					 errmsg("cannot truncate foreign table \"%s\" with a key_pattern", RelationGetRelationName(relation)),
 					 errdetail("Keys that do not match it are not the table's, though they lie among them."),
 					 errhint("Use DELETE.")));
-		(void) remove_keys(GetUserId(), table, plan, "", NULL, GetCurrentCommandId(true));
+		(void) remove_keys(GetUserId(), table, plan, "", etcd_session_revision(), NULL, GetCurrentCommandId(true));
 	}
 }
 

@@ -105,6 +105,7 @@ create_modify(EState *estate, ResultRelInfo *rinfo, const char *plan, Bitmapset 
 	modify->collision = collision_of(table, modify->immediate, do_nothing);
 	modify->work = AllocSetContextCreate(estate->es_query_cxt, "etcd_fdw modify", ALLOCSET_DEFAULT_SIZES);
 	initStringInfo(&modify->payload);
+	initStringInfo(&modify->part);
 	return modify;
 }
 
@@ -250,20 +251,28 @@ append_bytes(StringInfo buf, const char *data, uint32 len)
 }
 
 /*
- * Sends a WRITE.  With `wait`, the answer is read; otherwise what goes wrong is
- * told later.
+ * Sends so many bytes of the payload as a WRITE.  With `wait`, the answer is
+ * read; otherwise what goes wrong is told later.
  */
 static void
-send_write(EtcdModify *modify, const char *payload, int len, bool wait, EtcdStageReply *reply)
+send_write(EtcdModify *modify, int len, bool wait, EtcdStageReply *reply)
 {
 	MemoryContext context = NULL;
 	EtcdRequest *request;
+	bool		overtaken;
 
-	wait = wait || waits_to_know(modify);
+	if (len > FRAME_MAX_PAYLOAD)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("row is too large for etcd"),
+				 errdetail("It takes %d bytes.", len - WRITE_HEADER),
+				 errhint("etcd takes 1.5 MB in a request unless its --max-request-bytes says otherwise.")));
+	overtaken = etcd_stage_note(modify->userid, modify->serverid, !modify->immediate, modify->command);
+	/* Whether this very row is concerned is for the proxy to say: it is an error of the statement, which may be caught. */
+	wait = wait || waits_to_know(modify) || (overtaken && modify->rows != NULL);
 	if (wait || modify->immediate)
 		context = AllocSetContextCreate(modify->estate->es_query_cxt, "etcd_fdw write", ALLOCSET_SMALL_SIZES);
-	etcd_stage_note(modify->userid, modify->serverid, !modify->immediate);
-	request = etcd_stage(modify->userid, modify->serverid, STAGE_WRITE, payload, len,
+	request = etcd_stage(modify->userid, modify->serverid, STAGE_WRITE, modify->payload.data, len,
 						 context);
 	memset(reply, 0, sizeof(*reply));
 	if (wait)
@@ -283,64 +292,6 @@ send_write(EtcdModify *modify, const char *payload, int len, bool wait, EtcdStag
 	}
 }
 
-/*
- * Where the entry that begins here ends.
- */
-static char *
-entry_end(char *entry)
-{
-	char	   *end = entry + ENTRY_HEADER;
-
-	for (int part = 0; part < 2; part++)	/* the key, the value */
-		end += sizeof(uint32) + etcd_get_uint32(end);
-	if (end - entry > FRAME_MAX_PAYLOAD - WRITE_HEADER)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("row is too large for etcd"),
-				 errdetail("It takes %zu bytes.", (Size) (end - entry)),
-				 errhint("etcd takes 1.5 MB in a request unless its --max-request-bytes says otherwise.")));
-	return end;
-}
-
-/*
- * Sends what the payload holds, in pieces of bounded size: one frame of all rows
- * could be larger than a frame may be.
- */
-static void
-send_payload(EtcdModify *modify, bool wait, EtcdStageReply *reply)
-{
-	char	   *end = modify->payload.data + modify->payload.len;
-	char	   *from = modify->payload.data + WRITE_HEADER;
-	char		header[WRITE_HEADER];
-	char		covered[WRITE_HEADER];
-	List	   *refused = NIL;
-	int			sent = 0;
-
-	memcpy(header, modify->payload.data, WRITE_HEADER);
-	while (from < end)
-	{
-		char	   *to = entry_end(from);
-		int			entries = 1;
-		ListCell   *lc;
-
-		while (to < end && entry_end(to) - from <= BATCH_BYTES)
-		{
-			to = entry_end(to);
-			entries++;
-		}
-		/* A piece's header lies over what was sent before it, which is still to be read. */
-		memcpy(covered, from - WRITE_HEADER, WRITE_HEADER);
-		memcpy(from - WRITE_HEADER, header, WRITE_HEADER);
-		send_write(modify, from - WRITE_HEADER, (int) (to - from) + WRITE_HEADER, wait, reply);
-		memcpy(from - WRITE_HEADER, covered, WRITE_HEADER);
-		foreach(lc, reply->refused)
-			refused = lappend_int(refused, sent + lfirst_int(lc));
-		sent += entries;
-		from = to;
-	}
-	reply->refused = refused;
-}
-
 static void
 duplicate_key(EtcdModify *modify, const char *key, int len)
 {
@@ -358,83 +309,112 @@ insert_kind(EtcdModify *modify)
 }
 
 /*
- * Appends new rows to the payload; where each entry's key begins.  Of a row
- * that is to be shown, `replaced` is filled with what an upsert will replace,
- * which the proxy is told for the transaction's reads; NULL for others.
+ * Appends a new row to the payload.  Of one that is to be shown, `replaced` is
+ * filled with what an upsert will replace, which the proxy is told for the
+ * transaction's reads; NULL for others.
  */
-static int *
-append_rows(EtcdModify *modify, TupleTableSlot **slots, int count, int64 *lease, EtcdKeyValue *replaced)
+static void
+append_row(EtcdModify *modify, TupleTableSlot *slot, int64 *lease, EtcdKeyValue *replaced)
 {
-	int		   *keys = palloc(count * sizeof(int));
-	StringInfoData part;
-	int			level = etcd_modes_enter(modify->writer->modes);
+	StringInfo	part = &modify->part;
+	StringInfo	payload = &modify->payload;
+	int			key;
 
-	initStringInfo(&part);
-	for (int i = 0; i < count; i++)
+	etcd_check_maintained(modify->writer, slot);
+	*lease = etcd_row_lease(modify, slot, NULL);
+	resetStringInfo(part);
+	etcd_write_key(modify->writer, slot, NULL, part);
+	if (replaced != NULL)
+		etcd_read_replaced(modify, part->data, part->len, 0, replaced);
+	append_entry(payload, insert_kind(modify), replaced, *lease);
+	key = payload->len;
+	append_bytes(payload, part->data, part->len);
+	resetStringInfo(part);
+	etcd_write_value(modify->writer, slot, NULL, payload->data + key + sizeof(uint32),
+					 (int) etcd_get_uint32(payload->data + key), part);
+	append_bytes(payload, part->data, part->len);
+}
+
+/*
+ * The key and the value of the payload's entry with this index.
+ */
+static void
+entry_at(EtcdModify *modify, int index, EtcdKeyValue *kv)
+{
+	const char *at = modify->payload.data + WRITE_HEADER;
+
+	for (; index >= 0; index--)
 	{
-		etcd_check_maintained(modify->writer, slots[i]);
-		*lease = etcd_row_lease(modify, slots[i], NULL);
-		resetStringInfo(&part);
-		etcd_write_key(modify->writer, slots[i], NULL, &part);
-		if (replaced != NULL)
-			etcd_read_replaced(modify, part.data, part.len, 0, replaced);
-		append_entry(&modify->payload, insert_kind(modify), replaced, *lease);
-		keys[i] = modify->payload.len;
-		append_bytes(&modify->payload, part.data, part.len);
-		resetStringInfo(&part);
-		etcd_write_value(modify->writer, slots[i], NULL, modify->payload.data + keys[i] + sizeof(uint32),
-						 (int) etcd_get_uint32(modify->payload.data + keys[i]), &part);
-		append_bytes(&modify->payload, part.data, part.len);
+		at += ENTRY_HEADER;
+		kv->key_len = etcd_get_uint32(at);
+		kv->key = at + sizeof(uint32);
+		at = kv->key + kv->key_len;
+		kv->value_len = etcd_get_uint32(at);
+		kv->value = at + sizeof(uint32);
+		at = kv->value + kv->value_len;
 	}
-	etcd_modes_leave(level);
-	return keys;
 }
 
 /*
- * The key, or the value, that stands in the payload behind its length.
+ * Sends new rows, so many bytes of the payload; how many were refused because
+ * their keys exist, which is none but with ON CONFLICT DO NOTHING.
  */
-static const char *
-payload_bytes(const char *at, uint32 *len)
+static int
+send_rows(EtcdModify *modify, int len, bool wait, EtcdStageReply *reply)
 {
-	*len = etcd_get_uint32(at);
-	return at + sizeof(*len);
+	send_write(modify, len, wait, reply);
+	if (reply->refused != NIL && modify->collision != ETCD_SKIP)
+	{
+		EtcdKeyValue kv;
+
+		entry_at(modify, linitial_int(reply->refused), &kv);
+		duplicate_key(modify, kv.key, (int) kv.key_len);
+	}
+	return list_length(reply->refused);
 }
 
 /*
- * Inserts rows; returns the list of indexes that were refused because their
- * keys exist, which only happens with ON CONFLICT DO NOTHING.
+ * Inserts rows, in frames of bounded size; how many were refused.
  */
-static List *
+static int
 insert_rows(EtcdModify *modify, ResultRelInfo *rinfo, TupleTableSlot **slots, int count)
 {
+	StringInfo	payload = &modify->payload;
 	bool		shown = etcd_shows_rows(rinfo);
+	bool		wait = modify->immediate && shown;
+	int			level = etcd_modes_enter(modify->writer->modes);
+	int			refused = 0;
 	int64		lease = 0;
-	int		   *keys;
 	EtcdKeyValue replaced = {0};
 	EtcdStageReply reply;
 
 	begin_payload(modify);
-	keys = append_rows(modify, slots, count, &lease, shown && !modify->immediate ? &replaced : NULL);
-	send_payload(modify, modify->immediate && shown, &reply);
-	if (reply.refused != NIL && modify->collision != ETCD_SKIP)
+	for (int i = 0; i < count; i++)
 	{
-		uint32		len;
-		const char *key = payload_bytes(modify->payload.data + keys[linitial_int(reply.refused)], &len);
+		int			before = payload->len;
 
-		duplicate_key(modify, key, (int) len);
+		append_row(modify, slots[i], &lease, shown && !modify->immediate ? &replaced : NULL);
+		if (payload->len > BATCH_BYTES && before > WRITE_HEADER)
+		{
+			refused += send_rows(modify, before, wait, &reply);
+			memmove(payload->data + WRITE_HEADER, payload->data + before, payload->len - before);
+			payload->len -= before - WRITE_HEADER;
+		}
+		MemoryContextReset(modify->work);
 	}
+	etcd_modes_leave(level);
+	refused += send_rows(modify, payload->len, wait, &reply);
 	/* Rows that are shown come one at a time. */
-	if (shown && reply.refused == NIL)
+	if (shown && refused == 0)
 	{
 		EtcdKeyValue kv = {.numbers = {0, 0, 0, lease}};
 
-		kv.key = payload_bytes(modify->payload.data + keys[0], &kv.key_len);
-		kv.value = payload_bytes(kv.key + kv.key_len, &kv.value_len);
+		entry_at(modify, 0, &kv);
 		if (modify->immediate)
 			etcd_read_replaced(modify, kv.key, kv.key_len, reply.revision, &replaced);
 		etcd_show_new(modify, slots[0], &kv, &replaced, reply.revision);
 	}
-	return reply.refused;
+	return refused;
 }
 
 static TupleTableSlot *
@@ -446,7 +426,7 @@ etcdExecForeignInsert(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 
 	(void) estate;
 	(void) plan_slot;
-	refused = insert_rows(modify, rinfo, &slot, 1) != NIL;
+	refused = insert_rows(modify, rinfo, &slot, 1) > 0;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(modify->work);
 	return refused ? NULL : slot;
@@ -461,7 +441,7 @@ etcdExecForeignBatchInsert(EState *estate, ResultRelInfo *rinfo, TupleTableSlot 
 
 	(void) estate;
 	(void) plan_slots;
-	*count -= list_length(insert_rows(modify, rinfo, slots, *count));
+	*count -= insert_rows(modify, rinfo, slots, *count);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(modify->work);
 	return slots;
@@ -609,7 +589,7 @@ etcdExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 	append_entry(&modify->payload, renamed ? insert_kind(modify) : STAGE_UPDATE, renamed ? &replaced : &row, lease);
 	append_bytes(&modify->payload, key.data, key.len);
 	append_bytes(&modify->payload, value.data, value.len);
-	send_payload(modify, renamed || (modify->immediate && etcd_shows_rows(rinfo)), &reply);
+	send_write(modify, modify->payload.len, renamed || (modify->immediate && etcd_shows_rows(rinfo)), &reply);
 	if (reply.refused != NIL)
 		duplicate_key(modify, key.data, key.len);
 	if (etcd_shows_rows(rinfo))
@@ -633,7 +613,7 @@ etcdExecForeignDelete(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 	old = MemoryContextSwitchTo(modify->work);
 	begin_payload(modify);
 	append_delete(modify, &row);
-	send_payload(modify, false, &reply);
+	send_write(modify, modify->payload.len, false, &reply);
 	if (rinfo->ri_projectReturning != NULL)
 		etcd_show_row(modify, slot, &row);
 	MemoryContextSwitchTo(old);

@@ -40,6 +40,7 @@ typedef struct EtcdModify
 	EtcdCells  *cells;			/* of whole rows, to show them; NULL until it is needed */
 	MemoryContext work;			/* of one row or batch */
 	StringInfoData payload;
+	StringInfoData part;		/* a key or value on its way there */
 	List	   *in_flight;		/* of EtcdRequest * */
 	int64		ttl;			/* seconds of the lease that was granted last */
 	int64		ttl_lease;

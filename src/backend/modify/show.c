@@ -49,7 +49,7 @@ etcd_row_lease(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *old
 		initStringInfo(&payload);
 		etcd_append_int64(&payload, seconds);
 		etcd_append_uint32(&payload, GetCurrentTransactionNestLevel());
-		etcd_stage_note(modify->userid, modify->serverid, true);
+		(void) etcd_stage_note(modify->userid, modify->serverid, true, modify->command);
 		etcd_stage_reply(etcd_stage(modify->userid, modify->serverid, STAGE_GRANT, payload.data, payload.len, context),
 						 &reply);
 		MemoryContextDelete(context);

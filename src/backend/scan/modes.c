@@ -26,12 +26,32 @@
 #include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/typcache.h"
 #include "utils/xml.h"
 
 #define UTC			"UTC"
 #define ABBREVIATIONS	"Default"
 #define ALL_MODES	(ETCD_MODE_DATE | ETCD_MODE_ZONE | ETCD_MODE_FLOAT | ETCD_MODE_MONEY | ETCD_MODE_BYTES | \
 					 ETCD_MODE_QUOTES | ETCD_MODE_NULLS | ETCD_MODE_XML)
+
+/*
+ * What the functions of a row type's columns look at.
+ */
+static int
+modes_of_columns(Oid type)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(type, -1);
+	int			modes = 0;
+
+	check_stack_depth();
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (!TupleDescAttr(desc, i)->attisdropped)
+			modes |= etcd_modes_of(TupleDescAttr(desc, i)->atttypid);
+	}
+	ReleaseTupleDesc(desc);
+	return modes;
+}
 
 /*
  * What the functions of this type look at.  A type that is not known here may
@@ -113,8 +133,32 @@ etcd_modes_of(Oid type)
 			element = get_element_type(type);
 			if (OidIsValid(element))
 				return etcd_modes_of(element) | ETCD_MODE_NULLS;
-			return type_is_enum(type) ? 0 : ALL_MODES;
+			switch (get_typtype(type))
+			{
+				case TYPTYPE_ENUM:
+					return 0;
+				case TYPTYPE_COMPOSITE:
+					return modes_of_columns(type);
+				case TYPTYPE_RANGE:
+					return etcd_modes_of(get_range_subtype(type));
+				case TYPTYPE_MULTIRANGE:
+					return etcd_modes_of(get_multirange_range(type));
+				default:
+					return ALL_MODES;
+			}
 	}
+}
+
+static bool
+has_date_style(void)
+{
+	return DateStyle == USE_ISO_DATES && DateOrder == DATEORDER_MDY;
+}
+
+static bool
+has_abbreviations(void)
+{
+	return strcmp(GetConfigOption("timezone_abbreviations", false, false), ABBREVIATIONS) == 0;
 }
 
 /*
@@ -126,10 +170,7 @@ missing_modes(int modes)
 	int			missing = 0;
 
 	if ((modes & ETCD_MODE_DATE) != 0 &&
-		(DateStyle != USE_ISO_DATES || DateOrder != DATEORDER_MDY || IntervalStyle != INTSTYLE_POSTGRES))
-		missing |= ETCD_MODE_DATE;
-	else if ((modes & ETCD_MODE_DATE) != 0 &&
-			 strcmp(GetConfigOption("timezone_abbreviations", false, false), ABBREVIATIONS) != 0)
+		(!has_date_style() || IntervalStyle != INTSTYLE_POSTGRES || !has_abbreviations()))
 		missing |= ETCD_MODE_DATE;
 	if ((modes & ETCD_MODE_ZONE) != 0 && strcmp(pg_get_timezone_name(session_timezone), UTC) != 0)
 		missing |= ETCD_MODE_ZONE;
@@ -171,9 +212,13 @@ etcd_modes_enter(int modes)
 	level = NewGUCNestLevel();
 	if ((missing & ETCD_MODE_DATE) != 0)
 	{
-		set("DateStyle", "ISO, MDY");
-		set("IntervalStyle", "postgres");
-		set("timezone_abbreviations", ABBREVIATIONS);
+		if (!has_date_style())
+			set("DateStyle", "ISO, MDY");
+		if (IntervalStyle != INTSTYLE_POSTGRES)
+			set("IntervalStyle", "postgres");
+		/* PostgreSQL reads them from a file, which takes longer than all else that is done for a row. */
+		if (!has_abbreviations())
+			set("timezone_abbreviations", ABBREVIATIONS);
 	}
 	if ((missing & ETCD_MODE_ZONE) != 0)
 		set("TimeZone", UTC);

@@ -77,6 +77,8 @@ etcd_scan_create(List *fdw_private, Oid userid, TupleDesc desc, EState *estate)
 	scan->userid = userid;
 	scan->serverid = GetForeignTable(table)->serverid;
 	scan->past = etcd_reads_past(table);
+	/* What is fetched later may be so by another role, under another setting. */
+	scan->named = etcd_session_revision();
 	scan->serializable = list_nth_int(list_nth(fdw_private, ETCD_SCAN_NUMBERS), ETCD_SCAN_SERIALIZABLE) != 0;
 	scan->dispatch = etcd_dispatch_function(scan->serverid);
 	scan->plan = strVal(list_nth(fdw_private, ETCD_SCAN_PLAN));
@@ -108,7 +110,7 @@ read_kind(EtcdScan *scan)
 {
 	if (scan->estate == NULL || scan->estate->es_snapshot == NULL)
 		return ETCD_READ_ALONE;
-	return etcd_session_revision() != 0 || scan->past ? ETCD_READ_PAST : ETCD_READ_PRESENT;
+	return scan->named != 0 || scan->past ? ETCD_READ_PAST : ETCD_READ_PRESENT;
 }
 
 static CommandId
@@ -166,7 +168,7 @@ follow_answer(EtcdScan *scan, EtcdAnswer *answer)
 static int64
 revision_to_read(EtcdScan *scan)
 {
-	int64		revision = etcd_session_revision();
+	int64		revision = scan->named;
 
 	if (revision == 0 && scan->estate != NULL)
 		revision = etcd_statement_revision(scan->estate, scan->serverid, scan->serializable);

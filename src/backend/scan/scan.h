@@ -40,6 +40,7 @@ typedef struct EtcdScan
 	Oid			serverid;
 	bool		serializable;	/* one member's state is read, as the table says */
 	bool		past;			/* the table shows a revision of its own */
+	int64		named;			/* etcd_fdw.revision as it was when the query began */
 	Oid			dispatch;
 	EState	   *estate;			/* whose revision is read; NULL for none's */
 	char	   *plan;

@@ -21,7 +21,7 @@
 #include "utils/rel.h"
 
 static char *default_server = NULL;
-static Oid	default_server_setter = InvalidOid;
+static Oid *default_server_setter = NULL;	/* NULL: nobody */
 
 static bool
 check_default_server(char **newval, void **extra, GucSource source)
@@ -38,7 +38,8 @@ check_default_server(char **newval, void **extra, GucSource source)
 static void
 assign_default_server(const char *newval, void *extra)
 {
-	default_server_setter = extra ? *(Oid *) extra : InvalidOid;
+	(void) newval;
+	default_server_setter = extra;
 }
 
 void
@@ -49,6 +50,7 @@ etcd_server_init(void)
 							   "Empty: the only server of etcd_fdw that there is.",
 							   &default_server, "", PGC_USERSET, 0,
 							   check_default_server, assign_default_server, NULL);
+	etcd_setter_recall("etcd_fdw.default_server", default_server_setter);
 }
 
 /*
@@ -125,7 +127,7 @@ etcd_default_server(const char *function)
 	List	   *servers;
 
 	if (default_server != NULL && *default_server &&
-		etcd_setter_counts(default_server_setter))
+		etcd_setter_counts(default_server_setter ? *default_server_setter : InvalidOid))
 		return etcd_server_by_name(default_server);
 	servers = usable_servers();
 	if (servers == NIL)

@@ -8,10 +8,14 @@
  */
 #include "postgres.h"
 
+#include "base/compat.h"
 #include "server/setter.h"
 
 #include "miscadmin.h"
 #include "utils/acl.h"
+
+/* What was set before the library was loaded is set anew while it is. */
+static bool loading = true;
 
 /*
  * Whether a SECURITY DEFINER function runs, or something else on behalf of a
@@ -46,11 +50,31 @@ etcd_setter(GucSource source)
 	/* Without the assertion of GetUserId(): a worker restores settings first. */
 	if (source > PGC_S_DATABASE)
 		GetUserIdAndSecContext(&role, &context);
-	return role;
+	/* Not what a SECURITY DEFINER function has set, as a rule, though it may be what has the library loaded. */
+	return loading && OidIsValid(role) ? GetOuterUserId() : role;
 }
 
 bool
 etcd_setter_counts(Oid setter)
 {
 	return !OidIsValid(setter) || !etcd_acts_for_another() || etcd_is_trusted(setter);
+}
+
+/*
+ * A setting that may have had its value before the library was loaded has been
+ * defined: PostgreSQL knows who has set that.
+ */
+void
+etcd_setter_recall(const char *name, Oid *setter)
+{
+	Oid			role = compat_setting_role(compat_find_setting(name));
+
+	if (setter != NULL && OidIsValid(role))
+		*setter = role;
+}
+
+void
+etcd_setters_loaded(void)
+{
+	loading = false;
 }

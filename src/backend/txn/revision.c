@@ -10,8 +10,10 @@
  *
  * The first scan may be one of a nested query, which is over long before its
  * statement is.  So the snapshot is held here, or another one could take its
- * address; it is let go once nobody else holds it, which is looked after
- * whenever a portal ends.
+ * address; it is let go when the last query with it ends.  Then PostgreSQL may
+ * move it on to the next command, of a rule or an SQL function, which it does
+ * with none that somebody holds: that command is a statement of its own.  After
+ * an error, it is let go when a portal or a subtransaction has ended.
  *
  * What one member of etcd knows may be older than what others have read, and
  * it may not know yet what they have: serializable reads have a revision of
@@ -27,6 +29,7 @@
 #include "txn/revision.h"
 
 #include "access/xact.h"
+#include "executor/executor.h"
 #include "foreign/foreign.h"
 #include "lib/ilist.h"
 #include "nodes/execnodes.h"
@@ -47,7 +50,9 @@ typedef struct ReadRevision
 } ReadRevision;
 
 static dlist_head read_revisions = DLIST_STATIC_INIT(read_revisions);
+static ExecutorEnd_hook_type next_executor_end = NULL;
 static char *session_revision_text = NULL;
+
 /* A value of etcd_fdw.revision. */
 typedef struct RevisionSetting
 {
@@ -55,8 +60,7 @@ typedef struct RevisionSetting
 	Oid			setter;
 } RevisionSetting;
 
-static int64 session_revision = 0;
-static Oid	session_revision_setter = InvalidOid;
+static RevisionSetting *session_revision = NULL;	/* NULL: the latest */
 
 /*
  * Whether all statements of the transaction share one state, or this one has a
@@ -90,6 +94,26 @@ find_revision(EState *estate, Oid serverid, bool serializable)
 	return NULL;
 }
 
+static int
+holds_on(Snapshot snapshot)
+{
+	dlist_iter	iter;
+	int			holds = 0;
+
+	dlist_foreach(iter, &read_revisions)
+		holds += dlist_container(ReadRevision, node, iter.cur)->snapshot == snapshot;
+	return holds;
+}
+
+static void
+forget(ReadRevision *read)
+{
+	dlist_delete(&read->node);
+	if (read->snapshot != NULL)
+		UnregisterSnapshotFromOwner(read->snapshot, TopTransactionResourceOwner);
+	pfree(read);
+}
+
 /*
  * Whether anybody may read by this again.
  */
@@ -98,7 +122,7 @@ is_held(const ReadRevision *read)
 {
 	Snapshot	snapshot = read->snapshot;
 
-	return snapshot == NULL || snapshot->active_count > 0 || snapshot->regd_count > 1;
+	return snapshot == NULL || snapshot->active_count > 0 || snapshot->regd_count > holds_on(snapshot);
 }
 
 /*
@@ -131,14 +155,34 @@ release_snapshots(bool all)
 	dlist_foreach_modify(iter, &read_revisions)
 	{
 		ReadRevision *read = dlist_container(ReadRevision, node, iter.cur);
-		Snapshot	snapshot = read->snapshot;
 
-		if (!all && is_held(read))
-			continue;
-		dlist_delete(&read->node);
-		if (snapshot != NULL)
-			UnregisterSnapshotFromOwner(snapshot, TopTransactionResourceOwner);
-		pfree(read);
+		if (all || !is_held(read))
+			forget(read);
+	}
+}
+
+/*
+ * A query has ended that may have been the last with its snapshot.
+ */
+static void
+executor_end(QueryDesc *query)
+{
+	Snapshot	snapshot = query->snapshot;
+	dlist_mutable_iter iter;
+
+	if (next_executor_end != NULL)
+		next_executor_end(query);
+	else
+		standard_ExecutorEnd(query);
+	/* The query itself holds it until it is freed, and nobody else does. */
+	if (dlist_is_empty(&read_revisions) || snapshot == NULL || snapshot->regd_count > holds_on(snapshot) + 1)
+		return;
+	dlist_foreach_modify(iter, &read_revisions)
+	{
+		ReadRevision *read = dlist_container(ReadRevision, node, iter.cur);
+
+		if (read->snapshot == snapshot)
+			forget(read);
 	}
 }
 
@@ -227,7 +271,7 @@ transaction_event(XactEvent event, void *arg)
 int64
 etcd_session_revision(void)
 {
-	return etcd_setter_counts(session_revision_setter) ? session_revision : 0;
+	return session_revision != NULL && etcd_setter_counts(session_revision->setter) ? session_revision->revision : 0;
 }
 
 static bool
@@ -257,13 +301,14 @@ static void
 assign_revision(const char *newval, void *extra)
 {
 	(void) newval;
-	session_revision = ((RevisionSetting *) extra)->revision;
-	session_revision_setter = ((RevisionSetting *) extra)->setter;
+	session_revision = extra;
 }
 
 void
 etcd_revision_init(void)
 {
+	next_executor_end = ExecutorEnd_hook;
+	ExecutorEnd_hook = executor_end;
 	RegisterXactCallback(transaction_event, NULL);
 	RegisterResourceReleaseCallback(resources_released, NULL);
 	DefineCustomStringVariable("etcd_fdw.revision",
@@ -271,4 +316,5 @@ etcd_revision_init(void)
 							   "0 is the latest. A table's option revision takes precedence.",
 							   &session_revision_text, "0", PGC_USERSET, 0,
 							   check_revision, assign_revision, NULL);
+	etcd_setter_recall("etcd_fdw.revision", session_revision ? &session_revision->setter : NULL);
 }

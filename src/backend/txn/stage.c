@@ -110,10 +110,11 @@ etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer, EtcdReadKind
 
 /*
  * The transaction is about to write on this server, or to leave something with
- * the proxy that ends with it.
+ * the proxy that ends with it.  Whether a command after this one has written
+ * already: one of a function or trigger of its statement.
  */
-void
-etcd_stage_note(Oid userid, Oid serverid, bool writes)
+bool
+etcd_stage_note(Oid userid, Oid serverid, bool writes, CommandId command)
 {
 	EtcdTransaction *transaction = etcd_transaction_begin(userid, serverid);
 
@@ -121,7 +122,9 @@ etcd_stage_note(Oid userid, Oid serverid, bool writes)
 	{
 		transaction->writes = true;
 		transaction->level = Max(transaction->level, GetCurrentTransactionNestLevel());
+		transaction->command = Max(transaction->command, command);
 	}
+	return transaction->command > command;
 }
 
 /*

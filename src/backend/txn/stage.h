@@ -34,7 +34,7 @@ extern EtcdRequest *etcd_send(Oid userid, Oid serverid, uint8 method, const char
 extern EtcdRequest *etcd_send_frame(Oid userid, Oid serverid, const EtcdAnswer *answer,
 									EtcdReadKind kind, CommandId command, MemoryContext context);
 extern uint8 etcd_stage_recorded(Oid userid, Oid serverid);
-extern void etcd_stage_note(Oid userid, Oid serverid, bool writes);
+extern bool etcd_stage_note(Oid userid, Oid serverid, bool writes, CommandId command);
 extern EtcdRequest *etcd_stage(Oid userid, Oid serverid, uint8 code, const char *payload, int len,
 							   MemoryContext context);
 extern void etcd_stage_header(StringInfo buf, uint8 flags, CommandId command, int64 revision);

@@ -42,6 +42,7 @@ typedef struct EtcdTransaction
 	bool		writes;
 	bool		recorded;		/* what it has read must still hold at the end */
 	int			level;			/* the highest that has written, 1 for the top */
+	CommandId	command;		/* the latest that has written */
 	List	   *roles;			/* OIDs of those that have used it: it stays theirs, whatever mappings come */
 } EtcdTransaction;
 

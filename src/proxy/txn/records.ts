@@ -231,7 +231,7 @@ export class Records {
 
   /**
    * Adds a row's write. Throws EtcdFdwError 53200 when the transaction holds too much, 23505 for a key that it has made,
-   * 40001 for one that it has seen otherwise.
+   * 40001 for one that it has seen otherwise, 27000 for a row that a later command has written since the statement saw it.
    */
   add(entry: StageEntry, level: number, command: number, verified = false): void {
     this.#enter(level);
@@ -242,6 +242,9 @@ export class Records {
     if (before !== 0 && entry.seenMod !== 0n && !this.#agrees(record, before, entry, command)) return;
     if (isInsert && before !== 0 && this.#number(before, 20) !== DELETED) throw duplicateKey(entry.key);
     const isDelete = entry.kind === StageKind.DELETE;
+    if (before !== 0 && (isDelete || entry.kind === StageKind.UPDATE) && this.#number(before, 16) > command) {
+      throw changedWithin(isDelete);
+    }
     const length = isDelete ? 0 : entry.value.length;
     const version = this.#allocate(VERSION_HEAD + length) + 1;
     if (record === 0) record = this.#create(entry.key, this.#written);
@@ -474,6 +477,18 @@ export function duplicateKey(key: Uint8Array): EtcdFdwError {
   return new EtcdFdwError("23505", `duplicate key in etcd: "${printable(key)}"`, {
     detail: "The key already exists.",
   });
+}
+
+/** A function or trigger of the statement has changed the row that it is about to change. */
+function changedWithin(isDelete: boolean): EtcdFdwError {
+  const what = isDelete ? "deleted" : "updated";
+  return new EtcdFdwError(
+    "27000",
+    `tuple to be ${what} was already modified by an operation triggered by the current command`,
+    {
+      hint: "Consider using an AFTER trigger instead of a BEFORE trigger to propagate changes to other rows.",
+    },
+  );
 }
 
 /** Another client has changed the key, if it is known which. */

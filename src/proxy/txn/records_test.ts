@@ -202,3 +202,26 @@ Deno.test("Records: what is rolled back gives its memory back, whether all at on
     }
   }
 });
+
+Deno.test("Records: a row that a later command has written is not the earlier one's to change", () => {
+  const row = (kind: number) => ({ ...entry(kind, "/a", "x"), seenMod: 5n });
+  const { UPDATE, DELETE, UPSERT, INSERT } = StageKind;
+  for (const within of [UPDATE, DELETE]) {
+    for (const kind of [UPDATE, DELETE]) {
+      const records = new Records(new Budget(1_000_000));
+      records.add(row(within), 2, 4);
+      assert.throws(() => records.add(row(kind), 2, 3), (error: EtcdFdwError) => error.sqlstate === "27000");
+      records.rollback(2);
+      // It was taken back. The same command, and those after it, may change the row.
+      for (const command of [3, 3, 4]) records.add(row(UPDATE), 1, command);
+      assert.throws(
+        () => records.add(entry(kind, "/a"), 1, 3),
+        (error: EtcdFdwError) => error.sqlstate === "27000",
+      );
+      // What sees no row is not concerned.
+      records.add(entry(UPSERT, "/a", "y"), 1, 3);
+      records.add(row(DELETE), 1, 5);
+      records.add(entry(INSERT, "/a", "z"), 1, 3);
+    }
+  }
+});
