@@ -1,6 +1,7 @@
 // WatchResponse as the proxy reads it, and a watch's creation as it writes it. An event stays the bytes that etcd sent; only
 // its revision is read.
 
+import { toHex } from "../base/bytes.ts";
 import { eachField } from "./ranges.ts";
 import { encodeTxn } from "./txn.ts";
 import { fieldSize, Out, varintSize, wideSize } from "./wire.ts";
@@ -31,6 +32,7 @@ export interface WatchResponse {
 const HEADER = 1;
 const HEADER_REVISION = 3;
 const KV = 2;
+const KV_KEY = 1;
 const KV_MOD_REVISION = 3;
 
 function revisionIn(message: Uint8Array, wanted: number): bigint {
@@ -99,6 +101,38 @@ export function* readWatchResponse(message: Uint8Array): Generator<undefined, Wa
     if (i % STRIDE === STRIDE - 1) yield;
   }
   return response;
+}
+
+/** The key of an event, in hexadecimal. */
+function keyOf({ raw }: WatchedEvent): string {
+  let key = "";
+  eachField(raw, (field, reader) => {
+    if (field !== KV) return false;
+    eachField(reader.bytes(), (inner, kv) => {
+      if (inner !== KV_KEY) return false;
+      key = toHex(kv.bytes());
+      return true;
+    });
+    return true;
+  });
+  return key;
+}
+
+/**
+ * The newest event of each key, in their order, read in pieces. The parts hold events as a WatchResponse does, in the order
+ * of their revisions. Throws EtcdFdwError 08P01.
+ */
+export function* newestEvents(parts: Uint8Array[]): Generator<undefined, WatchedEvent[], unknown> {
+  const newest = new Map<string, WatchedEvent>();
+  for (const part of parts) {
+    for (const event of (yield* readWatchResponse(part)).events) {
+      const key = keyOf(event);
+      newest.delete(key);
+      newest.set(key, event);
+      if (newest.size % STRIDE === 0) yield;
+    }
+  }
+  return [...newest.values()];
 }
 
 /** What is watched. */

@@ -116,6 +116,7 @@ export const Ask = {
   STAT_RESET: 142,
   PROXY: 143,
   WATCH: 144,
+  CHANGES: 145,
 } as const;
 
 /** Of UNARY. */

@@ -267,6 +267,10 @@ export function fenced(handle: ClusterHandle, options: FenceOptions, granted: Gr
       fence.checkWatch(request);
       return await handle.events(request, ...rest);
     },
+    async changes(request, ...rest) {
+      fence.checkWatch(request);
+      return await handle.changes(request, ...rest);
+    },
     async watch(request, ...rest) {
       fence.checkKeys(request);
       return await handle.watch(request, ...rest);

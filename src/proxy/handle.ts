@@ -75,6 +75,11 @@ export interface ClusterHandle {
    * the oldest that is kept; the reply's compact_revision says which that was.
    */
   events(request: Uint8Array, options?: CallOptions): Promise<Uint8Array>;
+  /**
+   * The newest event of each key from a revision on up to now, in the order of the revisions: a WatchCreateRequest in, a
+   * WatchedPage out. Rejects with 22023 when events have been compacted away.
+   */
+  changes(request: Uint8Array, options?: CallOptions): Promise<Uint8Array>;
   /** Events behind a revision, as they come: a WatchedPage. Rejects as Hub.read() does. */
   watch(request: WatchRequest, options?: CallOptions): Promise<Uint8Array>;
   /** The first leader of an election that differs from the one at the revision, as a LeaderReply; null when there is none in time. */

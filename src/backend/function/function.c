@@ -136,6 +136,8 @@ key_value(const Callee *callee, const ResultColumn *column, const EtcdKeyValue *
 			return false;
 		*value = make_bytes(callee, column, kv->prev_value, kv->prev_len);
 	}
+	else if (strcmp(column->name, "deleted") == 0)
+		*value = BoolGetDatum(kv->deleted);
 	/* A deletion has a revision alone. */
 	else if (kv->deleted && strcmp(column->name, "mod_revision") != 0)
 		return false;

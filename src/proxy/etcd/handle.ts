@@ -13,7 +13,7 @@ import type { Cluster, Terms } from "./cluster.ts";
 import type { Coalescer } from "./coalesce.ts";
 import { stand } from "./queue.ts";
 import type { Hub } from "../watch/hub.ts";
-import { newLeader, pastEvents, takeSnapshot } from "./streams.ts";
+import { changedKeys, newLeader, pastEvents, takeSnapshot } from "./streams.ts";
 
 /** The cluster and what all its handles share. */
 export interface Shared {
@@ -113,6 +113,13 @@ export function makeHandle(
         ? coalescer.call(method, payload, terms)
         : cluster.callEndpoint(endpoint, method, payload, terms);
       return counted(runtime, counters, method, payload.length, answer);
+    },
+    changes(request, options = {}) {
+      const answer = cluster.stream(
+        (channel, using) => changedKeys(runtime, channel, request, using),
+        termsOf(options),
+      );
+      return counted(runtime, counters, 0, request.length, answer);
     },
     events(request, options = {}) {
       const answer = cluster.stream(

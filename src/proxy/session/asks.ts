@@ -1,6 +1,6 @@
 // What a session asks of the proxy itself: it needs more than one call of etcd, outlives a statement, or is about the
 // proxy. Requests are JSON in UTF-8 with bytes in hexadecimal and 64-bit numbers as decimal strings, and so are the
-// answers, but for EVENTS (WatchCreateRequest in, WatchResponse out), WATCH (a WatchedPage out, src/etcd/watch.ts), OBSERVE (a LeaderResponse out, empty for none) and
+// answers, but for EVENTS (WatchCreateRequest in, WatchResponse out), CHANGES (WatchCreateRequest in, a WatchedPage of src/etcd/watch.ts out), WATCH (a WatchedPage out), OBSERVE (a LeaderResponse out, empty for none) and
 // SNAPSHOT (the snapshot's bytes out, in parts; empty behind the last).
 
 import { decodeUtf8, encodeUtf8, fromHex, toHex } from "../../base/bytes.ts";
@@ -93,6 +93,7 @@ export class Asks {
     }
     if (handle === null) throw new EtcdFdwError("08P01", `ask ${code} needs a server`);
     if (code === Ask.EVENTS) return await handle.events(payload, by);
+    if (code === Ask.CHANGES) return await handle.changes(payload, by);
     return await this.#ask(code, parsed(payload), handle, by);
   }
 

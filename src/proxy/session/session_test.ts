@@ -57,6 +57,7 @@ class FakeCluster implements ClusterHandle {
   readonly left: number[] = [];
 
   events = () => Promise.reject(new Error("not asked for"));
+  changes = () => Promise.reject(new Error("not asked for"));
   watch = () => Promise.reject(new Error("not asked for"));
   observe = () => Promise.reject(new Error("not asked for"));
   stand = () => Promise.reject(new Error("not asked for"));
