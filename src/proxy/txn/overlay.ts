@@ -46,9 +46,9 @@ export function revisionOf({ revision }: RangeRequest): string | undefined {
   return revision === undefined || revision === "0" ? undefined : revision;
 }
 
-/** Etcd's own answer. */
+/** Etcd's own answer. What is asked for on account of it must name its revision: that is how a read keeps to one. */
 export function* fetchPage(request: RangeRequest, { note }: View): Work<Page> {
-  const page = yield* decodePage(yield* askRange(encodeRangeRequest(request)));
+  const page = yield* decodePage(yield* askRange(encodeRangeRequest(request)), revisionOf(request));
   if (note !== null) yield* note(request, page);
   return page;
 }
@@ -140,7 +140,7 @@ function* countExisting(writes: Write[], request: RangeRequest, revision: string
   let found = 0;
   for (const reply of yield asks) {
     for (const response of decodeTxn(reply).responses) {
-      found += Number((yield* decodePage(response!)).count);
+      found += Number((yield* decodePage(response!, revision)).count);
     }
   }
   return found;
@@ -166,7 +166,7 @@ function* countByListing(request: RangeRequest, revision: string, view: View): W
 
 function* overlaidCount(request: RangeRequest, view: View): Work<Page> {
   const page = yield* fetchCount(request, view);
-  const revision = revisionOf(request) ?? String(page.revision);
+  const revision = String(page.revision);
   const range = keyRangeOf(request);
   const own = new OwnRows(view, range);
   let alive = 0;
@@ -284,7 +284,7 @@ function* overlaidPage(request: RangeRequest, view: View): Work<Page> {
     const { rows, cut } = yield* merged(page.rows, covered, request, view);
     if (rows.length > 0 || last === null) return { ...page, rows, more: page.more || cut };
     // All that came is hidden. What follows is read at the same revision.
-    const revision = revisionOf(asked) ?? String(page.revision);
+    const revision = String(page.revision);
     left = descending ? { ...left, end: last } : { ...left, start: successor(last) };
     asked = { ...request, revision, key: left.start, rangeEnd: left.end ?? Uint8Array.of(0) };
   }
@@ -303,7 +303,7 @@ export function* readRange(message: Uint8Array, view: View): Work<Uint8Array> {
   if (view.note === null) return yield* askRange(message);
   if (request.countOnly) return yield* encodePage(yield* fetchCount(request, view));
   const reply = yield* askRange(message);
-  yield* view.note(request, yield* decodePage(reply));
+  yield* view.note(request, yield* decodePage(reply, revisionOf(request)));
   return reply;
 }
 
@@ -313,19 +313,15 @@ export function* readTxn(message: Uint8Array, view: View): Work<Uint8Array> {
   const results: Uint8Array[] = [];
   for (const [i, read] of readsOf(message).entries()) {
     const request = decodeRangeRequest(read);
-    // The answers in a Txn do not say what they were read at, and what is asked again names the revision.
-    const note: View["note"] = view.note === null
-      ? null
-      : (asked, page) => view.note!({ ...asked, revision: request.revision }, { ...page, revision });
-    const noting = { ...view, note };
     const own = yield* hasOwn(view, keyRangeOf(request));
-    if (!own && note === null) results.push(responses[i]!);
+    // What is asked once more is asked of the state that the Txn has read.
+    const at = { ...request, revision: revisionOf(request) ?? String(revision) };
+    if (!own && view.note === null) results.push(responses[i]!);
     else if (request.countOnly || own && request.rangeEnd !== null) {
-      const at = { ...request, revision: revisionOf(request) ?? String(revision) };
-      results.push(yield* encodePage(yield* (own ? overlaid(at, noting) : fetchCount(at, noting))));
+      results.push(yield* encodePage(yield* (own ? overlaid(at, view) : fetchCount(at, view))));
     } else {
-      const page = yield* decodePage(responses[i]!);
-      if (note !== null) yield* note(request, page);
+      const page = yield* decodePage(responses[i]!, at.revision);
+      if (view.note !== null) yield* view.note(request, page);
       results.push(own ? yield* encodePage(overlaidKey(page, request, view)) : responses[i]!);
     }
   }

@@ -327,7 +327,7 @@ export function* explain(form: Form, { maxTxnOps }: CommitOptions): Work<EtcdFdw
     for (const [i, reply] of replies.entries()) {
       for (const [j, response] of decodeTxn(reply).responses.entries()) {
         const item = asked[i][j];
-        const row = (yield* decodePage(response!)).rows.at(0);
+        const row = (yield* decodePage(response!, undefined)).rows.at(0);
         const { key, rangeEnd, mod } = stepAt(form, item).guard!;
         const holds = rangeEnd !== undefined
           ? row === undefined

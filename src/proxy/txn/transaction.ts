@@ -28,7 +28,7 @@ import {
 } from "../../ipc/stage.ts";
 import { Budget } from "../memory.ts";
 import { Spare } from "./arena.ts";
-import { keyRangeOf, readRange, readTxn, type View } from "./overlay.ts";
+import { keyRangeOf, readRange, readTxn, revisionOf, type View } from "./overlay.ts";
 import { type Batch, checkRow, type CommitOptions, type DeletedRange } from "./plan.ts";
 import { ReadSet } from "./reads.ts";
 import { ABSENT, Records } from "./records.ts";
@@ -215,23 +215,21 @@ export class Transaction {
     const view = this.#view(batch === null ? header.command : 0, (header.flags & StageFlag.RECORDED) !== 0);
     const level = batch === null ? header : NOW;
     let count = 0;
-    let latest = 0n;
+    // All of it is read at one revision, which the statements that follow may have to keep to.
+    let revision: bigint | null = null;
     try {
       for (const read of readsOf(rest)) {
         const asked = decodeRangeRequest(read);
-        const found = yield* this.#emptyRange(asked, view, (entry) => {
+        if (revision !== null) asked.revision = String(revision);
+        const found: { count: number; revision: bigint } = yield* this.#emptyRange(asked, view, (entry) => {
           this.#stillIn(epoch);
           this.#add(entry, level, batch?.records);
         });
         count += found.count;
-        if (found.latest > latest) latest = found.latest;
+        revision = found.revision;
         this.#stillIn(epoch);
         if (asked.rangeEnd === null || isFiltered(asked)) continue;
-        const deleted = {
-          range: keyRangeOf(copied(asked)),
-          revision: found.revision,
-          command: level.command,
-        };
+        const deleted = { range: keyRangeOf(copied(asked)), revision, command: level.command };
         if (batch === null) this.#deleted.push({ ...deleted, level: header.level });
         else batch.deleted.push(deleted);
       }
@@ -240,34 +238,33 @@ export class Transaction {
       throw error;
     }
     if (batch !== null) return { write: batch, count, refused: [] };
-    return { reply: { revision: latest, count, refused: [] } };
+    return { reply: { revision: revision ?? 0n, count, refused: [] } };
   }
 
-  /** Hands out a DELETE for each key of a range; at which revision they were found, and the latest one heard of. */
+  /** Hands out a DELETE for each key of a range; at which revision they were found. */
   *#emptyRange(
     asked: RangeRequest,
     view: View,
     add: (entry: StageEntry) => void,
-  ): Work<{ count: number; revision: bigint; latest: bigint }> {
+  ): Work<{ count: number; revision: bigint }> {
     let request: RangeRequest = { ...asked, keysOnly: true, limit: LISTING_PAGE };
-    const found = { count: 0, revision: 0n, latest: 0n };
+    let count = 0;
     for (;;) {
-      const page = yield* decodePage(yield* readRange(encodeRangeRequest(request), view));
-      if (found.revision === 0n) found.revision = request.revision ? BigInt(request.revision) : page.revision;
-      if (page.revision > found.latest) found.latest = page.revision;
+      const reply = yield* readRange(encodeRangeRequest(request), view);
+      const page = yield* decodePage(reply, revisionOf(request));
       let last: Uint8Array | null = null;
       for (const [i, raw] of page.rows.entries()) {
         if (i % STRIDE === STRIDE - 1) yield;
         const row = decodeKeyRow(raw);
         last = row.key;
-        found.count++;
+        count++;
         add({
           ...{ kind: StageKind.DELETE, key: row.key, value: row.value, lease: 0n },
           ...{ seenMod: row.modRevision, seenCreate: row.createRevision, seenVersion: row.version },
         });
       }
-      if (!page.more || request.rangeEnd === null || last === null) return found;
-      request = { ...request, revision: String(found.revision), key: successor(last) };
+      if (!page.more || request.rangeEnd === null || last === null) return { count, revision: page.revision };
+      request = { ...request, revision: String(page.revision), key: successor(last) };
     }
   }
 
