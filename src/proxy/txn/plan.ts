@@ -9,6 +9,7 @@ import { decodeKeyRow, decodePage, keyOf } from "../../etcd/ranges.ts";
 import { decodeTxn, encodeTxn, type TxnOp } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
 import { MAX_TXN_OPS } from "../../ipc/limits.ts";
+import { STEPS_IN_FLIGHT } from "./commit.ts";
 import { ABSENT, ANYTHING, conflict, duplicateKey, type Records, type Write } from "./records.ts";
 import type { ReadSet } from "./reads.ts";
 import { type Ask, STRIDE, type Work } from "./work.ts";
@@ -194,14 +195,21 @@ class Collector {
   }
 }
 
+/**
+ * Steps of one of several Txns: where one does not do, it is best if none takes long, since etcd gives up what it has not come
+ * to within seconds, and if one is made while another is applied.
+ */
+const SPLIT_STEPS = STEPS_IN_FLIGHT / 2;
+
 /** Cuts items into Txns, by bytes and by number. */
 function* cut(
   form: Pick<Form, "batch" | "ranges">,
   items: Item[],
   options: CommitOptions,
+  atMost = Infinity,
 ): Generator<undefined, Part[], unknown> {
   const { maxTxnOps, nested } = options;
-  const most = mostSteps(maxTxnOps, nested);
+  const most = Math.min(mostSteps(maxTxnOps, nested), atMost);
   const parts: Part[] = [];
   let bytes = 0;
   let from = 0;
@@ -227,6 +235,9 @@ function* cut(
   return parts;
 }
 
+/** Whether several Txns are an error. */
+const mustBeOne = ({ reads }: Batch, { requireAtomic }: CommitOptions) => requireAtomic || reads !== null;
+
 function* formOf(
   batch: Batch,
   deletion: Deletion,
@@ -235,9 +246,10 @@ function* formOf(
   const collector = new Collector(batch);
   yield* collector.collect(deletion);
   const { items, ranges } = collector;
-  const writes = yield* cut({ batch, ranges }, items, options);
+  let writes = yield* cut({ batch, ranges }, items, options);
   const guards: Item[] = [];
-  if (writes.length > 1) {
+  if (writes.length > 1 && !mustBeOne(batch, options)) {
+    writes = yield* cut({ batch, ranges }, items, options, SPLIT_STEPS);
     for (const [i, item] of items.entries()) {
       const { guard } = stepAt({ batch, ranges }, item);
       if (guard !== null && item >= 0) guards.push(guardOf(Math.floor(item / 2)));
@@ -251,7 +263,7 @@ function* formOf(
     ranges,
     items,
     guards,
-    checks: yield* cut({ batch, ranges }, guards, options),
+    checks: yield* cut({ batch, ranges }, guards, options, SPLIT_STEPS),
     writes,
   };
 }
@@ -262,14 +274,13 @@ function* formOf(
  */
 export function* firstForm(batch: Batch, options: CommitOptions): Work<Form | null> {
   yield* batch.records.settle();
-  const single = options.requireAtomic || batch.reads !== null;
   const fits = (form: Form) => form.writes.length <= 1;
   let form = yield* formOf(batch, batch.deleted.length === 0 ? Deletion.KEYS : Deletion.GUARDED, options);
   // Under SERIALIZABLE a range's own guard would say too little: a key of it may be gone.
   if (!fits(form) && batch.deleted.length > 0 && batch.reads === null) {
     form = yield* formOf(batch, Deletion.RANGES, options);
   }
-  if (single && !fits(form)) throw tooLarge(form, options);
+  if (mustBeOne(batch, options) && !fits(form)) throw tooLarge(form, options);
   return form.items.length === 0 ? null : form;
 }
 
@@ -277,8 +288,7 @@ export function* firstForm(batch: Batch, options: CommitOptions): Work<Form | nu
 export function* nextForm(form: Form, options: CommitOptions): Work<Form | null> {
   if (form.deletion === Deletion.KEYS || form.batch.deleted.length === 0) return null;
   const byKey = yield* formOf(form.batch, Deletion.KEYS, options);
-  const single = options.requireAtomic || form.batch.reads !== null;
-  return single && byKey.writes.length > 1 ? null : byKey;
+  return mustBeOne(form.batch, options) && byKey.writes.length > 1 ? null : byKey;
 }
 
 /** The TxnRequest of a part. */
