@@ -6,9 +6,10 @@ const HEX = "0123456789abcdef";
 
 /** Lower-case hexadecimal, two digits a byte. */
 export function toHex(bytes: Uint8Array): string {
-  let out = "";
-  for (let i = 0; i < bytes.length; i++) out += HEX[bytes[i] >> 4] + HEX[bytes[i] & 15];
-  return out;
+  // Joined and not added up: V8 keeps a sum as a tree of its parts, fifty times as large as the text.
+  const out: string[] = new Array(bytes.length);
+  for (let i = 0; i < bytes.length; i++) out[i] = HEX[bytes[i] >> 4] + HEX[bytes[i] & 15];
+  return out.join("");
 }
 
 /** Inverse of {@linkcode toHex}. Throws EtcdFdwError 22023 on an odd length or another character. */

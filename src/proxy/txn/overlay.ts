@@ -16,10 +16,12 @@ import {
   makeKeyRow,
   type Page,
 } from "../../etcd/ranges.ts";
-import { decodeTxn, encodeReadResponses, encodeTxn, readsOf } from "../../etcd/txn.ts";
+import { decodeTxn, encodeReadResponses, readsOf } from "../../etcd/txn.ts";
 import { type KeyRange, singleKey, successor } from "../../etcd/keyrange.ts";
+import type { Limits } from "../../etcd/batches.ts";
 import { Method } from "../../ipc/frame.ts";
-import { MAX_TXN_OPS, PAGE_BYTES } from "../../ipc/limits.ts";
+import { FIRST_PAGE_KEYS, PAGE_BYTES } from "../../ipc/limits.ts";
+import { listingPage, readAll } from "./batches.ts";
 import type { Records, Write } from "./records.ts";
 import { ask, askRange, sorted, STRIDE, type Work } from "./work.ts";
 
@@ -28,6 +30,7 @@ export interface View {
   records: Records;
   /** Of the read: it sees what commands before it wrote. */
   command: number;
+  limits: Limits;
   /** Takes note of what etcd has answered, where that must hold when the transaction commits. */
   note: ((request: RangeRequest, page: Page) => Work<void>) | null;
 }
@@ -129,19 +132,16 @@ function isShown({ value, createRevision }: Write, request: RangeRequest): boole
 }
 
 /** Which of these keys etcd holds at this revision. */
-function* countExisting(writes: Write[], request: RangeRequest, revision: string): Work<number> {
-  const asks = [];
-  for (let at = 0; at < writes.length; at += MAX_TXN_OPS) {
-    const success = writes.slice(at, at + MAX_TXN_OPS).map(({ key }) => ({
-      range: { key, rangeEnd: null, revision, countOnly: true, serializable: request.serializable },
-    }));
-    asks.push({ method: Method.READ_TXN, payload: encodeTxn({ compare: [], success, failure: [] }) });
-  }
+function* countExisting(
+  writes: Write[],
+  { serializable }: RangeRequest,
+  revision: string,
+  limits: Limits,
+): Work<number> {
+  const reads = writes.map(({ key }) => ({ key, rangeEnd: null, revision, countOnly: true, serializable }));
   let found = 0;
-  for (const reply of yield asks) {
-    for (const response of decodeTxn(reply).responses) {
-      found += Number((yield* decodePage(response!, revision)).count);
-    }
+  for (const response of yield* readAll(reads, limits)) {
+    found += Number((yield* decodePage(response, revision)).count);
   }
   return found;
 }
@@ -150,17 +150,24 @@ function* countExisting(writes: Write[], request: RangeRequest, revision: string
 const FEW_KEYS = 1024;
 /** A key in a list costs this part of a key that is asked for. */
 const LISTED = 16n;
-const LISTING_PAGE = 20_000;
 
 /** Counts the rows by going through the keys: where the transaction has written many of them. */
 function* countByListing(request: RangeRequest, revision: string, view: View): Work<bigint> {
   let count = 0n;
-  let asked: RangeRequest = { ...request, countOnly: false, keysOnly: true, limit: LISTING_PAGE, revision };
+  let asked: RangeRequest = {
+    ...request,
+    countOnly: false,
+    keysOnly: true,
+    limit: FIRST_PAGE_KEYS,
+    revision,
+  };
   for (;;) {
     const page = yield* overlaidPage(asked, { ...view, note: null });
     count += BigInt(page.rows.length);
     if (!page.more || page.rows.length === 0) return count;
-    asked = { ...asked, key: successor(keyOf(page.rows[page.rows.length - 1])) };
+    const bytes = page.rows.reduce((sum, { length }) => sum + length, 0);
+    const limit = listingPage(page.rows.length, bytes);
+    asked = { ...asked, key: successor(keyOf(page.rows[page.rows.length - 1])), limit };
   }
 }
 
@@ -178,7 +185,7 @@ function* overlaidCount(request: RangeRequest, view: View): Work<Page> {
     if (write !== undefined) writes.push(write);
     alive += Number(write !== undefined && write.value !== null);
     if (page.count > 0n && (write === undefined || writes.length === FEW_KEYS)) {
-      replaced += yield* countExisting(writes, request, revision);
+      replaced += yield* countExisting(writes, request, revision, view.limits);
       if (write !== undefined && page.count < LISTED * BigInt(view.records.size)) {
         return { ...page, count: yield* countByListing(request, revision, view) };
       }

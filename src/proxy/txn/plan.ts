@@ -6,13 +6,13 @@ import { EtcdFdwError } from "../../base/errors.ts";
 import { encodeSteps, groupingBytes, levelsFor, mostSteps, type Step, stepSize } from "../../etcd/nested.ts";
 import type { KeyRange } from "../../etcd/keyrange.ts";
 import { decodeKeyRow, decodePage, keyOf } from "../../etcd/ranges.ts";
-import { decodeTxn, encodeTxn, type TxnOp } from "../../etcd/txn.ts";
-import { Method } from "../../ipc/frame.ts";
-import { MAX_TXN_OPS } from "../../ipc/limits.ts";
+import type { RangeRequest } from "../../etcd/messages.ts";
+import { ENVELOPE_BYTES, type Limits } from "../../etcd/batches.ts";
+import { readAll } from "./batches.ts";
 import { STEPS_IN_FLIGHT } from "./commit.ts";
 import { ABSENT, ANYTHING, conflict, duplicateKey, type Records, type Write } from "./records.ts";
 import type { ReadSet } from "./reads.ts";
-import { type Ask, STRIDE, type Work } from "./work.ts";
+import { STRIDE, type Work } from "./work.ts";
 
 /** A range that a DELETE emptied: this command's, of what there was at this revision. */
 export interface DeletedRange {
@@ -22,11 +22,9 @@ export interface DeletedRange {
 }
 
 /** What etcd takes, and what it is to do with more. */
-export interface CommitOptions {
+export interface CommitOptions extends Limits {
   /** Operations, and comparisons, that etcd takes in one Txn, and on each level of a nested one. */
   maxTxnOps: number;
-  /** Bytes that etcd takes in a request. */
-  maxRequestBytes: number;
   /** Whether Txns may be nested. */
   nested: boolean;
   /** Whether a transaction that needs several Txns is refused. */
@@ -40,9 +38,6 @@ export interface Batch {
   /** Null: what was read need not hold. */
   reads: ReadSet | null;
 }
-
-/** What etcd adds to a request before it measures it. */
-const ENVELOPE_BYTES = 1024;
 
 const roomIn = ({ maxRequestBytes }: CommitOptions) => maxRequestBytes - ENVELOPE_BYTES;
 
@@ -305,47 +300,38 @@ export function* encodePart(
 }
 
 /** What shows whether a guard holds: its key, or a key of its range that is newer than it allows. */
-function suspicion({ guard }: Step): TxnOp {
+function suspicion({ guard }: Step): RangeRequest {
   const { key, rangeEnd, mod } = guard!;
-  if (rangeEnd === undefined) return { range: { key, rangeEnd: null, keysOnly: true } };
-  return { range: { key, rangeEnd, keysOnly: true, minModRevision: String(mod), limit: 1 } };
+  if (rangeEnd === undefined) return { key, rangeEnd: null, keysOnly: true };
+  return { key, rangeEnd, keysOnly: true, minModRevision: String(mod), limit: 1 };
 }
 
-/** Reads that are made at once to find a guard that does not hold. */
-const READS = 4;
+/** Guards that are looked at before the next ones are asked for: the first that does not hold ends it. */
+const SUSPECTS = 512;
 
 /**
  * Why a guard failed. Looked for afterwards: reads in each Txn, which nearly always succeeds, would cost more than the
  * puts do. When the key is as it should be again nothing can be named.
  */
-export function* explain(form: Form, { maxTxnOps }: CommitOptions): Work<EtcdFdwError> {
-  const most = Math.min(maxTxnOps, MAX_TXN_OPS);
+export function* explain(form: Form, options: CommitOptions): Work<EtcdFdwError> {
   const suspects: Item[] = [];
   for (const [i, item] of form.items.entries()) {
     if (stepAt(form, item).guard !== null) suspects.push(item);
     if (i % STRIDE === STRIDE - 1) yield;
   }
-  for (let at = 0; at < suspects.length;) {
-    const asked: Item[][] = [];
-    for (; asked.length < READS && at < suspects.length; at += most) {
-      asked.push(suspects.slice(at, at + most));
-    }
-    const replies = yield asked.map((items): Ask => {
-      const success = items.map((item) => suspicion(stepAt(form, item)));
-      return { method: Method.READ_TXN, payload: encodeTxn({ compare: [], success, failure: [] }) };
-    });
-    for (const [i, reply] of replies.entries()) {
-      for (const [j, response] of decodeTxn(reply).responses.entries()) {
-        const item = asked[i][j];
-        const row = (yield* decodePage(response!, undefined)).rows.at(0);
-        const { key, rangeEnd, mod } = stepAt(form, item).guard!;
-        const holds = rangeEnd !== undefined
-          ? row === undefined
-          : (row === undefined ? ABSENT : decodeKeyRow(row).modRevision) === mod;
-        if (holds) continue;
-        const inserted = item >= 0 && form.batch.records.final(Math.floor(item / 2)).inserted;
-        return inserted ? duplicateKey(key) : conflict(row === undefined ? key : keyOf(row));
-      }
+  for (let at = 0; at < suspects.length; at += SUSPECTS) {
+    const asked = suspects.slice(at, at + SUSPECTS);
+    const responses = yield* readAll(asked.map((item) => suspicion(stepAt(form, item))), options);
+    for (const [i, response] of responses.entries()) {
+      const item = asked[i];
+      const row = (yield* decodePage(response, undefined)).rows.at(0);
+      const { key, rangeEnd, mod } = stepAt(form, item).guard!;
+      const holds = rangeEnd !== undefined
+        ? row === undefined
+        : (row === undefined ? ABSENT : decodeKeyRow(row).modRevision) === mod;
+      if (holds) continue;
+      const inserted = item >= 0 && form.batch.records.final(Math.floor(item / 2)).inserted;
+      return inserted ? duplicateKey(key) : conflict(row === undefined ? key : keyOf(row));
     }
   }
   return conflict();

@@ -11,10 +11,10 @@ import { toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { decodeKeyRow, decodePage, decodeRangeRequest, decodeRangeResponse } from "../../etcd/ranges.ts";
 import { decodeLease, encodeLeaseGrant } from "../../etcd/lease.ts";
-import { decodeTxn, encodeTxn, readsOf } from "../../etcd/txn.ts";
+import { readsOf } from "../../etcd/txn.ts";
 import { encodeRangeRequest, type RangeRequest } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
-import { MAX_TXN_OPS } from "../../ipc/limits.ts";
+import { FIRST_PAGE_KEYS } from "../../ipc/limits.ts";
 import { successor } from "../../etcd/keyrange.ts";
 import {
   decodeGrant,
@@ -28,6 +28,7 @@ import {
 } from "../../ipc/stage.ts";
 import { Budget } from "../memory.ts";
 import { Spare } from "./arena.ts";
+import { listingPage, readAll } from "./batches.ts";
 import { keyRangeOf, readRange, readTxn, revisionOf, type View } from "./overlay.ts";
 import { type Batch, checkRow, type CommitOptions, type DeletedRange } from "./plan.ts";
 import { ReadSet } from "./reads.ts";
@@ -53,9 +54,6 @@ interface Lease {
   /** A row that was written at once has it: the transaction's end does not concern it any more. */
   used: boolean;
 }
-
-/** Pages of a DELETE that finds its keys here. */
-const LISTING_PAGE = 20_000;
 
 export class Transaction {
   readonly #options: TransactionOptions;
@@ -176,24 +174,17 @@ export class Transaction {
       if (exists === undefined) unknown.push(i);
       else if (exists) refused.push(i);
     }
-    const parts: number[][] = [];
-    for (let at = 0; at < unknown.length; at += MAX_TXN_OPS) parts.push(unknown.slice(at, at + MAX_TXN_OPS));
-    if (parts.length === 0) return refused;
+    if (unknown.length === 0) return refused;
     const epoch = this.#epoch;
     const recorded = (header.flags & StageFlag.RECORDED) !== 0;
     const shown = recorded ? { keysOnly: true } : { countOnly: true };
-    const replies = yield parts.map((part) => {
-      const success = part.map((i) => ({ range: { key: entries[i].key, rangeEnd: null, ...shown } }));
-      return { method: Method.READ_TXN, payload: encodeTxn({ compare: [], success, failure: [] }) };
-    });
+    const reads = unknown.map((i) => ({ key: entries[i].key, rangeEnd: null, ...shown }));
+    const responses = yield* readAll(reads, this.#options);
     this.#stillIn(epoch);
-    for (const [i, reply] of replies.entries()) {
-      decodeTxn(reply).responses.forEach((response, j) => {
-        const index = parts[i][j];
-        const { count, rows } = decodeRangeResponse(response!);
-        if (count > 0n) refused.push(index);
-        if (recorded) this.#noteExisting(entries[index].key, rows.at(0)?.modRevision ?? ABSENT, header);
-      });
+    for (const [i, index] of unknown.entries()) {
+      const { count, rows } = decodeRangeResponse(responses[i]);
+      if (count > 0n) refused.push(index);
+      if (recorded) this.#noteExisting(entries[index].key, rows.at(0)?.modRevision ?? ABSENT, header);
     }
     return refused.sort((a, b) => a - b);
   }
@@ -247,7 +238,7 @@ export class Transaction {
     view: View,
     add: (entry: StageEntry) => void,
   ): Work<{ count: number; revision: bigint }> {
-    let request: RangeRequest = { ...asked, keysOnly: true, limit: LISTING_PAGE };
+    let request: RangeRequest = { ...asked, keysOnly: true, limit: FIRST_PAGE_KEYS };
     let count = 0;
     for (;;) {
       const reply = yield* readRange(encodeRangeRequest(request), view);
@@ -264,7 +255,8 @@ export class Transaction {
         });
       }
       if (!page.more || request.rangeEnd === null || last === null) return { count, revision: page.revision };
-      request = { ...request, revision: String(page.revision), key: successor(last) };
+      const limit = listingPage(page.rows.length, reply.length);
+      request = { ...request, revision: String(page.revision), key: successor(last), limit };
     }
   }
 
@@ -323,6 +315,7 @@ export class Transaction {
     return {
       records,
       command,
+      limits: this.#options,
       note: record ? (request, page) => this.#reads.note(request, page, records) : null,
     };
   }
