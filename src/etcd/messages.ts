@@ -167,13 +167,25 @@ export function decodeKeys(reply: Uint8Array): KeyList {
   return list;
 }
 
-/** The summaries of a TxnResponse whose operations were all reads. Throws EtcdFdwError 08P01 when it is none. */
-export function decodeReadTxn(reply: Uint8Array): RangeSummary[] {
+/**
+ * The summaries of a TxnResponse whose operations were all reads, and the store's revision, decimal. Throws EtcdFdwError 08P01
+ * when it is none.
+ */
+export function decodeReadTxn(reply: Uint8Array): { revision: string; summaries: RangeSummary[] } {
   const summaries: RangeSummary[] = [];
+  let revision = "0";
   // The engines have no TextDecoder either.
   const reader = new BinaryReader(reply, decodeUtf8);
   decoded(() =>
     skim(reader, reply.length, (field) => {
+      if (field === 1) {
+        return within(reader, (end) =>
+          skim(reader, end, (inner) => {
+            if (inner !== 3) return false;
+            revision = String(reader.int64());
+            return true;
+          }));
+      }
       if (field !== 3) return false;
       return within(reader, (end) =>
         skim(reader, end, (op) => {
@@ -182,5 +194,5 @@ export function decodeReadTxn(reply: Uint8Array): RangeSummary[] {
         }));
     })
   );
-  return summaries;
+  return { revision, summaries };
 }

@@ -22,7 +22,7 @@ export interface KeyRow {
 export interface RangeResponse {
   /** The response's header, as it came. */
   header: Uint8Array;
-  /** Of the header: the store's revision. */
+  /** Of the header: the store's when it answered. Behind a request that names a revision, that is not what was read. */
   revision: bigint;
   rows: KeyRow[];
   more: boolean;
@@ -175,7 +175,9 @@ export function decodeRangeResponse(message: Uint8Array): RangeResponse {
 }
 
 /** A RangeResponse whose rows are not looked into. */
-export interface Page extends Omit<RangeResponse, "rows"> {
+export interface Page extends Omit<RangeResponse, "rows" | "revision"> {
+  /** That was read. */
+  revision: bigint;
   /** The KeyValues' bytes. */
   rows: Uint8Array[];
 }
@@ -183,8 +185,15 @@ export interface Page extends Omit<RangeResponse, "rows"> {
 /** Rows that are taken without a pause. */
 const PAGE_STRIDE = 1024;
 
-/** Reads a RangeResponse, in pieces: it may have very many rows. Throws EtcdFdwError 08P01. */
-export function* decodePage(message: Uint8Array): Generator<undefined, Page, unknown> {
+/**
+ * Reads a RangeResponse, in pieces: it may have very many rows. Throws EtcdFdwError 08P01.
+ *
+ * @param named The revision that the request asked for; undefined: the latest, which only then the header tells.
+ */
+export function* decodePage(
+  message: Uint8Array,
+  named: string | undefined,
+): Generator<undefined, Page, unknown> {
   const page: Page = { header: EMPTY, revision: 0n, rows: [], more: false, count: 0n };
   const reader = new BinaryReader(message, decodeUtf8);
   try {
@@ -201,7 +210,7 @@ export function* decodePage(message: Uint8Array): Generator<undefined, Page, unk
   } catch (cause) {
     throw new EtcdFdwError("08P01", "invalid message of etcd's protocol", { cause });
   }
-  page.revision = headerRevision(page.header);
+  page.revision = named === undefined ? headerRevision(page.header) : BigInt(named);
   return page;
 }
 
@@ -218,8 +227,19 @@ export function keyOf(raw: Uint8Array): Uint8Array {
   return raw.subarray(at, at + length);
 }
 
-/** Inverse of decodePage(), in pieces as well. */
-export function* encodePage({ header, rows, more, count }: Page): Generator<undefined, Uint8Array, unknown> {
+/** The header with this revision. Of a field that comes twice, protobuf takes the last one. */
+function headerOf({ header, revision }: Page): Uint8Array {
+  if (headerRevision(header) === revision) return header;
+  const out = new Out(header.length + 1 + wideSize(revision));
+  out.raw(header);
+  out.wide(3 << 3, revision);
+  return out.bytes;
+}
+
+/** Inverse of decodePage(), in pieces as well. Its header tells the revision that was read. */
+export function* encodePage(page: Page): Generator<undefined, Uint8Array, unknown> {
+  const { rows, more, count } = page;
+  const header = headerOf(page);
   let size = fieldSize(header.length) + (more ? 2 : 0) + 1 + wideSize(count);
   for (const raw of rows) size += fieldSize(raw.length);
   const out = new Out(size);

@@ -1,7 +1,7 @@
 // A transaction as a backend drives it, for tests: frames' payloads in, decoded answers out.
 
 import { encodeUtf8 } from "../base/bytes.ts";
-import { encodeReadTxn } from "../etcd/messages.ts";
+import { encodeReadTxn, type RangeRequest } from "../etcd/messages.ts";
 import type { KeyRow } from "../etcd/ranges.ts";
 import { Method, ReadFlag } from "../ipc/frame.ts";
 import { encodeStageWrite, StageCode, type StageEntry, type StageReply } from "../ipc/stage.ts";
@@ -52,7 +52,13 @@ export function deletion(
   level = 1,
   { command = 2, flags = 0, revision = "0" } = {},
 ): Uint8Array {
-  const request = encodeReadTxn([{ key: encodeUtf8(key), rangeEnd: encodeUtf8(end), revision }]);
+  const range = { key: encodeUtf8(key), rangeEnd: encodeUtf8(end), revision };
+  return deletions([range], { level, command, flags });
+}
+
+/** The same of several ranges. */
+export function deletions(ranges: RangeRequest[], { level = 1, command = 2, flags = 0 } = {}): Uint8Array {
+  const request = encodeReadTxn(ranges);
   const payload = new Uint8Array(17 + request.length);
   const view = new DataView(payload.buffer);
   view.setUint32(0, level);

@@ -219,3 +219,34 @@ test("a descending scan of many pages loses nothing", async () => {
   await sameRows(db, "d", "SELECT key FROM $t ORDER BY key DESC LIMIT 1500");
   await sameRows(db, "d", "SELECT key FROM $t ORDER BY key LIMIT 2500 OFFSET 100");
 });
+
+test("reads of many keys keep to the server's max_txn_ops, and are one state", async () => {
+  const list = KEYS.slice(0, 18).map((key) => `'${key}'`).join(", ");
+  const queries = [
+    `SELECT count(*), min(key), max(key) FROM $t WHERE key IN (${list}, '/u/none')`,
+    `SELECT key, value FROM $t WHERE key IN (${list}, '/u/none') ORDER BY key`,
+  ];
+  const requests = async () => {
+    const found = [];
+    for (const query of queries) {
+      await sameRows(db, "u", query);
+      found.push(property(await explain(db, query.replace("$t", "u"), "ANALYZE, "), "Etcd Requests"));
+    }
+    return found;
+  };
+  assert.deepEqual(await requests(), ["1", "1"]);
+  await db.sql("ALTER SERVER etcd OPTIONS (ADD max_txn_ops '7')");
+  assert.deepEqual(await requests(), ["9", "3"]);
+  // Behind own writes, each of the Txns is answered as one of the same command.
+  const session = await db.connect();
+  await session.query("BEGIN");
+  await session.query("UPDATE u SET value = 'mine' WHERE key >= '/u/10'");
+  await session.query("INSERT INTO u (key, value) SELECT '/u/new' || i, 'x' FROM generate_series(1, 20) i");
+  const { rows } = await session.query("SELECT count(*)::int AS n, max(key) AS last FROM u");
+  assert.deepEqual(rows, [{ n: 60, last: "/u/new9" }]);
+  const own = `SELECT count(*)::int AS n FROM u WHERE value = 'mine' AND key IN (${list})`;
+  assert.ok((await session.query(own)).rows[0].n > 10);
+  await session.query("ROLLBACK");
+  await session.end();
+  await db.sql("ALTER SERVER etcd OPTIONS (DROP max_txn_ops)");
+});

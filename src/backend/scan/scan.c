@@ -491,7 +491,8 @@ etcd_scan_aggregates(EtcdScan *scan, Datum *values, bool *isnull)
 {
 	MemoryContext old = MemoryContextSwitchTo(scan->work);
 
-	if (scan->request != NULL)
+	/* What does not fit one request takes several. */
+	while (scan->request != NULL)
 		read_aggregates(scan);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(scan->work);

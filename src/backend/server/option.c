@@ -412,7 +412,8 @@ etcd_server_options(ForeignServer *server, UserMapping *user)
 static bool
 is_for_core(const OptionDef *def)
 {
-	return (def->where & (TABLE | COLUMN)) != 0;
+	/* How large its requests may be is the server's to say. */
+	return (def->where & (TABLE | COLUMN)) != 0 || def->kind == KIND_BYTES || strcmp(def->name, "max_txn_ops") == 0;
 }
 
 /*

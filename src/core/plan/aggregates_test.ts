@@ -47,6 +47,11 @@ Deno.test("readAggregates sums counts and finds the first and the last key", () 
   assert.deepEqual(row(["min"], reply({ count: 0 }, { count: 0 })), [null]);
 });
 
+Deno.test("an aggregate that is wanted twice is asked for once", () => {
+  assert.equal(txnOf(begin(["count", "count"])).length, 2);
+  assert.deepEqual(row(["count", "count"], reply({ count: 2 }, { count: 40 })), [hex("42"), hex("42")]);
+});
+
 Deno.test("aggregates of no key need no request", () => {
   const never = compare("=", key, { null: true, type: "text" });
   assert.deepEqual(begin(["count", "min"], [never]).answer, { do: "row", cells: [hex("0"), null] });
@@ -65,4 +70,28 @@ Deno.test("readAggregates refuses a reply that is another's", () => {
   const violation = (error: unknown) => error instanceof EtcdFdwError && error.sqlstate === "08P01";
   assert.throws(() => row(["count"], reply({ count: 1 })), violation);
   assert.throws(() => row(["count"], Uint8Array.of(0x1a, 9, 1)), violation);
+});
+
+Deno.test("aggregates of more ranges than a Txn holds take several, all of one revision", () => {
+  const keys = Array.from({ length: 10 }, (_, i) => `/a/${i}`);
+  const server = { max_txn_ops: "4" };
+  const planned = plan({ server, quals: [compare("= any", key, array(...keys))] }).plan;
+  let outcome = beginScan(beginInput(planned, { aggregates: ["count", "min", "max"] }));
+  const revisions = [];
+  let asked = 0;
+  while (outcome.answer.do === "send") {
+    const requests = txnOf(outcome);
+    assert.ok(requests.length <= 4);
+    revisions.push(...requests.map((fields) => fields[4]));
+    // Keys 3 to 6 are there.
+    const answers = requests.map((fields) => {
+      const there = /[3-6]$/.test(String(fields[1]));
+      return there ? { count: 1, key: String(fields[1]) } : { count: 0 };
+    });
+    asked += requests.length;
+    outcome = readAggregates({ state: outcome.answer.state }, reply(...answers));
+  }
+  assert.equal(asked, 30);
+  assert.deepEqual(revisions, [...Array(4).fill(undefined), ...Array(26).fill(9n)]);
+  assert.deepEqual((outcome.answer as RowAnswer).cells, [hex("4"), hex("/a/3"), hex("/a/6")]);
 });

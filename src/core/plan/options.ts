@@ -4,6 +4,8 @@
 import { encodeUtf8 } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { ALL_KEYS, intersect, type KeyRange, prefixRange, singleKey } from "../../etcd/keyrange.ts";
+import { MAX_REQUEST_BYTES, MAX_TXN_OPS } from "../../ipc/limits.ts";
+import type { Limits } from "../../etcd/batches.ts";
 import type { PlanInput } from "../protocol.ts";
 import { type KeyPattern, readKeyPattern } from "./pattern.ts";
 
@@ -19,6 +21,7 @@ export interface TableOptions {
   /** Decimal; "0" reads the latest. */
   revision: string;
   serializable: boolean;
+  limits: Limits;
 }
 
 /** In the options `key` and `range_end`, `\0` stands for the byte 0, which SQL text cannot hold. */
@@ -55,5 +58,9 @@ export function readTableOptions(
     keysOnly: options.keys_only === "true",
     revision: options.revision ?? "0",
     serializable: options.consistency === "s",
+    limits: {
+      maxTxnOps: Number(server.max_txn_ops ?? MAX_TXN_OPS),
+      maxRequestBytes: Number(server.max_request_bytes ?? MAX_REQUEST_BYTES),
+    },
   };
 }

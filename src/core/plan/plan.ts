@@ -4,6 +4,7 @@
 import { fromHex, toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { encodeRangeRequest, type SortTarget } from "../../etcd/messages.ts";
+import type { Limits } from "../../etcd/batches.ts";
 import { isSingleKey, type KeyRange } from "../../etcd/keyrange.ts";
 import { type Column, columnMap, needsValue, readColumn, showsBytes } from "./columns.ts";
 import { applyConditions, type Condition, rangeBound, recognize } from "./conditions.ts";
@@ -23,6 +24,8 @@ export interface ScanPlan {
   keysOnly?: true;
   serializable?: true;
   revision: string;
+  /** What etcd takes in one request, by the server's options. */
+  limits: Limits;
 }
 
 export function decodeRange(plan: ScanPlan): KeyRange | null {
@@ -38,7 +41,8 @@ interface Built {
 }
 
 function build(input: PlanInput, options: TableOptions, columns: Column[]): Built {
-  const plan: ScanPlan = { strip: toHex(options.strip), conditions: [], revision: options.revision };
+  const { limits, revision } = options;
+  const plan: ScanPlan = { strip: toHex(options.strip), conditions: [], revision, limits };
   const exact: number[] = [];
   const used: number[] = [];
   input.quals.forEach((qual, index) => {

@@ -8,6 +8,7 @@ import {
   type RangeRequest,
   type RevisionFilters,
 } from "../../etcd/messages.ts";
+import { batchEnd, type Limits } from "../../etcd/batches.ts";
 import { encodeFrame, FrameType, Method } from "../../ipc/frame.ts";
 import { isSingleKey, type KeyRange, toEtcd } from "../../etcd/keyrange.ts";
 
@@ -26,6 +27,7 @@ export const isSingle = (range: HexRange) => isSingleKey(fromHexRange(range));
 
 /** What all requests of a scan have in common. */
 export interface Common {
+  limits: Limits;
   revision: string;
   keysOnly?: true;
   serializable?: true;
@@ -33,27 +35,35 @@ export interface Common {
   order?: Order;
 }
 
-export function rangeRequest(range: HexRange, common: Common, limit: number): RangeRequest {
+export function rangeRequest(range: HexRange, common: Omit<Common, "limits">, limit: number): RangeRequest {
   const { revision, keysOnly, serializable, filters, order } = common;
   return { ...toEtcd(fromHexRange(range)), limit, revision, serializable, keysOnly, order, ...filters };
 }
+
+/** What the request for a key takes beside it, at most. */
+export const REQUEST_BYTES = 100;
 
 function frame(code: number, payload: Uint8Array): Uint8Array {
   return encodeFrame({ type: FrameType.UNARY, code, channel: 0, id: 0, payload });
 }
 
 /** The request for up to `limit` keys of a range; 0 for all. */
-export function rangeFrame(range: HexRange, common: Common, limit: number): Uint8Array {
+export function rangeFrame(range: HexRange, common: Omit<Common, "limits">, limit: number): Uint8Array {
   return frame(Method.RANGE, encodeRangeRequest(rangeRequest(range, common, limit)));
 }
 
-/** The request for many single keys at once, in this order. */
-export function keysFrame(keys: HexRange[], common: Common): Uint8Array {
-  if (keys.length === 1) return rangeFrame(keys[0], { ...common, order: undefined }, 0);
-  return frame(
-    Method.READ_TXN,
-    encodeReadTxn(keys.map((key) => rangeRequest(key, { ...common, order: undefined }, 0))),
-  );
+/** The request for many single keys at once, in this order, and how many of them a request holds. */
+export function keysFrame(
+  keys: HexRange[],
+  common: Common,
+  most: number,
+): { asked: number; frame: Uint8Array } {
+  const limits = { ...common.limits, maxTxnOps: Math.min(common.limits.maxTxnOps, most) };
+  const requestOf = (key: HexRange) => rangeRequest(key, { ...common, order: undefined }, 0);
+  const sizeOf = (i: number) => REQUEST_BYTES + keys[i][0].length / 2;
+  const asked = batchEnd(0, keys.length, sizeOf, limits);
+  if (asked === 1) return { asked, frame: rangeFrame(keys[0], { ...common, order: undefined }, 0) };
+  return { asked, frame: readsFrame(keys.slice(0, asked).map(requestOf)) };
 }
 
 /** A Txn of reads that are written out one by one. */

@@ -5,7 +5,7 @@ import { compareBytes, fromHex, toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { encodeReadTxn, type Order, type RevisionFilters, type SortTarget } from "../../etcd/messages.ts";
 import { type KeyRange, successor } from "../../etcd/keyrange.ts";
-import { FIRST_PAGE_KEYS, MAX_TXN_OPS, PAGE_BYTES, PAGE_GROWTH } from "../../ipc/limits.ts";
+import { FIRST_PAGE_KEYS, PAGE_BYTES, PAGE_GROWTH } from "../../ipc/limits.ts";
 import { beginAggregates } from "../plan/aggregates.ts";
 import { applyConditions } from "../plan/conditions.ts";
 import { decodeRange, type ScanPlan } from "../plan/plan.ts";
@@ -39,16 +39,13 @@ export function readOrder(text: string): Order | undefined {
   return { target: target as SortTarget, descending: direction === "desc" };
 }
 
-function ask(state: Omit<ScanState, "asked">, most = MAX_TXN_OPS): Outcome {
+function ask(state: Omit<ScanState, "asked">, most = Infinity): Outcome {
   const { todo } = state;
   if (todo.length === 0) return { answer: { do: "done" } };
   const ranged = todo.findIndex((range) => !isSingle(range));
-  const singles = Math.min(ranged < 0 ? todo.length : ranged, most);
-  const asked = Math.max(singles, 1);
-  const common: Common = state;
-  const payload = singles > 0
-    ? keysFrame(todo.slice(0, singles), common)
-    : rangeFrame(todo[0], common, Math.min(state.page, state.wanted ?? Infinity));
+  const { asked, frame: payload } = ranged !== 0
+    ? keysFrame(ranged < 0 ? todo : todo.slice(0, ranged), state, most)
+    : { asked: 1, frame: rangeFrame(todo[0], state, Math.min(state.page, state.wanted ?? Infinity)) };
   return {
     answer: {
       do: "send",
@@ -68,9 +65,13 @@ function resolve(input: BeginInput): { ranges: KeyRange[]; strip: number; common
   const filters: RevisionFilters | null = revisionFilters(plan.revisions ?? [], input.params);
   if (ranges.length === 0 || filters === null) return null;
   const revision = plan.revision !== "0" ? plan.revision : input.revision;
-  const { keysOnly, serializable } = plan;
+  const { keysOnly, serializable, limits } = plan;
   const order = readOrder(input.order);
-  return { ranges, strip: strip.length, common: { revision, keysOnly, serializable, filters, order } };
+  return {
+    ranges,
+    strip: strip.length,
+    common: { limits, revision, keysOnly, serializable, filters, order },
+  };
 }
 
 /** Operation "begin": the first page, or nothing when no key can fulfil the conditions. */

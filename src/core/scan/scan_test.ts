@@ -144,6 +144,22 @@ Deno.test("more keys than a Txn takes, and ranges among them, follow at the firs
   assert.deepEqual(nextPage(page(second, { more: false })).answer, { do: "done" });
 });
 
+Deno.test("keys are read in Txns of what the server's options say that etcd takes", () => {
+  const keys = Array.from({ length: 40 }, (_, i) => `k${10 + i}`);
+  const few = planOf({ server: { max_txn_ops: "16" }, quals: [compare("= any", key, array(...keys))] }).plan;
+  const first = begin(few);
+  const second = nextPage(page(first, { more: false, kvs: 16 }));
+  const third = nextPage(page(second, { more: false, kvs: 16 }));
+  assert.deepEqual([first, second, third].map((one) => txnOf(one).length), [16, 16, 8]);
+  assert.deepEqual(txnOf(third)[7], { 1: "k49", 4: 7n });
+  const long = Array.from({ length: 5 }, (_, i) => `${i}${"x".repeat(20_000)}`);
+  const server = { max_request_bytes: "50000" };
+  const large = begin(planOf({ server, quals: [compare("= any", key, array(...long))] }).plan);
+  assert.equal(txnOf(large).length, 2);
+  const one = planOf({ server: { max_txn_ops: "1" }, quals: [compare("= any", key, array("a", "b"))] }).plan;
+  assert.deepEqual(request(begin(one)), { 1: "a" });
+});
+
 Deno.test("a Txn whose answer is too large is halved", () => {
   const first = begin(plan({}, [compare("= any", key, array("a", "b", "c", "d"))]));
   const state = (first.answer as SendAnswer).state;

@@ -2,9 +2,9 @@
 // costs little more than one of them. Each still starts after it was asked for, so what it sees is not older than that.
 
 import { concatBytes } from "../../base/bytes.ts";
+import { batchEnd, type Limits } from "../../etcd/batches.ts";
 import { decodeTxn, encodeRawReads } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
-import { MAX_TXN_OPS } from "../../ipc/limits.ts";
 import { cancelled } from "../deadline.ts";
 import type { Runtime, Timer } from "../runtime.ts";
 import type { Terms } from "./cluster.ts";
@@ -20,6 +20,7 @@ const HOLD_MS = 20;
 interface Waiting {
   payload: Uint8Array;
   terms: Terms;
+  limits: Limits;
   resolve: (reply: Uint8Array) => void;
   reject: (error: unknown) => void;
 }
@@ -52,12 +53,12 @@ export class Coalescer {
     this.#call = call;
   }
 
-  /** As Cluster.call. */
-  call(method: number, payload: Uint8Array, terms: Terms): Promise<Uint8Array> {
+  /** As Cluster.call. `limits` are what its server says that etcd takes. */
+  call(method: number, payload: Uint8Array, terms: Terms, limits: Limits): Promise<Uint8Array> {
     if (method !== Method.RANGE || !isSingleKey(payload)) return this.#call(method, payload, terms);
     if (this.#underWay < SINGLE_READS) return this.#tracked(this.#call(method, payload, terms));
     return new Promise((resolve, reject) => {
-      const one: Waiting = { payload, terms, resolve, reject };
+      const one: Waiting = { payload, terms, limits, resolve, reject };
       this.#waiting.add(one);
       this.#timer ??= this.#runtime.after(HOLD_MS, () => this.#sendWaiting());
       terms.signal?.addEventListener("abort", () => {
@@ -81,12 +82,15 @@ export class Coalescer {
     this.#timer?.cancel();
     this.#timer = null;
     if (this.#waiting.size === 0) return;
-    const batch: Waiting[] = [];
-    for (const one of this.#waiting) {
-      if (batch.length === MAX_TXN_OPS) break;
-      batch.push(one);
-      this.#waiting.delete(one);
-    }
+    const waiting = [...this.#waiting];
+    // Servers may differ in what they say of the same etcd.
+    const least = (of: (limits: Limits) => number) => Math.min(...waiting.map(({ limits }) => of(limits)));
+    const limits = {
+      maxTxnOps: least(({ maxTxnOps }) => maxTxnOps),
+      maxRequestBytes: least(({ maxRequestBytes }) => maxRequestBytes),
+    };
+    const batch = waiting.slice(0, batchEnd(0, waiting.length, (i) => waiting[i].payload.length, limits));
+    for (const one of batch) this.#waiting.delete(one);
     if (this.#waiting.size > 0) this.#timer = this.#runtime.after(HOLD_MS, () => this.#sendWaiting());
     this.#send(batch);
   }

@@ -8,6 +8,7 @@ import {
   encodeRangeResponse,
   makeKeyRow,
 } from "../../etcd/ranges.ts";
+import type { Limits } from "../../etcd/batches.ts";
 import { encodeReadResponses, readsOf } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
 import { Stats } from "../stats.ts";
@@ -32,6 +33,8 @@ function answerOf(request: Uint8Array): Uint8Array {
   });
 }
 
+const LIMITS: Limits = { maxTxnOps: 128, maxRequestBytes: 1536 * 1024 };
+
 /** A coalescer over calls that end when the test says so. */
 function setup(fail: (key: string) => boolean = () => false) {
   const runtime = new VirtualRuntime();
@@ -41,7 +44,7 @@ function setup(fail: (key: string) => boolean = () => false) {
     ...more,
   });
   const calls: { method: number; keys: string[]; deadline: Deadline; end: () => void }[] = [];
-  const coalescer = new Coalescer(
+  const shared = new Coalescer(
     runtime,
     (method, payload, { deadline }) =>
       new Promise((resolve, reject) => {
@@ -58,6 +61,10 @@ function setup(fail: (key: string) => boolean = () => false) {
         calls.push({ method, keys, deadline, end });
       }),
   );
+  const coalescer = {
+    call: (method: number, payload: Uint8Array, terms: Terms, limits: Limits = LIMITS) =>
+      shared.call(method, payload, terms, limits),
+  };
   return { coalescer, calls, runtime, terms };
 }
 const valueOf = (reply: Uint8Array) => decodeUtf8(decodeRangeResponse(reply).rows[0].value);
@@ -145,4 +152,22 @@ Deno.test("Coalescer: who is less patient than the others of a Txn does not end 
   for (const { end } of calls.slice(3)) end();
   await refused;
   assert.equal(valueOf(await patient), "patient");
+});
+
+Deno.test("Coalescer: a Txn has no more reads, and no more bytes, than etcd takes", async () => {
+  const { coalescer, calls, terms, runtime } = setup();
+  const read = (key: string, limits: Limits) => coalescer.call(Method.RANGE, get(key), terms(60_000), limits);
+  const few: Limits = { ...LIMITS, maxTxnOps: 3 };
+  for (const key of ["a", "b", "c", "d", "e", "f"]) read(key, key === "e" ? few : LIMITS);
+  await runtime.pass(20);
+  assert.deepEqual(calls[2].keys, ["c", "d", "e"]);
+  await runtime.pass(20);
+  assert.deepEqual(calls[3].keys, ["f"]);
+  const short: Limits = { ...LIMITS, maxRequestBytes: 1024 + 500 };
+  for (const key of ["g", "h", "i"]) read(key.repeat(200), short);
+  await runtime.pass(20);
+  assert.deepEqual(calls[4].keys.map((key) => key[0]), ["g", "h"]);
+  await runtime.pass(20);
+  for (const { end } of calls) end();
+  await settled();
 });

@@ -92,10 +92,13 @@ export function makeHandle(
     ...{ connect: open.connectTimeout, retries: open.maxRetries, backoff: open.retryBackoff },
     ...{ waits, signal, counters },
   });
+  const limits = {
+    maxTxnOps: open.maxTxnOps,
+    maxRequestBytes: open.maxRequestBytes ?? MAX_REQUEST_BYTES,
+  };
   return {
     staging: {
-      maxTxnOps: open.maxTxnOps,
-      maxRequestBytes: open.maxRequestBytes ?? MAX_REQUEST_BYTES,
+      ...limits,
       nested: open.nested ?? true,
       requireAtomic: open.requireAtomic,
       maxStagedBytes: open.maxStagedBytes,
@@ -110,7 +113,7 @@ export function makeHandle(
       const { endpoint } = options;
       const terms = termsOf(options);
       const answer = endpoint === undefined
-        ? coalescer.call(method, payload, terms)
+        ? coalescer.call(method, payload, terms, limits)
         : cluster.callEndpoint(endpoint, method, payload, terms);
       return counted(runtime, counters, method, payload.length, answer);
     },

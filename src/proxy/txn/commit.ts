@@ -28,6 +28,9 @@ export type Phase =
   | "REFUSED"
   | "UNKNOWN";
 
+/** The guards and operations of a Txn. */
+export type Size = number;
+
 /** A Txn that is on its way, to etcd or first of all through its making. */
 export interface Sent {
   id: number;
@@ -40,9 +43,9 @@ export interface Sent {
 
 export interface Commit {
   phase: Phase;
-  /** Txns of the present form. */
-  checks: number;
-  writes: number;
+  /** Of the present form. */
+  checks: readonly Size[];
+  writes: readonly Size[];
   /** The next one of the phase's Txns to be sent. */
   next: number;
   sent: readonly Sent[];
@@ -57,8 +60,8 @@ export interface Commit {
 }
 
 export type Event =
-  /** How many Txns the next form has; null: there is no other. */
-  | { type: "planned"; form: { checks: number; writes: number } | null }
+  /** The Txns of the next form; null: there is no other. */
+  | { type: "planned"; form: { checks: readonly Size[]; writes: readonly Size[] } | null }
   /** A Txn that writes was made, and goes out to etcd now. */
   | { type: "out"; id: number }
   /** The Txn took effect, at this revision; or its guards hold. */
@@ -91,6 +94,11 @@ export interface Step {
 
 /** Txns that are on their way at a time. Each may be as large as a request. */
 const IN_FLIGHT = 4;
+/**
+ * What these may come to together, unless it is one. etcd gives up what it has not come to within some seconds: it would do
+ * so to the last of several that are all large, though it will do that one too.
+ */
+export const STEPS_IN_FLIGHT = 16_384;
 
 export function isOver({ phase }: Commit): boolean {
   return phase === "COMMITTED" || phase === "REFUSED" || phase === "UNKNOWN";
@@ -98,7 +106,7 @@ export function isOver({ phase }: Commit): boolean {
 
 export function begin(): Step {
   const state: Commit = {
-    ...{ phase: "PLANNING", checks: 0, writes: 0, next: 0, sent: [], lastId: 0 },
+    ...{ phase: "PLANNING", checks: [], writes: [], next: 0, sent: [], lastId: 0 },
     ...{ applied: 0, revision: 0n, trouble: null, again: false },
   };
   return { state, effects: [{ do: "plan" }] };
@@ -136,12 +144,12 @@ function ignored(state: Commit): Step {
   return { state, effects: [] };
 }
 
-function planned(state: Commit, form: { checks: number; writes: number } | null): Step {
+function planned(state: Commit, form: Extract<Event, { type: "planned" }>["form"]): Step {
   if (form !== null) {
-    return send({ ...state, ...form, phase: form.checks > 0 ? "CHECKING" : "WRITING", next: 0 });
+    return send({ ...state, ...form, phase: form.checks.length > 0 ? "CHECKING" : "WRITING", next: 0 });
   }
   if (state.again) return { state: { ...state, phase: "EXPLAINING" }, effects: [{ do: "explain" }] };
-  return reply({ ...state, writes: 0 });
+  return reply({ ...state, writes: [] });
 }
 
 function answered(
@@ -150,7 +158,7 @@ function answered(
 ): Step {
   const state = { ...before, sent: before.sent.filter(({ id }) => id !== event.id) };
   if (event.type !== "answered") return heard(state, { lost: event.type === "lost", error: event.error });
-  const progress: Effect[] = state.checks + state.writes > 1 ? [{ do: "progress" }] : [];
+  const progress: Effect[] = state.checks.length + state.writes.length > 1 ? [{ do: "progress" }] : [];
   if (state.phase === "WRITING") {
     state.applied++;
     if (event.revision > state.revision) state.revision = event.revision;
@@ -161,20 +169,24 @@ function answered(
 
 function goOn(state: Commit): Step {
   if (state.trouble !== null) return state.sent.length > 0 ? ignored(state) : decide(state);
-  const all = state.phase === "CHECKING" ? state.checks : state.writes;
-  if (state.next < all) return send(state);
+  if (state.next < partsOf(state).length) return send(state);
   if (state.sent.length > 0) return ignored(state);
   if (state.phase === "CHECKING") return send({ ...state, phase: "WRITING", next: 0 });
   return reply(state);
 }
 
+const partsOf = ({ phase, checks, writes }: Commit) => phase === "CHECKING" ? checks : writes;
+
 /** Sends as many as may be on their way. */
 function send(before: Commit): Step {
   const state = { ...before, sent: [...before.sent] };
   const kind = state.phase === "CHECKING" ? "check" : "write";
-  const all = kind === "check" ? state.checks : state.writes;
+  const parts = partsOf(state);
   const effects: Effect[] = [];
-  while (state.sent.length < IN_FLIGHT && state.next < all) {
+  let steps = state.sent.reduce((sum, { part }) => sum + parts[part], 0);
+  while (state.sent.length < IN_FLIGHT && state.next < parts.length) {
+    steps += parts[state.next];
+    if (steps > STEPS_IN_FLIGHT && state.sent.length > 0) break;
     const txn: Sent = { id: ++state.lastId, kind, part: state.next++, out: false };
     state.sent.push(txn);
     effects.push({ do: "send", txn });
@@ -208,7 +220,8 @@ function decide(state: Commit): Step {
 
 function reply(state: Commit): Step {
   const { revision, writes } = state;
-  return { state: { ...state, phase: "COMMITTED" }, effects: [{ do: "reply", revision, txns: writes }] };
+  const effects: Effect[] = [{ do: "reply", revision, txns: writes.length }];
+  return { state: { ...state, phase: "COMMITTED" }, effects };
 }
 
 function refuse(state: Commit, error: EtcdFdwError): Step {
@@ -232,7 +245,7 @@ function undecided(): EtcdFdwError {
 
 function partial(error: EtcdFdwError, { applied, writes }: Commit): EtcdFdwError {
   return new EtcdFdwError("08007", "a transaction was written to etcd in part", {
-    detail: `${applied} of ${writes} Txns took effect, then: ${error.message}. ${error.detail}`.trim(),
+    detail: `${applied} of ${writes.length} Txns took effect, then: ${error.message}. ${error.detail}`.trim(),
     hint:
       "Compare the rows concerned with etcd. Option atomic 'require' refuses transactions that need several Txns.",
   });

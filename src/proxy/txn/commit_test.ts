@@ -4,6 +4,8 @@ import { begin, type Commit, type Effect, type Event, isOver, step } from "./com
 
 const refusal = new EtcdFdwError("42501", "no");
 const loss = new EtcdFdwError("08007", "lost");
+/** Steps of a Txn that leaves no room for another one. */
+const LARGE = 40_000;
 const LAST = ["COMMITTED", "REFUSED", "UNKNOWN"];
 
 /** etcd and the backend, as far as the machine can tell: what happened to each Txn, and what was done by then. */
@@ -11,8 +13,8 @@ interface World {
   state: Commit;
   /** What the machine has been told to do and the world has yet to answer. */
   due: ("plan" | "explain")[];
-  /** Forms that are left: Txns that check and write. */
-  forms: { checks: number; writes: number }[];
+  /** Forms that are left: the sizes of the Txns that check and write. */
+  forms: { checks: number[]; writes: number[] }[];
   /** Whether each writing Txn that went out has taken effect; null while that is open. By id. */
   written: Map<number, boolean | null>;
   replies: number;
@@ -45,7 +47,7 @@ function perform(world: World, effects: Effect[]): void {
         world.replies++;
         // Those of a form that was refused are as if they had never been.
         assert.ok([...world.written.values()].every((one) => one !== null), "all of it was written");
-        assert.equal([...world.written.values()].filter(Boolean).length, world.state.writes);
+        assert.equal([...world.written.values()].filter(Boolean).length, world.state.writes.length);
         break;
       case "fail":
         world.failures.push(effect.error);
@@ -129,7 +131,7 @@ function checkOutcome(world: World): void {
   if (state.phase === "REFUSED") {
     assert.ok(isNothing(world));
     // That the outcome is unknown is said of nothing that is known; of a check it may be.
-    if (written.size > 0 && state.checks === 0) assert.notEqual(failure.sqlstate, "08007");
+    if (written.size > 0 && state.checks.length === 0) assert.notEqual(failure.sqlstate, "08007");
   }
   if (!isNothing(world) && replies === 0) {
     assert.equal(failure.sqlstate, "08007", "a loss is not hidden behind a refusal");
@@ -192,14 +194,16 @@ Deno.test("commit: whatever is answered, lost or cut off, there is one outcome, 
   for (
     const forms of [
       [],
-      [{ checks: 0, writes: 1 }],
-      [{ checks: 0, writes: 1 }, { checks: 0, writes: 1 }],
-      [{ checks: 1, writes: 2 }],
-      [{ checks: 2, writes: 3 }, { checks: 0, writes: 1 }],
-      [{ checks: 0, writes: 1 }, { checks: 1, writes: 2 }],
+      [{ checks: [], writes: [1] }],
+      [{ checks: [], writes: [1] }, { checks: [], writes: [1] }],
+      [{ checks: [1], writes: [1, 1] }],
+      [{ checks: [1, 1], writes: [1, 1, 1] }, { checks: [], writes: [1] }],
+      [{ checks: [], writes: [1] }, { checks: [1], writes: [1, 1] }],
       // More than are on their way at a time.
-      [{ checks: 5, writes: 2 }],
-      [{ checks: 0, writes: 5 }],
+      [{ checks: [1, 1, 1, 1, 1], writes: [1, 1] }],
+      [{ checks: [], writes: [1, 1, 1, 1, 1] }],
+      // Large ones, which go alone.
+      [{ checks: [LARGE, LARGE], writes: [1, LARGE, 1, 1] }],
     ]
   ) states += explore(forms);
   assert.ok(states > 1000, `${states} states`);
@@ -211,7 +215,7 @@ Deno.test("commit: the phases, and what they are called for", () => {
       const { state, effects } = step(world.state, event);
       return { state, effects };
     }, begin());
-  const planned: Event = { type: "planned", form: { checks: 0, writes: 2 } };
+  const planned: Event = { type: "planned", form: { checks: [], writes: [1, 1] } };
   const outOf = (id: number): Event => ({ type: "out", id });
   assert.equal(run(planned, { type: "cancelled" }).state.phase, "REFUSED");
   assert.equal(run(planned, outOf(2), { type: "cancelled" }).state.phase, "UNKNOWN");
@@ -239,4 +243,21 @@ Deno.test("commit: the phases, and what they are called for", () => {
   });
   assert.deepEqual(done.effects, [{ do: "progress" }, { do: "reply", revision: 5n, txns: 2 }]);
   assert.ok(LAST.includes(done.state.phase));
+});
+
+Deno.test("commit: few steps are on their way at a time, but always a Txn", () => {
+  const sizes = [LARGE, LARGE, 100, 200, 9000, 9000, 300, 100, 100, 100, 100];
+  const planned: Event = { type: "planned", form: { checks: sizes, writes: sizes } };
+  const seen: number[][] = [];
+  let { state } = step(begin().state, planned);
+  while (!isOver(state)) {
+    const [first] = state.sent;
+    const underWay = state.sent.map(({ part }) => sizes[part]);
+    if (state.phase === "WRITING") seen.push(underWay);
+    assert.ok(underWay.length === 1 || underWay.reduce((sum, size) => sum + size, 0) <= 16_384);
+    ({ state } = step(state, { type: "answered", id: first.id, revision: 1n }));
+  }
+  assert.equal(state.phase, "COMMITTED");
+  assert.deepEqual(seen.slice(0, 4), [[LARGE], [LARGE], [100, 200, 9000], [200, 9000]]);
+  assert.ok(seen.some((one) => one.length === 4), "four small ones");
 });

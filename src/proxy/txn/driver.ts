@@ -160,9 +160,10 @@ class Writing {
     try {
       const form = await this.#run(work);
       this.#form = form ?? this.#form;
+      const sizes = (parts: Form["writes"]) => parts.map(({ from, to }) => to - from);
       this.tell({
         type: "planned",
-        form: form === null ? null : { checks: form.checks.length, writes: form.writes.length },
+        form: form === null ? null : { checks: sizes(form.checks), writes: sizes(form.writes) },
       });
     } catch (thrown) {
       this.#failed(thrown);

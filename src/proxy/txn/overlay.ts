@@ -16,10 +16,12 @@ import {
   makeKeyRow,
   type Page,
 } from "../../etcd/ranges.ts";
-import { decodeTxn, encodeReadResponses, encodeTxn, readsOf } from "../../etcd/txn.ts";
+import { decodeTxn, encodeReadResponses, readsOf } from "../../etcd/txn.ts";
 import { type KeyRange, singleKey, successor } from "../../etcd/keyrange.ts";
+import type { Limits } from "../../etcd/batches.ts";
 import { Method } from "../../ipc/frame.ts";
-import { MAX_TXN_OPS, PAGE_BYTES } from "../../ipc/limits.ts";
+import { FIRST_PAGE_KEYS, PAGE_BYTES } from "../../ipc/limits.ts";
+import { listingPage, readAll } from "./batches.ts";
 import type { Records, Write } from "./records.ts";
 import { ask, askRange, sorted, STRIDE, type Work } from "./work.ts";
 
@@ -28,6 +30,7 @@ export interface View {
   records: Records;
   /** Of the read: it sees what commands before it wrote. */
   command: number;
+  limits: Limits;
   /** Takes note of what etcd has answered, where that must hold when the transaction commits. */
   note: ((request: RangeRequest, page: Page) => Work<void>) | null;
 }
@@ -46,9 +49,9 @@ export function revisionOf({ revision }: RangeRequest): string | undefined {
   return revision === undefined || revision === "0" ? undefined : revision;
 }
 
-/** Etcd's own answer. */
+/** Etcd's own answer. What is asked for on account of it must name its revision: that is how a read keeps to one. */
 export function* fetchPage(request: RangeRequest, { note }: View): Work<Page> {
-  const page = yield* decodePage(yield* askRange(encodeRangeRequest(request)));
+  const page = yield* decodePage(yield* askRange(encodeRangeRequest(request)), revisionOf(request));
   if (note !== null) yield* note(request, page);
   return page;
 }
@@ -129,19 +132,16 @@ function isShown({ value, createRevision }: Write, request: RangeRequest): boole
 }
 
 /** Which of these keys etcd holds at this revision. */
-function* countExisting(writes: Write[], request: RangeRequest, revision: string): Work<number> {
-  const asks = [];
-  for (let at = 0; at < writes.length; at += MAX_TXN_OPS) {
-    const success = writes.slice(at, at + MAX_TXN_OPS).map(({ key }) => ({
-      range: { key, rangeEnd: null, revision, countOnly: true, serializable: request.serializable },
-    }));
-    asks.push({ method: Method.READ_TXN, payload: encodeTxn({ compare: [], success, failure: [] }) });
-  }
+function* countExisting(
+  writes: Write[],
+  { serializable }: RangeRequest,
+  revision: string,
+  limits: Limits,
+): Work<number> {
+  const reads = writes.map(({ key }) => ({ key, rangeEnd: null, revision, countOnly: true, serializable }));
   let found = 0;
-  for (const reply of yield asks) {
-    for (const response of decodeTxn(reply).responses) {
-      found += Number((yield* decodePage(response!)).count);
-    }
+  for (const response of yield* readAll(reads, limits)) {
+    found += Number((yield* decodePage(response, revision)).count);
   }
   return found;
 }
@@ -150,23 +150,30 @@ function* countExisting(writes: Write[], request: RangeRequest, revision: string
 const FEW_KEYS = 1024;
 /** A key in a list costs this part of a key that is asked for. */
 const LISTED = 16n;
-const LISTING_PAGE = 20_000;
 
 /** Counts the rows by going through the keys: where the transaction has written many of them. */
 function* countByListing(request: RangeRequest, revision: string, view: View): Work<bigint> {
   let count = 0n;
-  let asked: RangeRequest = { ...request, countOnly: false, keysOnly: true, limit: LISTING_PAGE, revision };
+  let asked: RangeRequest = {
+    ...request,
+    countOnly: false,
+    keysOnly: true,
+    limit: FIRST_PAGE_KEYS,
+    revision,
+  };
   for (;;) {
     const page = yield* overlaidPage(asked, { ...view, note: null });
     count += BigInt(page.rows.length);
     if (!page.more || page.rows.length === 0) return count;
-    asked = { ...asked, key: successor(keyOf(page.rows[page.rows.length - 1])) };
+    const bytes = page.rows.reduce((sum, { length }) => sum + length, 0);
+    const limit = listingPage(page.rows.length, bytes);
+    asked = { ...asked, key: successor(keyOf(page.rows[page.rows.length - 1])), limit };
   }
 }
 
 function* overlaidCount(request: RangeRequest, view: View): Work<Page> {
   const page = yield* fetchCount(request, view);
-  const revision = revisionOf(request) ?? String(page.revision);
+  const revision = String(page.revision);
   const range = keyRangeOf(request);
   const own = new OwnRows(view, range);
   let alive = 0;
@@ -178,7 +185,7 @@ function* overlaidCount(request: RangeRequest, view: View): Work<Page> {
     if (write !== undefined) writes.push(write);
     alive += Number(write !== undefined && write.value !== null);
     if (page.count > 0n && (write === undefined || writes.length === FEW_KEYS)) {
-      replaced += yield* countExisting(writes, request, revision);
+      replaced += yield* countExisting(writes, request, revision, view.limits);
       if (write !== undefined && page.count < LISTED * BigInt(view.records.size)) {
         return { ...page, count: yield* countByListing(request, revision, view) };
       }
@@ -284,7 +291,7 @@ function* overlaidPage(request: RangeRequest, view: View): Work<Page> {
     const { rows, cut } = yield* merged(page.rows, covered, request, view);
     if (rows.length > 0 || last === null) return { ...page, rows, more: page.more || cut };
     // All that came is hidden. What follows is read at the same revision.
-    const revision = revisionOf(asked) ?? String(page.revision);
+    const revision = String(page.revision);
     left = descending ? { ...left, end: last } : { ...left, start: successor(last) };
     asked = { ...request, revision, key: left.start, rangeEnd: left.end ?? Uint8Array.of(0) };
   }
@@ -303,7 +310,7 @@ export function* readRange(message: Uint8Array, view: View): Work<Uint8Array> {
   if (view.note === null) return yield* askRange(message);
   if (request.countOnly) return yield* encodePage(yield* fetchCount(request, view));
   const reply = yield* askRange(message);
-  yield* view.note(request, yield* decodePage(reply));
+  yield* view.note(request, yield* decodePage(reply, revisionOf(request)));
   return reply;
 }
 
@@ -313,19 +320,15 @@ export function* readTxn(message: Uint8Array, view: View): Work<Uint8Array> {
   const results: Uint8Array[] = [];
   for (const [i, read] of readsOf(message).entries()) {
     const request = decodeRangeRequest(read);
-    // The answers in a Txn do not say what they were read at, and what is asked again names the revision.
-    const note: View["note"] = view.note === null
-      ? null
-      : (asked, page) => view.note!({ ...asked, revision: request.revision }, { ...page, revision });
-    const noting = { ...view, note };
     const own = yield* hasOwn(view, keyRangeOf(request));
-    if (!own && note === null) results.push(responses[i]!);
+    // What is asked once more is asked of the state that the Txn has read.
+    const at = { ...request, revision: revisionOf(request) ?? String(revision) };
+    if (!own && view.note === null) results.push(responses[i]!);
     else if (request.countOnly || own && request.rangeEnd !== null) {
-      const at = { ...request, revision: revisionOf(request) ?? String(revision) };
-      results.push(yield* encodePage(yield* (own ? overlaid(at, noting) : fetchCount(at, noting))));
+      results.push(yield* encodePage(yield* (own ? overlaid(at, view) : fetchCount(at, view))));
     } else {
-      const page = yield* decodePage(responses[i]!);
-      if (note !== null) yield* note(request, page);
+      const page = yield* decodePage(responses[i]!, at.revision);
+      if (view.note !== null) yield* view.note(request, page);
       results.push(own ? yield* encodePage(overlaidKey(page, request, view)) : responses[i]!);
     }
   }

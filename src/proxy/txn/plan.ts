@@ -6,12 +6,13 @@ import { EtcdFdwError } from "../../base/errors.ts";
 import { encodeSteps, groupingBytes, levelsFor, mostSteps, type Step, stepSize } from "../../etcd/nested.ts";
 import type { KeyRange } from "../../etcd/keyrange.ts";
 import { decodeKeyRow, decodePage, keyOf } from "../../etcd/ranges.ts";
-import { decodeTxn, encodeTxn, type TxnOp } from "../../etcd/txn.ts";
-import { Method } from "../../ipc/frame.ts";
-import { MAX_TXN_OPS } from "../../ipc/limits.ts";
+import type { RangeRequest } from "../../etcd/messages.ts";
+import { ENVELOPE_BYTES, type Limits } from "../../etcd/batches.ts";
+import { readAll } from "./batches.ts";
+import { STEPS_IN_FLIGHT } from "./commit.ts";
 import { ABSENT, ANYTHING, conflict, duplicateKey, type Records, type Write } from "./records.ts";
 import type { ReadSet } from "./reads.ts";
-import { type Ask, STRIDE, type Work } from "./work.ts";
+import { STRIDE, type Work } from "./work.ts";
 
 /** A range that a DELETE emptied: this command's, of what there was at this revision. */
 export interface DeletedRange {
@@ -21,11 +22,9 @@ export interface DeletedRange {
 }
 
 /** What etcd takes, and what it is to do with more. */
-export interface CommitOptions {
+export interface CommitOptions extends Limits {
   /** Operations, and comparisons, that etcd takes in one Txn, and on each level of a nested one. */
   maxTxnOps: number;
-  /** Bytes that etcd takes in a request. */
-  maxRequestBytes: number;
   /** Whether Txns may be nested. */
   nested: boolean;
   /** Whether a transaction that needs several Txns is refused. */
@@ -39,9 +38,6 @@ export interface Batch {
   /** Null: what was read need not hold. */
   reads: ReadSet | null;
 }
-
-/** What etcd adds to a request before it measures it. */
-const ENVELOPE_BYTES = 1024;
 
 const roomIn = ({ maxRequestBytes }: CommitOptions) => maxRequestBytes - ENVELOPE_BYTES;
 
@@ -194,14 +190,21 @@ class Collector {
   }
 }
 
+/**
+ * Steps of one of several Txns: where one does not do, it is best if none takes long, since etcd gives up what it has not come
+ * to within seconds, and if one is made while another is applied.
+ */
+const SPLIT_STEPS = STEPS_IN_FLIGHT / 2;
+
 /** Cuts items into Txns, by bytes and by number. */
 function* cut(
   form: Pick<Form, "batch" | "ranges">,
   items: Item[],
   options: CommitOptions,
+  atMost = Infinity,
 ): Generator<undefined, Part[], unknown> {
   const { maxTxnOps, nested } = options;
-  const most = mostSteps(maxTxnOps, nested);
+  const most = Math.min(mostSteps(maxTxnOps, nested), atMost);
   const parts: Part[] = [];
   let bytes = 0;
   let from = 0;
@@ -227,6 +230,9 @@ function* cut(
   return parts;
 }
 
+/** Whether several Txns are an error. */
+const mustBeOne = ({ reads }: Batch, { requireAtomic }: CommitOptions) => requireAtomic || reads !== null;
+
 function* formOf(
   batch: Batch,
   deletion: Deletion,
@@ -235,9 +241,10 @@ function* formOf(
   const collector = new Collector(batch);
   yield* collector.collect(deletion);
   const { items, ranges } = collector;
-  const writes = yield* cut({ batch, ranges }, items, options);
+  let writes = yield* cut({ batch, ranges }, items, options);
   const guards: Item[] = [];
-  if (writes.length > 1) {
+  if (writes.length > 1 && !mustBeOne(batch, options)) {
+    writes = yield* cut({ batch, ranges }, items, options, SPLIT_STEPS);
     for (const [i, item] of items.entries()) {
       const { guard } = stepAt({ batch, ranges }, item);
       if (guard !== null && item >= 0) guards.push(guardOf(Math.floor(item / 2)));
@@ -251,7 +258,7 @@ function* formOf(
     ranges,
     items,
     guards,
-    checks: yield* cut({ batch, ranges }, guards, options),
+    checks: yield* cut({ batch, ranges }, guards, options, SPLIT_STEPS),
     writes,
   };
 }
@@ -262,14 +269,13 @@ function* formOf(
  */
 export function* firstForm(batch: Batch, options: CommitOptions): Work<Form | null> {
   yield* batch.records.settle();
-  const single = options.requireAtomic || batch.reads !== null;
   const fits = (form: Form) => form.writes.length <= 1;
   let form = yield* formOf(batch, batch.deleted.length === 0 ? Deletion.KEYS : Deletion.GUARDED, options);
   // Under SERIALIZABLE a range's own guard would say too little: a key of it may be gone.
   if (!fits(form) && batch.deleted.length > 0 && batch.reads === null) {
     form = yield* formOf(batch, Deletion.RANGES, options);
   }
-  if (single && !fits(form)) throw tooLarge(form, options);
+  if (mustBeOne(batch, options) && !fits(form)) throw tooLarge(form, options);
   return form.items.length === 0 ? null : form;
 }
 
@@ -277,8 +283,7 @@ export function* firstForm(batch: Batch, options: CommitOptions): Work<Form | nu
 export function* nextForm(form: Form, options: CommitOptions): Work<Form | null> {
   if (form.deletion === Deletion.KEYS || form.batch.deleted.length === 0) return null;
   const byKey = yield* formOf(form.batch, Deletion.KEYS, options);
-  const single = options.requireAtomic || form.batch.reads !== null;
-  return single && byKey.writes.length > 1 ? null : byKey;
+  return mustBeOne(form.batch, options) && byKey.writes.length > 1 ? null : byKey;
 }
 
 /** The TxnRequest of a part. */
@@ -295,47 +300,38 @@ export function* encodePart(
 }
 
 /** What shows whether a guard holds: its key, or a key of its range that is newer than it allows. */
-function suspicion({ guard }: Step): TxnOp {
+function suspicion({ guard }: Step): RangeRequest {
   const { key, rangeEnd, mod } = guard!;
-  if (rangeEnd === undefined) return { range: { key, rangeEnd: null, keysOnly: true } };
-  return { range: { key, rangeEnd, keysOnly: true, minModRevision: String(mod), limit: 1 } };
+  if (rangeEnd === undefined) return { key, rangeEnd: null, keysOnly: true };
+  return { key, rangeEnd, keysOnly: true, minModRevision: String(mod), limit: 1 };
 }
 
-/** Reads that are made at once to find a guard that does not hold. */
-const READS = 4;
+/** Guards that are looked at before the next ones are asked for: the first that does not hold ends it. */
+const SUSPECTS = 512;
 
 /**
  * Why a guard failed. Looked for afterwards: reads in each Txn, which nearly always succeeds, would cost more than the
  * puts do. When the key is as it should be again nothing can be named.
  */
-export function* explain(form: Form, { maxTxnOps }: CommitOptions): Work<EtcdFdwError> {
-  const most = Math.min(maxTxnOps, MAX_TXN_OPS);
+export function* explain(form: Form, options: CommitOptions): Work<EtcdFdwError> {
   const suspects: Item[] = [];
   for (const [i, item] of form.items.entries()) {
     if (stepAt(form, item).guard !== null) suspects.push(item);
     if (i % STRIDE === STRIDE - 1) yield;
   }
-  for (let at = 0; at < suspects.length;) {
-    const asked: Item[][] = [];
-    for (; asked.length < READS && at < suspects.length; at += most) {
-      asked.push(suspects.slice(at, at + most));
-    }
-    const replies = yield asked.map((items): Ask => {
-      const success = items.map((item) => suspicion(stepAt(form, item)));
-      return { method: Method.READ_TXN, payload: encodeTxn({ compare: [], success, failure: [] }) };
-    });
-    for (const [i, reply] of replies.entries()) {
-      for (const [j, response] of decodeTxn(reply).responses.entries()) {
-        const item = asked[i][j];
-        const row = (yield* decodePage(response!)).rows.at(0);
-        const { key, rangeEnd, mod } = stepAt(form, item).guard!;
-        const holds = rangeEnd !== undefined
-          ? row === undefined
-          : (row === undefined ? ABSENT : decodeKeyRow(row).modRevision) === mod;
-        if (holds) continue;
-        const inserted = item >= 0 && form.batch.records.final(Math.floor(item / 2)).inserted;
-        return inserted ? duplicateKey(key) : conflict(row === undefined ? key : keyOf(row));
-      }
+  for (let at = 0; at < suspects.length; at += SUSPECTS) {
+    const asked = suspects.slice(at, at + SUSPECTS);
+    const responses = yield* readAll(asked.map((item) => suspicion(stepAt(form, item))), options);
+    for (const [i, response] of responses.entries()) {
+      const item = asked[i];
+      const row = (yield* decodePage(response, undefined)).rows.at(0);
+      const { key, rangeEnd, mod } = stepAt(form, item).guard!;
+      const holds = rangeEnd !== undefined
+        ? row === undefined
+        : (row === undefined ? ABSENT : decodeKeyRow(row).modRevision) === mod;
+      if (holds) continue;
+      const inserted = item >= 0 && form.batch.records.final(Math.floor(item / 2)).inserted;
+      return inserted ? duplicateKey(key) : conflict(row === undefined ? key : keyOf(row));
     }
   }
   return conflict();

@@ -5,7 +5,7 @@ import { decodeKeyRow, keyOf, type Page } from "../../etcd/ranges.ts";
 import type { RangeRequest } from "../../etcd/messages.ts";
 import { type KeyRange, successor, unite } from "../../etcd/keyrange.ts";
 import type { Budget } from "../memory.ts";
-import { keyRangeOf, revisionOf } from "./overlay.ts";
+import { keyRangeOf } from "./overlay.ts";
 import type { Records } from "./records.ts";
 import { STRIDE } from "./work.ts";
 
@@ -29,8 +29,7 @@ export class ReadSet {
 
   /** Notes a read and what etcd has answered. Throws EtcdFdwError 40001 when a key was seen otherwise before, or 53200. */
   *note(request: RangeRequest, page: Page, records: Records): Generator<undefined, void, unknown> {
-    const named = revisionOf(request);
-    const revision = named === undefined ? page.revision : BigInt(named);
+    const { revision } = page;
     // A snapshot names its revision too, and what this channel records may begin with it. History is not recorded.
     if (this.revision === null || revision < this.revision) this.revision = revision;
     for (const [i, raw] of page.rows.entries()) {

@@ -93,6 +93,24 @@ Deno.test("size: what does not fit is cut by bytes, behind a check of all guards
   });
 });
 
+Deno.test("size: of several Txns none has so many rows that etcd takes long, and few are on their way", async () => {
+  for (const kind of [StageKind.INSERT, StageKind.UPSERT]) {
+    let underWay = 0;
+    let most = 0;
+    const transaction = new TestTransaction(async () => {
+      most = Math.max(most, ++underWay);
+      await new Promise((resolve) => setTimeout(resolve, 30));
+      underWay--;
+      return encodeReadResponses(Uint8Array.of(3 << 3, 7), []);
+    });
+    const rows = 100_000;
+    transaction.stage(write(many("/t/", rows, 1, kind)));
+    const { count } = await transaction.commit();
+    assert.equal(count, Math.ceil(rows / 8192));
+    assert.ok(most <= 2, `${most} on their way`);
+  }
+});
+
 Deno.test("size: a row that no request can hold is an error that names it, and only that", async () => {
   await withEtcd(async (call) => {
     const limit = 1536 * 1024;

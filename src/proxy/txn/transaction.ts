@@ -11,10 +11,10 @@ import { toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { decodeKeyRow, decodePage, decodeRangeRequest, decodeRangeResponse } from "../../etcd/ranges.ts";
 import { decodeLease, encodeLeaseGrant } from "../../etcd/lease.ts";
-import { decodeTxn, encodeTxn, readsOf } from "../../etcd/txn.ts";
+import { readsOf } from "../../etcd/txn.ts";
 import { encodeRangeRequest, type RangeRequest } from "../../etcd/messages.ts";
 import { Method } from "../../ipc/frame.ts";
-import { MAX_TXN_OPS } from "../../ipc/limits.ts";
+import { FIRST_PAGE_KEYS } from "../../ipc/limits.ts";
 import { successor } from "../../etcd/keyrange.ts";
 import {
   decodeGrant,
@@ -28,7 +28,8 @@ import {
 } from "../../ipc/stage.ts";
 import { Budget } from "../memory.ts";
 import { Spare } from "./arena.ts";
-import { keyRangeOf, readRange, readTxn, type View } from "./overlay.ts";
+import { listingPage, readAll } from "./batches.ts";
+import { keyRangeOf, readRange, readTxn, revisionOf, type View } from "./overlay.ts";
 import { type Batch, checkRow, type CommitOptions, type DeletedRange } from "./plan.ts";
 import { ReadSet } from "./reads.ts";
 import { ABSENT, conflict, Records } from "./records.ts";
@@ -53,9 +54,6 @@ interface Lease {
   /** A row that was written at once has it: the transaction's end does not concern it any more. */
   used: boolean;
 }
-
-/** Pages of a DELETE that finds its keys here. */
-const LISTING_PAGE = 20_000;
 
 export class Transaction {
   readonly #options: TransactionOptions;
@@ -179,26 +177,19 @@ export class Transaction {
       if (exists === undefined) unknown.push(i);
       else if (exists) refused.push(i);
     }
-    const parts: number[][] = [];
-    for (let at = 0; at < unknown.length; at += MAX_TXN_OPS) parts.push(unknown.slice(at, at + MAX_TXN_OPS));
-    if (parts.length === 0) return refused;
+    if (unknown.length === 0) return refused;
     const epoch = this.#epoch;
     const recorded = (header.flags & StageFlag.RECORDED) !== 0;
     const shown = recorded || header.revision > 0n ? { keysOnly: true } : { countOnly: true };
-    const replies = yield parts.map((part) => {
-      const success = part.map((i) => ({ range: { key: entries[i].key, rangeEnd: null, ...shown } }));
-      return { method: Method.READ_TXN, payload: encodeTxn({ compare: [], success, failure: [] }) };
-    });
+    const reads = unknown.map((i) => ({ key: entries[i].key, rangeEnd: null, ...shown }));
+    const responses = yield* readAll(reads, this.#options);
     this.#stillIn(epoch);
-    for (const [i, reply] of replies.entries()) {
-      decodeTxn(reply).responses.forEach((response, j) => {
-        const index = parts[i][j];
-        const { count, rows } = decodeRangeResponse(response!);
-        const mod = rows.at(0)?.modRevision ?? ABSENT;
-        if (header.revision > 0n && mod > header.revision) throw conflict(entries[index].key);
-        if (count > 0n) refused.push(index);
-        if (recorded) this.#noteExisting(entries[index].key, mod, header);
-      });
+    for (const [i, index] of unknown.entries()) {
+      const { count, rows } = decodeRangeResponse(responses[i]);
+      const mod = rows.at(0)?.modRevision ?? ABSENT;
+      if (header.revision > 0n && mod > header.revision) throw conflict(entries[index].key);
+      if (count > 0n) refused.push(index);
+      if (recorded) this.#noteExisting(entries[index].key, mod, header);
     }
     return refused.sort((a, b) => a - b);
   }
@@ -220,23 +211,21 @@ export class Transaction {
     const view = this.#view(batch === null ? header.command : 0, (header.flags & StageFlag.RECORDED) !== 0);
     const level = batch === null ? header : NOW;
     let count = 0;
-    let latest = 0n;
+    // All of it is read at one revision, which the statements that follow may have to keep to.
+    let revision: bigint | null = null;
     try {
       for (const read of readsOf(rest)) {
         const asked = decodeRangeRequest(read);
-        const found = yield* this.#emptyRange(asked, view, (entry) => {
+        if (revision !== null) asked.revision = String(revision);
+        const found: { count: number; revision: bigint } = yield* this.#emptyRange(asked, view, (entry) => {
           this.#stillIn(epoch);
           this.#add(entry, level, batch?.records);
         });
         count += found.count;
-        if (found.latest > latest) latest = found.latest;
+        revision = found.revision;
         this.#stillIn(epoch);
         if (asked.rangeEnd === null || isFiltered(asked)) continue;
-        const deleted = {
-          range: keyRangeOf(copied(asked)),
-          revision: found.revision,
-          command: level.command,
-        };
+        const deleted = { range: keyRangeOf(copied(asked)), revision, command: level.command };
         if (batch === null) this.#deleted.push({ ...deleted, level: header.level });
         else batch.deleted.push(deleted);
       }
@@ -245,34 +234,34 @@ export class Transaction {
       throw error;
     }
     if (batch !== null) return { write: batch, count, refused: [] };
-    return { reply: { revision: latest, count, refused: [] } };
+    return { reply: { revision: revision ?? 0n, count, refused: [] } };
   }
 
-  /** Hands out a DELETE for each key of a range; at which revision they were found, and the latest one heard of. */
+  /** Hands out a DELETE for each key of a range; at which revision they were found. */
   *#emptyRange(
     asked: RangeRequest,
     view: View,
     add: (entry: StageEntry) => void,
-  ): Work<{ count: number; revision: bigint; latest: bigint }> {
-    let request: RangeRequest = { ...asked, keysOnly: true, limit: LISTING_PAGE };
-    const found = { count: 0, revision: 0n, latest: 0n };
+  ): Work<{ count: number; revision: bigint }> {
+    let request: RangeRequest = { ...asked, keysOnly: true, limit: FIRST_PAGE_KEYS };
+    let count = 0;
     for (;;) {
-      const page = yield* decodePage(yield* readRange(encodeRangeRequest(request), view));
-      if (found.revision === 0n) found.revision = request.revision ? BigInt(request.revision) : page.revision;
-      if (page.revision > found.latest) found.latest = page.revision;
+      const reply = yield* readRange(encodeRangeRequest(request), view);
+      const page = yield* decodePage(reply, revisionOf(request));
       let last: Uint8Array | null = null;
       for (const [i, raw] of page.rows.entries()) {
         if (i % STRIDE === STRIDE - 1) yield;
         const row = decodeKeyRow(raw);
         last = row.key;
-        found.count++;
+        count++;
         add({
           ...{ kind: StageKind.DELETE, key: row.key, value: row.value, lease: 0n },
           ...{ seenMod: row.modRevision, seenCreate: row.createRevision, seenVersion: row.version },
         });
       }
-      if (!page.more || request.rangeEnd === null || last === null) return found;
-      request = { ...request, revision: String(found.revision), key: successor(last) };
+      if (!page.more || request.rangeEnd === null || last === null) return { count, revision: page.revision };
+      const limit = listingPage(page.rows.length, reply.length);
+      request = { ...request, revision: String(page.revision), key: successor(last), limit };
     }
   }
 
@@ -332,6 +321,7 @@ export class Transaction {
     return {
       records,
       command,
+      limits: this.#options,
       note: record ? (request, page) => this.#reads.note(request, page, records) : null,
     };
   }
