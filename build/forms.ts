@@ -13,6 +13,7 @@ export const BYTEA_FORMS = [
   "etcd_delete_returning",
   "etcd_changes",
   "etcd_history",
+  "etcd_watch",
   "etcd_cas",
   "etcd_create",
 ];

@@ -84,3 +84,19 @@ CREATE FUNCTION @extschema@.etcd_history(server text, key text, from_revision bi
 COMMENT ON FUNCTION @extschema@.etcd_history(text, text, bigint) IS
   'Every version of a key that etcd still keeps, oldest first, deletions included; with from_revision, those of that revision and later.';
 
+
+CREATE FUNCTION @extschema@.etcd_revision(server text)
+  RETURNS bigint
+  LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'etcd_fdw_call';
+COMMENT ON FUNCTION @extschema@.etcd_revision(text) IS
+  'The store''s revision now: etcd_watch() and etcd_changes() can begin behind it.';
+
+CREATE FUNCTION @extschema@.etcd_watch(
+    server text, key text, prefix boolean DEFAULT false, range_end text DEFAULT NULL,
+    after_revision bigint DEFAULT NULL, wait interval DEFAULT '10 s', max_events bigint DEFAULT NULL,
+    prev boolean DEFAULT false)
+  RETURNS TABLE(kind text, key text, value text, prev_value text, create_revision bigint, mod_revision bigint,
+    version bigint, lease bigint)
+  LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'etcd_fdw_call';
+COMMENT ON FUNCTION @extschema@.etcd_watch(text, text, boolean, text, bigint, interval, bigint, boolean) IS
+  'What happens to a key, or with prefix or range_end to the keys of a range as in etcd_range(), in etcd''s order: kind is put or delete. It begins behind after_revision, without with what happens from now on, and ends when wait is over or max_events have come, with what has come; what one transaction of etcd did comes whole, so that there may be more. With prev, prev_value is what was there before. Called again with the last mod_revision it goes on without a gap. An error when events after that revision have been compacted away.';

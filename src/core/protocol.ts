@@ -168,6 +168,13 @@ export interface PageInput {
   lastKey: string;
 }
 
+/** A page of a function's. */
+export interface FunctionPageInput extends PageInput {
+  /** Of a WatchedPage (src/etcd/watch.ts), as decimal strings. */
+  left: string;
+  upto: string;
+}
+
 export interface FailedInput {
   state: string;
   sqlstate: string;
@@ -224,7 +231,8 @@ export interface FunctionCallAnswer extends CallAnswer {
    * 0: come back with the reply. 1: it is a RangeResponse whose keys are the function's rows; come back with op
    * "functionPage" unless this was all. 2: the same, without values. 3: unless it is empty it is one row, the bytes that
    * came before it and its bytes; come back with op "functionPage". 4: the revision in its header is the result, and that is all.
-   * 5: it is a DeleteRangeResponse whose previous keys are the rows, and that is all.
+   * 5: it is a DeleteRangeResponse whose previous keys are the rows, and that is all. 6: it is a WatchedPage whose events
+   * are the rows; come back with op "functionPage" unless nothing is left of it.
    */
   rows: number;
   /** 1: come back with op "functionFailed" when the reply is an error. */

@@ -115,6 +115,8 @@ export const Ask = {
   STAT: 141,
   STAT_RESET: 142,
   PROXY: 143,
+  WATCH: 144,
+  CHANGES: 145,
 } as const;
 
 /** Of UNARY. */

@@ -8,6 +8,7 @@ import { EtcdFdwError } from "../base/errors.ts";
 import { LeaderRequest, LeaseReply, LeaseRequest, WatchCreate } from "../etcd/api.ts";
 import { type KeyRange, prefixRange, singleKey } from "../etcd/keyrange.ts";
 import { eachField } from "../etcd/ranges.ts";
+import type { Watched } from "../etcd/watch.ts";
 import { Method } from "../ipc/frame.ts";
 import type { ClusterHandle } from "./handle.ts";
 
@@ -81,12 +82,12 @@ function rangeIn(message: Uint8Array, keyField: number, endField: number): KeyRa
     else end = reader.bytes();
     return true;
   });
-  const rangeEnd = end as Uint8Array | null;
-  if (rangeEnd === null) return singleKey(key);
-  return {
-    start: key,
-    end: rangeEnd.length === 0 || rangeEnd.length === 1 && rangeEnd[0] === 0 ? null : rangeEnd,
-  };
+  return rangeFrom(key, end);
+}
+
+function rangeFrom(key: Uint8Array, end: Uint8Array | null): KeyRange {
+  if (end === null) return singleKey(key);
+  return { start: key, end: end.length === 0 || end.length === 1 && end[0] === 0 ? null : end };
 }
 
 /** The parts of a message that holds messages alone. */
@@ -151,6 +152,11 @@ export class Fence {
   checkWatch(request: Uint8Array): void {
     const { key, range_end } = WatchCreate.decode(request);
     this.#checkRange(range_end.length === 0 ? singleKey(key) : rangeIn(request, 1, 2));
+  }
+
+  /** The same for what is watched from now on. */
+  checkKeys({ key, rangeEnd }: Watched): void {
+    this.#checkRange(rangeFrom(key, rangeEnd));
   }
 
   /** The same for the name of a lock or an election. */
@@ -260,6 +266,14 @@ export function fenced(handle: ClusterHandle, options: FenceOptions, granted: Gr
     async events(request, ...rest) {
       fence.checkWatch(request);
       return await handle.events(request, ...rest);
+    },
+    async changes(request, ...rest) {
+      fence.checkWatch(request);
+      return await handle.changes(request, ...rest);
+    },
+    async watch(request, ...rest) {
+      fence.checkKeys(request);
+      return await handle.watch(request, ...rest);
     },
     async observe(election, ...rest) {
       fence.checkName(election);

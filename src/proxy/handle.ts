@@ -2,6 +2,7 @@
 
 import { EtcdFdwError } from "../base/errors.ts";
 import type { Place, Standing } from "../etcd/queue.ts";
+import type { Watched } from "../etcd/watch.ts";
 import type { Deadline } from "./deadline.ts";
 import type { TransactionOptions } from "./txn/transaction.ts";
 
@@ -42,6 +43,18 @@ export interface Label {
   role: string;
 }
 
+export interface WatchRequest extends Watched {
+  /** Events of later revisions are wanted; null: of those that come from now on. */
+  after: bigint | null;
+  /** How long to wait for `count` events, in milliseconds; Infinity for ever. */
+  wait: number;
+  count: number;
+  /** What an answer may hold; the rest is there for the next one. */
+  bytes: number;
+  /** Events of later revisions are not wanted; null for all. */
+  upto: bigint | null;
+}
+
 export interface ClusterHandle {
   /** How its transactions are written. */
   readonly staging: TransactionOptions;
@@ -62,6 +75,13 @@ export interface ClusterHandle {
    * the oldest that is kept; the reply's compact_revision says which that was.
    */
   events(request: Uint8Array, options?: CallOptions): Promise<Uint8Array>;
+  /**
+   * The newest event of each key from a revision on up to now, in the order of the revisions: a WatchCreateRequest in, a
+   * WatchedPage out. Rejects with 22023 when events have been compacted away.
+   */
+  changes(request: Uint8Array, options?: CallOptions): Promise<Uint8Array>;
+  /** Events behind a revision, as they come: a WatchedPage. Rejects as Hub.read() does. */
+  watch(request: WatchRequest, options?: CallOptions): Promise<Uint8Array>;
   /** The first leader of an election that differs from the one at the revision, as a LeaderReply; null when there is none in time. */
   observe(election: Uint8Array, revision: bigint, options?: CallOptions): Promise<Uint8Array | null>;
   /** Waits until a place in a queue stands so, or is gone; that it takes long says nothing about etcd. */

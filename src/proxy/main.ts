@@ -17,7 +17,7 @@ import type { ProxyInfo } from "./session/asks.ts";
 import { grpcTransport } from "./etcd/channel.ts";
 import { Clusters } from "./etcd/clusters.ts";
 import { log } from "./log.ts";
-import { Budget } from "./memory.ts";
+import { Budget, WATCHES_SHARE } from "./memory.ts";
 import { realRuntime } from "./runtime.ts";
 import { listen } from "./session/server.ts";
 
@@ -49,7 +49,9 @@ async function main(args: string[]): Promise<void> {
   });
   exitWithStdin();
   const runtime = realRuntime(grpcTransport);
-  const clusters = new Clusters(runtime, log);
+  const budget = new Budget(Number(megabytes) * 1024 * 1024, undefined, "the proxy");
+  const windows = budget.part(WATCHES_SHARE, "all watches together");
+  const clusters = new Clusters(runtime, log, { windows });
   const startedAt = runtime.wallClock();
   const info: ProxyInfo = {
     stats: clusters.stats,
@@ -61,7 +63,6 @@ async function main(args: string[]): Promise<void> {
     }),
   };
   try {
-    const budget = new Budget(Number(megabytes) * 1024 * 1024, undefined, "the proxy");
     await listen(path, { runtime, open: (...what) => clusters.open(...what), log, info, budget });
   } catch (error) {
     log(`could not listen on socket "${path}": ${(error as Error).message}`);

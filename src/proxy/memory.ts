@@ -86,6 +86,8 @@ export class Budget {
 
 /** How much of the proxy's budget transactions may take, so that requests and replies have some left. */
 export const TRANSACTIONS_SHARE = 0.75;
+/** How much of it may hold events that watchers have not read, or may come back for. */
+export const WATCHES_SHARE = 0.125;
 /** With how much of it, less than transactions leave, one answer at a time is asked for whatever its size. */
 const ENOUGH = 0.125;
 

@@ -21,6 +21,15 @@
 #define RANGE_MORE		3
 #define RANGE_COUNT		4
 #define DELETED_KVS		3
+/* Of WatchedPage: src/etcd/watch.ts. */
+#define WATCHED_REVISION 1
+#define WATCHED_LEFT	2
+#define WATCHED_UPTO	3
+#define WATCHED_EVENTS	11
+#define EVENT_TYPE		1
+#define EVENT_KV		2
+#define EVENT_PREV		3
+#define EVENT_DELETE	1
 #define TXN_HEADER		1
 #define TXN_RESPONSES	3
 #define OP_RANGE		1
@@ -70,6 +79,58 @@ read_key_value(const char *at, const char *end, EtcdKeyValue *kv)
 	}
 }
 
+/*
+ * An mvccpb.Event.
+ */
+static void
+read_event(const char *at, const char *end, EtcdKeyValue *kv)
+{
+	EtcdField	field;
+	EtcdKeyValue prev = {0};
+	bool		deleted = false;
+	bool		has_prev = false;
+
+	memset(kv, 0, sizeof(*kv));
+	kv->key = kv->value = at;
+	while (etcd_next_field(&at, end, &field))
+	{
+		switch (field.field)
+		{
+			case EVENT_TYPE:
+				etcd_expect(&field, WIRE_VARINT);
+				deleted = field.number == EVENT_DELETE;
+				break;
+			case EVENT_KV:
+				etcd_expect(&field, WIRE_BYTES);
+				read_key_value(field.data, field.data + field.number, kv);
+				break;
+			case EVENT_PREV:
+				etcd_expect(&field, WIRE_BYTES);
+				read_key_value(field.data, field.data + field.number, &prev);
+				has_prev = true;
+				break;
+			default:
+				break;
+		}
+	}
+	kv->deleted = deleted;
+	if (has_prev)
+	{
+		kv->prev_value = prev.value;
+		kv->prev_len = prev.value_len;
+	}
+}
+
+static void
+read_item(EtcdPageKind kind, const EtcdField *field, EtcdKeyValue *kv)
+{
+	etcd_expect(field, WIRE_BYTES);
+	if (kind == ETCD_PAGE_WATCHED)
+		read_event(field->data, field->data + field->number, kv);
+	else
+		read_key_value(field->data, field->data + field->number, kv);
+}
+
 static void
 read_header(EtcdPage *page, const EtcdField *header)
 {
@@ -97,8 +158,7 @@ count_key(EtcdPage *page, const EtcdField *field)
 {
 	EtcdKeyValue kv;
 
-	etcd_expect(field, WIRE_BYTES);
-	read_key_value(field->data, field->data + field->number, &kv);
+	read_item(page->kind, field, &kv);
 	if (kv.key_len == 0)
 		etcd_corrupt("A key is empty.");
 	page->kvs++;
@@ -155,6 +215,35 @@ open_deleted(EtcdPage *page)
 }
 
 /*
+ * Reads a WatchedPage's own fields and checks the whole of it.
+ */
+static void
+open_watched(EtcdPage *page)
+{
+	const char *at = page->start;
+	EtcdField	field;
+
+	while (etcd_next_field(&at, page->end, &field))
+	{
+		if (field.field == WATCHED_EVENTS)
+		{
+			count_key(page, &field);
+			continue;
+		}
+		if (field.field > WATCHED_UPTO)
+			continue;
+		etcd_expect(&field, WIRE_VARINT);
+		if (field.field == WATCHED_REVISION)
+			page->revision = (int64) field.number;
+		else if (field.field == WATCHED_LEFT)
+			page->left = (int64) field.number;
+		else
+			page->upto = (int64) field.number;
+	}
+	page->more = page->left > 0 || page->upto > 0;
+}
+
+/*
  * Finds the RangeResponse in a ResponseOp; false when it holds another answer.
  */
 static bool
@@ -201,6 +290,11 @@ etcd_page_open(EtcdPage *page, const char *data, uint32 len, EtcdPageKind kind)
 		open_deleted(page);
 		return;
 	}
+	if (kind == ETCD_PAGE_WATCHED)
+	{
+		open_watched(page);
+		return;
+	}
 	while (etcd_next_field(&at, page->end, &field))
 	{
 		if (field.field == TXN_HEADER)
@@ -242,7 +336,8 @@ next_range(EtcdPage *page)
 bool
 etcd_page_next(EtcdPage *page, EtcdKeyValue *kv)
 {
-	uint32		kvs = page->kind == ETCD_PAGE_DELETED ? DELETED_KVS : RANGE_KVS;
+	uint32		kvs = page->kind == ETCD_PAGE_DELETED ? DELETED_KVS :
+		page->kind == ETCD_PAGE_WATCHED ? WATCHED_EVENTS : RANGE_KVS;
 	EtcdField	field;
 
 	do
@@ -251,7 +346,7 @@ etcd_page_next(EtcdPage *page, EtcdKeyValue *kv)
 		{
 			if (field.field == kvs)
 			{
-				read_key_value(field.data, field.data + field.number, kv);
+				read_item(page->kind, &field, kv);
 				return true;
 			}
 		}

@@ -14,6 +14,10 @@ typedef struct EtcdKeyValue
 	uint32		key_len;
 	uint32		value_len;
 	int64		numbers[4];		/* create_revision, mod_revision, version, lease */
+	/* Of events. */
+	bool		deleted;		/* only key and mod_revision are known */
+	const char *prev_value;		/* NULL: not asked for, or there was none */
+	uint32		prev_len;
 } EtcdKeyValue;
 
 /* What an answer with keys is. */
@@ -21,7 +25,8 @@ typedef enum EtcdPageKind
 {
 	ETCD_PAGE_RANGE,			/* a RangeResponse */
 	ETCD_PAGE_TXN,				/* a TxnResponse of reads */
-	ETCD_PAGE_DELETED			/* a DeleteRangeResponse: what was there before */
+	ETCD_PAGE_DELETED,			/* a DeleteRangeResponse: what was there before */
+	ETCD_PAGE_WATCHED			/* a WatchedPage of the proxy's: events */
 } EtcdPageKind;
 
 /* An answer, walked in place. */
@@ -38,6 +43,8 @@ typedef struct EtcdPage
 	int64		count;
 	int64		revision;
 	uint64		cluster;		/* who answers; 0 when that is not said */
+	int64		left;			/* of a WatchedPage, as are the next */
+	int64		upto;
 	const char *last_key;
 	uint32		last_key_len;
 } EtcdPage;

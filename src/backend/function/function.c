@@ -124,10 +124,23 @@ key_value(const Callee *callee, const ResultColumn *column, const EtcdKeyValue *
 		*value = make_bytes(callee, column, kv->key, kv->key_len);
 	else if (strcmp(column->name, "value") == 0)
 	{
-		if (!with_values)
+		if (!with_values || kv->deleted)
 			return false;
 		*value = make_bytes(callee, column, kv->value, kv->value_len);
 	}
+	else if (strcmp(column->name, "kind") == 0)
+		*value = CStringGetTextDatum(kv->deleted ? "delete" : "put");
+	else if (strcmp(column->name, "prev_value") == 0)
+	{
+		if (kv->prev_value == NULL)
+			return false;
+		*value = make_bytes(callee, column, kv->prev_value, kv->prev_len);
+	}
+	else if (strcmp(column->name, "deleted") == 0)
+		*value = BoolGetDatum(kv->deleted);
+	/* A deletion has a revision alone. */
+	else if (kv->deleted && strcmp(column->name, "mod_revision") != 0)
+		return false;
 	else
 	{
 		for (int i = 0; i < (int) lengthof(numbers); i++)

@@ -22,6 +22,7 @@
 #define ROWS_BYTES	3
 #define ROWS_REVISION	4
 #define ROWS_DELETED	5
+#define ROWS_EVENTS	6
 
 /* What core is told next. */
 typedef struct Turn
@@ -71,7 +72,8 @@ take_page(EtcdTalk *talk, Turn *turn, EtcdRequest *request, EtcdPageKind kind, b
 	appendStringInfo(turn->input, ",\"revision\":\"" INT64_FORMAT "\",\"more\":%s,\"kvs\":%u,\"bytes\":%u,\"lastKey\":\"",
 					 page.revision, page.more ? "true" : "false", page.kvs, request->reply_len);
 	etcd_append_hex(turn->input, page.last_key, page.last_key_len);
-	appendStringInfoChar(turn->input, '"');
+	appendStringInfo(turn->input, "\",\"left\":\"" INT64_FORMAT "\",\"upto\":\"" INT64_FORMAT "\"",
+					 page.left, page.upto);
 	return page.more;
 }
 
@@ -94,7 +96,8 @@ take_reply(EtcdTalk *talk, Turn *turn, EtcdRequest *request, int rows)
 				return false;
 			talk->take_bytes(talk->arg, request->reply, request->reply_len);
 			turn->op = "functionPage";
-			appendStringInfo(turn->input, ",\"revision\":\"0\",\"more\":true,\"kvs\":1,\"bytes\":%u,\"lastKey\":\"\"",
+			appendStringInfo(turn->input,
+							 ",\"revision\":\"0\",\"more\":true,\"kvs\":1,\"bytes\":%u,\"lastKey\":\"\",\"left\":\"0\",\"upto\":\"0\"",
 							 request->reply_len);
 			return true;
 		case ROWS_REVISION:
@@ -102,7 +105,9 @@ take_reply(EtcdTalk *talk, Turn *turn, EtcdRequest *request, int rows)
 			talk->take_revision(talk->arg, page.revision);
 			return false;
 		default:
-			return take_page(talk, turn, request, rows == ROWS_DELETED ? ETCD_PAGE_DELETED : ETCD_PAGE_RANGE,
+			return take_page(talk, turn, request,
+							 rows == ROWS_DELETED ? ETCD_PAGE_DELETED :
+							 rows == ROWS_EVENTS ? ETCD_PAGE_WATCHED : ETCD_PAGE_RANGE,
 							 rows != ROWS_KEYS);
 	}
 }

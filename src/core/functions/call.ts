@@ -22,9 +22,9 @@ export interface Ask {
   waits?: number | null;
   /**
    * The answer's keys are rows; "keys" leaves their values out; "bytes" makes one row of the answer, its place and itself;
-   * "revision" its revision; "deleted" shows what a deletion's answer says was there.
+   * "revision" its revision; "deleted" shows what a deletion's answer says was there; "events" those of a WatchedPage.
    */
-  rows?: "rows" | "keys" | "bytes" | "revision" | "deleted";
+  rows?: "rows" | "keys" | "bytes" | "revision" | "deleted" | "events";
   /** See FunctionCallAnswer. */
   template?: string[];
   /** An error comes to `failed`. */
@@ -45,6 +45,9 @@ export interface PageInfo {
   kvs: number;
   bytes: number;
   lastKey: Uint8Array;
+  /** Of a WatchedPage. */
+  left: string;
+  upto: string;
 }
 
 /** An SQL function whose state between turns is an S, which must survive JSON. */

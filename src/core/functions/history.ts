@@ -42,25 +42,8 @@ const changes: SqlFunction = {
   begin(args) {
     const { key, rangeEnd } = toEtcd(prefixRange(args.bytes("prefix")));
     const start = startRevision(args);
-    return start > LAST_REVISION ? { rows: [] } : { ask: askEvents(key, rangeEnd, String(start)) };
-  },
-  reply(reply, _, args) {
-    const answer = WatchReply.decode(reply);
-    checkCompacted(answer, String(startRevision(args)));
-    const latest = new Map<string, Row>();
-    for (const { type, kv } of answer.events) {
-      const deleted = type === DELETE;
-      const id = toHex(kv!.key);
-      // In the order of the changes, of which the newest counts.
-      latest.delete(id);
-      const shown = deleted ? [null, null] : [kv!.value, kv!.create_revision];
-      latest.set(id, [
-        ...[kv!.key, ...shown, kv!.mod_revision],
-        ...(deleted ? [null, null] : [kv!.version, kv!.lease]),
-        deleted,
-      ]);
-    }
-    return { rows: [...latest.values()] };
+    if (start > LAST_REVISION) return { rows: [] };
+    return { ask: { ...askEvents(key, rangeEnd, String(start)), method: Ask.CHANGES, rows: "events" } };
   },
 };
 

@@ -2,7 +2,7 @@
 
 import { fromHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
-import type { FailedInput, FunctionInput, Outcome, PageInput, ReplyInput } from "../protocol.ts";
+import type { FailedInput, FunctionInput, FunctionPageInput, Outcome, ReplyInput } from "../protocol.ts";
 import { AUTH } from "./auth.ts";
 import { type AnyFunction, Args, cellText, frameOf, type Turn } from "./call.ts";
 import { CLUSTER } from "./cluster.ts";
@@ -12,6 +12,7 @@ import { LEASES } from "./lease.ts";
 import { LOCKS } from "./lock.ts";
 import { MONITOR } from "./monitor.ts";
 import { TXN } from "./txn.ts";
+import { WATCH } from "./watch.ts";
 
 export const FUNCTIONS: Record<string, AnyFunction> = {
   ...KV,
@@ -22,10 +23,11 @@ export const FUNCTIONS: Record<string, AnyFunction> = {
   ...CLUSTER,
   ...AUTH,
   ...MONITOR,
+  ...WATCH,
 };
 
 /** As FunctionCallAnswer numbers them. */
-const ROWS = ["", "rows", "keys", "bytes", "revision", "deleted"];
+const ROWS = ["", "rows", "keys", "bytes", "revision", "deleted", "events"];
 
 interface State {
   input: FunctionInput;
@@ -74,10 +76,10 @@ export function functionReply({ state: text }: ReplyInput, reply: Uint8Array): O
 }
 
 /** Operation "functionPage", once the backend has taken the page's rows. */
-export function functionPage({ state: text, revision, more, kvs, bytes, lastKey }: PageInput): Outcome {
+export function functionPage({ state: text, ...page }: FunctionPageInput): Outcome {
   const { input, state, called, args } = resume(text);
   if (called.page === undefined) return outcome({ rows: [] }, input);
-  return outcome(called.page({ revision, more, kvs, bytes, lastKey: fromHex(lastKey) }, state, args), input);
+  return outcome(called.page({ ...page, lastKey: fromHex(page.lastKey) }, state, args), input);
 }
 
 /** Operation "functionFailed". */

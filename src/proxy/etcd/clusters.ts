@@ -8,6 +8,8 @@ import { fenced, GrantedLeases } from "../fence.ts";
 import type { ClusterHandle } from "../handle.ts";
 import type { Runtime, Timer } from "../runtime.ts";
 import { Stats } from "../stats.ts";
+import { Budget } from "../memory.ts";
+import { Hub } from "../watch/hub.ts";
 import { Cluster, type ClusterOptions } from "./cluster.ts";
 import { Coalescer } from "./coalesce.ts";
 import { makeHandle } from "./handle.ts";
@@ -16,9 +18,13 @@ import { checkTls } from "./tls.ts";
 /** How long a cluster that nobody uses keeps its connection, in milliseconds. */
 const GRACE_MS = 60_000;
 
+/** What the windows of all watches may hold where nobody says it. */
+const WINDOWS_BYTES = 64 * 1024 * 1024;
+
 interface Entry {
   cluster: Cluster;
   coalescer: Coalescer;
+  hub: Hub;
   users: number;
   /** Runs while nobody uses it. */
   timer: Timer | null;
@@ -30,17 +36,23 @@ export class Clusters {
   readonly #runtime: Runtime;
   readonly #log: (message: string) => void;
   readonly #graceMs: number;
+  readonly #windows: Budget;
   readonly #create: (options: ClusterOptions) => Cluster;
 
   constructor(
     runtime: Runtime,
     log: (message: string) => void,
-    { graceMs = GRACE_MS, create = (options: ClusterOptions) => new Cluster(options) } = {},
+    {
+      graceMs = GRACE_MS,
+      create = (options: ClusterOptions) => new Cluster(options),
+      windows = new Budget(WINDOWS_BYTES),
+    } = {},
   ) {
     this.#runtime = runtime;
     this.stats = new Stats(() => runtime.wallClock());
     this.#log = log;
     this.#graceMs = graceMs;
+    this.#windows = windows;
     this.#create = create;
   }
 
@@ -57,13 +69,15 @@ export class Clusters {
       const runtime = this.#runtime;
       const cluster = this.#create({ runtime, endpoints, username, password, tls, log: this.#log });
       const coalescer = new Coalescer(runtime, (...call) => cluster.call(...call));
-      this.#entries.set(key, entry = { cluster, coalescer, users: 0, timer: null });
+      const hub = new Hub(runtime, cluster, this.#windows);
+      this.#entries.set(key, entry = { cluster, coalescer, hub, users: 0, timer: null });
     }
     entry.timer?.cancel();
     entry.users++;
     let released = false;
-    const { cluster, coalescer } = entry;
-    const handle = makeHandle({ runtime: this.#runtime, cluster, coalescer, stats: this.stats }, open, {
+    const { cluster, coalescer, hub } = entry;
+    const shared = { runtime: this.#runtime, cluster, coalescer, hub, stats: this.stats };
+    const handle = makeHandle(shared, open, {
       share: () => this.open(open, granted),
       close: () => {
         if (!released) this.#release(key, entry);
@@ -87,6 +101,7 @@ export class Clusters {
     if (--entry.users > 0) return;
     entry.timer = this.#runtime.after(this.#graceMs, () => {
       this.#entries.delete(key);
+      entry.hub.close();
       entry.cluster.close();
     });
   }

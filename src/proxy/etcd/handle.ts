@@ -12,13 +12,15 @@ import { certificatesOf } from "./certificates.ts";
 import type { Cluster, Terms } from "./cluster.ts";
 import type { Coalescer } from "./coalesce.ts";
 import { stand } from "./queue.ts";
-import { newLeader, pastEvents, takeSnapshot } from "./streams.ts";
+import type { Hub } from "../watch/hub.ts";
+import { changedKeys, newLeader, pastEvents, takeSnapshot } from "./streams.ts";
 
 /** The cluster and what all its handles share. */
 export interface Shared {
   runtime: Runtime;
   cluster: Cluster;
   coalescer: Coalescer;
+  hub: Hub;
   stats: Stats;
 }
 
@@ -78,7 +80,7 @@ async function counted(
 
 /** A handle on the cluster for what `open` says; `share` and `close` are the owner's. */
 export function makeHandle(
-  { runtime, cluster, coalescer, stats }: Shared,
+  { runtime, cluster, coalescer, hub, stats }: Shared,
   open: OpenPayload,
   { share, close }: Pick<ClusterHandle, "share" | "close">,
 ): ClusterHandle {
@@ -115,6 +117,13 @@ export function makeHandle(
         : cluster.callEndpoint(endpoint, method, payload, terms);
       return counted(runtime, counters, method, payload.length, answer);
     },
+    changes(request, options = {}) {
+      const answer = cluster.stream(
+        (channel, using) => changedKeys(runtime, channel, request, using),
+        termsOf(options),
+      );
+      return counted(runtime, counters, 0, request.length, answer);
+    },
     events(request, options = {}) {
       const answer = cluster.stream(
         (channel, using) => pastEvents(runtime, channel, request, using),
@@ -122,6 +131,8 @@ export function makeHandle(
       );
       return counted(runtime, counters, 0, request.length, answer);
     },
+    // Waiting for other clients is no work of etcd's.
+    watch: (request, options = {}) => hub.read(request, termsOf(options)),
     async observe(election, revision, options = {}) {
       try {
         return await cluster.stream(

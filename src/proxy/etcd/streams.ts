@@ -13,6 +13,7 @@ import {
 } from "../../etcd/api.ts";
 import { encodeRangeRequest } from "../../etcd/messages.ts";
 import { encodeFirstAt } from "../../etcd/queue.ts";
+import { encodeWatchedPage, newestEvents } from "../../etcd/watch.ts";
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import { Deadline } from "../deadline.ts";
 import type { PartedAnswer } from "../handle.ts";
@@ -32,17 +33,22 @@ const DENIED: Failure = { code: GrpcStatus.PERMISSION_DENIED, text: "etcdserver:
 /** A compaction may come while the oldest revision is looked for; so often it is looked for again. */
 const ATTEMPTS = 10;
 
-/**
- * All events of a range up to now. `request` is a WatchCreateRequest; start_revision 0 stands for the oldest revision that
- * is kept, which the reply's compact_revision then tells.
- */
-export async function pastEvents(
+/** The past of a range up to now, or that a part of it was compacted away. */
+interface Past {
+  now: string;
+  /** A revision before which nothing is kept, "0" where nothing was compacted; of a past that is not whole, the oldest that is. */
+  compacted: string;
+  isWhole: boolean;
+  /** As a WatchResponse has them. */
+  events: Uint8Array[];
+}
+
+async function readPast(
   runtime: Runtime,
   channel: Channel,
-  request: Uint8Array,
+  wanted: ReturnType<typeof WatchCreate.decode>,
   options: CallOptions,
-): Promise<Outcome> {
-  const wanted = WatchCreate.decode(request);
+): Promise<Outcome<Past>> {
   const { key, range_end } = wanted;
   // At this member, which then has everything up to there, and with the token that the watch needs.
   const rangeEnd = range_end.length > 0 ? range_end : null;
@@ -57,22 +63,51 @@ export async function pastEvents(
     if (failure !== null) return { failure };
     if (history.state === "REFUSED") return { failure: DENIED };
     if (history.state === "TOO_LARGE") throw tooManyEvents();
-    if (history.state === "COMPACTED" && isOpen && attempt < ATTEMPTS) {
+    const isWhole = history.state !== "COMPACTED";
+    if (!isWhole && isOpen && attempt < ATTEMPTS) {
       start = BigInt(history.compacted) + 1n;
       continue;
     }
     const oldest = isOpen && start > 1n ? String(start - 1n) : "0";
-    return {
-      reply: concatBytes(
-        WatchReply.encode({
-          header: { revision: now },
-          compact_revision: history.state === "COMPACTED" ? history.compacted : oldest,
-          canceled: history.state === "COMPACTED",
-        }),
-        ...history.events,
-      ),
-    };
+    const compacted = isWhole ? oldest : history.compacted;
+    return { reply: { now, compacted, isWhole, events: history.events } };
   }
+}
+
+/**
+ * All events of a range up to now, as a WatchResponse. `request` is a WatchCreateRequest; start_revision 0 stands for the
+ * oldest revision that is kept, which the reply's compact_revision then tells.
+ */
+export async function pastEvents(
+  runtime: Runtime,
+  channel: Channel,
+  request: Uint8Array,
+  options: CallOptions,
+): Promise<Outcome> {
+  const { reply: past, failure } = await readPast(runtime, channel, WatchCreate.decode(request), options);
+  if (failure !== undefined) return { failure };
+  const { now, compacted, isWhole, events } = past;
+  const head = { header: { revision: now }, compact_revision: compacted, canceled: !isWhole };
+  return { reply: concatBytes(WatchReply.encode(head), ...events) };
+}
+
+/** The newest of them of each key, as a WatchedPage. Throws EtcdFdwError 22023 when events were compacted away. */
+export async function changedKeys(
+  runtime: Runtime,
+  channel: Channel,
+  request: Uint8Array,
+  options: CallOptions,
+): Promise<Outcome> {
+  const wanted = WatchCreate.decode(request);
+  const { reply: past, failure } = await readPast(runtime, channel, wanted, options);
+  if (failure !== undefined) return { failure };
+  if (!past.isWhole) {
+    throw new EtcdFdwError("22023", `revision ${wanted.start_revision} of etcd has been compacted`, {
+      hint: `The oldest revision that can be read is ${past.compacted}.`,
+    });
+  }
+  const events = await inSlices(runtime, newestEvents(past.events));
+  return { reply: encodeWatchedPage({ revision: BigInt(past.now), events, left: 0, upto: 0n }) };
 }
 
 /** Lets the history read until its state is final; how the stream failed if it did. */

@@ -1,6 +1,6 @@
 // What a session asks of the proxy itself: it needs more than one call of etcd, outlives a statement, or is about the
 // proxy. Requests are JSON in UTF-8 with bytes in hexadecimal and 64-bit numbers as decimal strings, and so are the
-// answers, but for EVENTS (WatchCreateRequest in, WatchResponse out), OBSERVE (a LeaderResponse out, empty for none) and
+// answers, but for EVENTS (WatchCreateRequest in, WatchResponse out), CHANGES (WatchCreateRequest in, a WatchedPage of src/etcd/watch.ts out), WATCH (a WatchedPage out), OBSERVE (a LeaderResponse out, empty for none) and
 // SNAPSHOT (the snapshot's bytes out, in parts; empty behind the last).
 
 import { decodeUtf8, encodeUtf8, fromHex, toHex } from "../../base/bytes.ts";
@@ -33,7 +33,18 @@ interface Requests {
   patience: number | null;
   revision: string;
   first: boolean;
+  key: string;
+  end: string | null;
+  prev: boolean;
+  /** Revisions; null as in WatchRequest. */
+  after: string | null;
+  upto: string | null;
+  /** Events that are wanted, null for all. */
+  count: number | null;
 }
+
+/** How many bytes of events one answer holds, a little more or less. */
+const WATCHED_BYTES = 1024 * 1024;
 
 /**
  * A snapshot whose next part nobody wants for so long, in milliseconds, has been given up: the backend failed to write it.
@@ -82,6 +93,7 @@ export class Asks {
     }
     if (handle === null) throw new EtcdFdwError("08P01", `ask ${code} needs a server`);
     if (code === Ask.EVENTS) return await handle.events(payload, by);
+    if (code === Ask.CHANGES) return await handle.changes(payload, by);
     return await this.#ask(code, parsed(payload), handle, by);
   }
 
@@ -98,6 +110,20 @@ export class Asks {
         const reply = await handle.observe(fromHex(ask.name), BigInt(ask.revision), options);
         return reply ?? new Uint8Array(0);
       }
+      case Ask.WATCH:
+        return await handle.watch(
+          {
+            key: fromHex(ask.key),
+            rangeEnd: ask.end === null ? null : fromHex(ask.end),
+            prev: ask.prev,
+            after: ask.after === null ? null : BigInt(ask.after),
+            upto: ask.upto === null ? null : BigInt(ask.upto),
+            wait: patience,
+            count: ask.count ?? Infinity,
+            bytes: WATCHED_BYTES,
+          },
+          by,
+        );
       case Ask.SNAPSHOT:
         return await this.#nextOfSnapshot(ask, handle, by);
       case Ask.LEASE_KEEP:

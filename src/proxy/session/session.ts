@@ -367,6 +367,7 @@ const READS: ReadonlySet<number> = new Set([
   Method.TXN,
   Method.READ_TXN,
   Ask.EVENTS,
+  Ask.CHANGES,
   Ask.SNAPSHOT,
 ]);
 

@@ -57,6 +57,8 @@ class FakeCluster implements ClusterHandle {
   readonly left: number[] = [];
 
   events = () => Promise.reject(new Error("not asked for"));
+  changes = () => Promise.reject(new Error("not asked for"));
+  watch = () => Promise.reject(new Error("not asked for"));
   observe = () => Promise.reject(new Error("not asked for"));
   stand = () => Promise.reject(new Error("not asked for"));
   snapshot = (): Promise<PartedAnswer> => Promise.reject(new Error("not asked for"));

@@ -1,0 +1,402 @@
+// One watch at etcd for all sessions that watch the same range as the same user.
+//
+// A source is a feed with its stream. A reader comes, is given what there is behind the revision that it knows, or waits, and
+// goes; its place is the revision, so that nothing is kept for it in between but the source's window. Who is slower than the
+// window gets a source of its own, which begins where he stands; he never slows the others. A source whose fastest reader
+// does not keep up stops reading from etcd, which keeps events for it.
+
+import { EtcdFdwError, GrpcStatus } from "../../base/errors.ts";
+import { encodeProbe, encodeWatchedPage, type Watched } from "../../etcd/watch.ts";
+import { decodeTxnOutcome } from "../../etcd/txn.ts";
+import { toHex } from "../../base/bytes.ts";
+import { Method } from "../../ipc/frame.ts";
+import { cancelled, Deadline } from "../deadline.ts";
+import type { Cluster, Terms } from "../etcd/cluster.ts";
+import type { CallOptions, Channel, Failure, Outcome } from "../etcd/transport.ts";
+import { LateError, type WatchRequest } from "../handle.ts";
+import type { Budget } from "../memory.ts";
+import { inSlices, MAX_TIMER_MS, type Runtime, sleep, type Timer } from "../runtime.ts";
+import { Feed, type Part } from "./feed.ts";
+import { TICK_MS } from "./proof.ts";
+
+const WATCH = "/etcdserverpb.Watch/Watch";
+const TXN = "/etcdserverpb.KV/Txn";
+/** What etcd says to who may not read a range. */
+const DENIED = "etcdserver: permission denied";
+
+/** Bytes of events that a source keeps for readers that come later. */
+export const WINDOW_BYTES = 4 * 1024 * 1024;
+/** How long a source without a reader goes on, in milliseconds: who reads in a loop comes back. */
+const IDLE_MS = 30_000;
+/** How long it is believed that a range may be read, in milliseconds: etcd asks only when a watch is made. */
+const RIGHTS_MS = 5_000;
+/** The pause before a stream is opened again, and the longest one, in milliseconds. */
+const REOPEN_MS = 100;
+const MAX_REOPEN_MS = 5_000;
+/** Bytes of a response that takes no time to speak of. */
+const SMALL_BYTES = 64 * 1024;
+/** Watches that one user has at a time. */
+const MAX_SOURCES = 1_000;
+
+/** What the hub needs of a cluster. */
+export type WatchableCluster = Pick<Cluster, "call" | "stream">;
+
+interface Reader {
+  after: bigint;
+  count: number;
+  bytes: number;
+  upto: bigint | null;
+  /** Until when it waits for `count` events. */
+  until: Deadline;
+  /** The store's revision when it came, if that was asked for: up to there it waits for all, however long it wanted to. */
+  now: bigint | null;
+  timer: Timer | null;
+  settle: (part: Part) => void;
+  fail: (error: EtcdFdwError) => void;
+}
+
+class Source {
+  readonly feed: Feed;
+  readonly readers = new Set<Reader>();
+  readonly stop = new AbortController();
+  /** Whether there has been a stream. */
+  wasOpen = false;
+  /** Sends on the stream there is. */
+  say: ((message: Uint8Array) => void) | null = null;
+  /** It hears a long response, and must not tick. */
+  hears = false;
+  /** The next tick of the feed's. */
+  ticking: Timer | null = null;
+  /** Until when it is believed that the range may be read. */
+  rightsUntil = 0;
+  /** Why there is no stream. */
+  error: EtcdFdwError | null = null;
+  /** Runs while nobody reads. */
+  idle: Timer | null = null;
+  /** Goes on with the stream that is held up. */
+  resume: (() => void) | null = null;
+  /** The furthest place of those that have read. */
+  furthest: bigint;
+  /** What was taken of the budget. */
+  taken = 0;
+
+  constructor(feed: Feed) {
+    this.feed = feed;
+    this.furthest = feed.floor;
+  }
+
+  /** Bytes that nobody has read. */
+  get unread(): number {
+    return this.feed.available(this.furthest).bytes;
+  }
+}
+
+export class Hub {
+  readonly #runtime: Runtime;
+  readonly #cluster: WatchableCluster;
+  readonly #budget: Budget;
+  readonly #sources = new Map<string, Set<Source>>();
+  #count = 0;
+
+  /** @param budget What the windows of all hubs may hold. */
+  constructor(runtime: Runtime, cluster: WatchableCluster, budget: Budget) {
+    this.#runtime = runtime;
+    this.#cluster = cluster;
+    this.#budget = budget;
+  }
+
+  /** Watches at etcd. */
+  get size(): number {
+    return this.#count;
+  }
+
+  /**
+   * What there is behind `after`, when there is enough of it or the waiting is over: a WatchedPage. Rejects with
+   * EtcdFdwError: 22023 when events asked for have been compacted away, what a read of the range is refused with, 08006
+   * when etcd could not be watched, and 57014 when the signal was aborted.
+   */
+  async read(request: WatchRequest, terms: Terms): Promise<Uint8Array> {
+    const until = Deadline.after(this.#runtime, request.wait);
+    const key = keyOf(request);
+    let now: bigint | null = null;
+    let source = request.after === null ? undefined : this.#find(key, request.after);
+    if (source === undefined || source.rightsUntil <= this.#runtime.now() || asksNow(request)) {
+      const reply = await this.#cluster.call(Method.READ_TXN, encodeProbe(request), terms);
+      now = decodeTxnOutcome(reply).revision;
+      const after = request.after ?? now;
+      source = this.#find(key, after) ?? this.#open(key, new Feed(watchedOf(request), after), terms);
+      source.rightsUntil = this.#runtime.now() + RIGHTS_MS;
+      if (now > after && source.say !== null && !source.hears) this.#say(source, source.feed.prove(now));
+    }
+    const { count, bytes, upto } = request;
+    const { events, revision } = await this.#wait(source, terms, {
+      ...{ after: request.after ?? now!, now, count, bytes, upto, until },
+    });
+    const isOver = until.over || upto !== null;
+    const left = events.length >= count || isOver ? 0 : Math.ceil(Math.min(until.left(), MAX_TIMER_MS));
+    const last = upto ?? (now !== null && now > source.feed.complete ? now : source.feed.complete);
+    const rest = isOver && events.length < count && revision < last ? last : 0n;
+    return encodeWatchedPage({ revision, events, left, upto: rest });
+  }
+
+  #find(key: string, after: bigint): Source | undefined {
+    for (const source of this.#sources.get(key) ?? []) if (source.feed.holds(after)) return source;
+  }
+
+  #open(key: string, feed: Feed, terms: Terms): Source {
+    if (this.#count >= MAX_SOURCES) {
+      throw new EtcdFdwError("53400", `more than ${MAX_SOURCES} ranges of etcd would be watched at a time`, {
+        hint: "Watch a prefix that holds several of them.",
+      });
+    }
+    const source = new Source(feed);
+    const all = this.#sources.get(key) ?? new Set();
+    this.#sources.set(key, all.add(source));
+    this.#count++;
+    this.#follow(source, terms).catch((error) => EtcdFdwError.from(error)).then((error) => {
+      all.delete(source);
+      if (all.size === 0) this.#sources.delete(key);
+      this.#count--;
+      source.idle?.cancel();
+      this.#budget.give(source.taken);
+      source.taken = 0;
+      for (const reader of source.readers) reader.fail(error);
+    });
+    return source;
+  }
+
+  #wait(
+    source: Source,
+    { deadline, signal }: Terms,
+    wanted: Pick<Reader, "after" | "now" | "count" | "bytes" | "upto" | "until">,
+  ): Promise<Part> {
+    source.idle?.cancel();
+    source.idle = null;
+    return new Promise<Part>((resolve, reject) => {
+      const over = () => {
+        reader.timer?.cancel();
+        late.cancel();
+        signal?.removeEventListener("abort", aborted);
+        source.readers.delete(reader);
+        if (source.readers.size === 0) {
+          source.idle = this.#runtime.after(IDLE_MS, () => source.stop.abort());
+        }
+      };
+      const reader: Reader = {
+        ...wanted,
+        timer: null,
+        settle: (part) => {
+          over();
+          resolve(part);
+        },
+        fail: (error) => {
+          over();
+          reject(error);
+        },
+      };
+      const aborted = () => reader.fail(cancelled());
+      const late = this.#runtime.after(
+        deadline.left(),
+        () => reader.fail(source.error ?? lateError(deadline, source)),
+      );
+      signal?.addEventListener("abort", aborted);
+      source.readers.add(reader);
+      if (signal?.aborted) aborted();
+      else this.#look(source, reader);
+    });
+  }
+
+  /** Gives the reader what there is if it is time for it; sees to it otherwise that it is looked at in time. */
+  #look(source: Source, reader: Reader): void {
+    const { feed } = source;
+    const { after, count, bytes, upto, until, now } = reader;
+    const available = feed.available(after);
+    const reached = (revision: bigint) => feed.complete >= revision;
+    const enough = available.count >= count || available.bytes >= bytes || upto !== null && reached(upto);
+    if (!enough) {
+      const left = until.left();
+      if (left > 0) return this.#lookIn(source, reader, left);
+      const target = upto ?? now;
+      if (target !== null && after < target && !reached(target)) return;
+      if (available.count === 0 && feed.state !== "LIVE") return;
+    }
+    const part = feed.part(after, count, bytes, upto);
+    if (part.revision > source.furthest) source.furthest = part.revision;
+    reader.settle(part);
+    this.#makeRoom(source);
+    if (source.resume !== null && !this.#isFull(source)) source.resume();
+  }
+
+  #lookIn(source: Source, reader: Reader, ms: number): void {
+    if (ms === Infinity || reader.timer !== null) return;
+    reader.timer = this.#runtime.after(ms, () => {
+      reader.timer = null;
+      this.#look(source, reader);
+    });
+  }
+
+  /** Sends, and lets the feed know that time passes as long as it wants to find out something. */
+  #say(source: Source, messages: Uint8Array[]): void {
+    for (const message of messages) source.say!(message);
+    if (!source.feed.isProving || source.ticking !== null) return;
+    source.ticking = this.#runtime.after(TICK_MS, () => {
+      source.ticking = null;
+      if (source.say !== null) this.#say(source, source.hears ? [] : source.feed.tick());
+    });
+  }
+
+  /** Keeps a window of what was read, and all that was not. */
+  #makeRoom(source: Source): void {
+    const { feed } = source;
+    feed.trim(Math.max(WINDOW_BYTES, source.unread));
+    if (this.#account(source)) return;
+    // Windows are for those who come later: they are the first to go.
+    for (const all of this.#sources.values()) {
+      for (const one of all) {
+        one.feed.trim(one.unread);
+        this.#account(one);
+      }
+    }
+    this.#account(source);
+  }
+
+  /** Takes from the budget what the source holds; false when there is too little. */
+  #account(source: Source): boolean {
+    const more = source.feed.bytes - source.taken;
+    if (more <= 0) this.#budget.give(-more);
+    else {
+      try {
+        this.#budget.take(more);
+      } catch {
+        return false;
+      }
+    }
+    source.taken += more;
+    return true;
+  }
+
+  #isFull(source: Source): boolean {
+    return source.taken < source.feed.bytes || source.unread > WINDOW_BYTES;
+  }
+
+  /** Lets etcd wait until somebody has read, or there is memory. */
+  #hold(source: Source): Promise<false> | false {
+    if (!this.#isFull(source)) return false;
+    return new Promise((resolve) => {
+      source.resume = () => {
+        source.resume = null;
+        resolve(false);
+      };
+      if (source.taken < source.feed.bytes) this.#retryWhenGiven(source);
+    });
+  }
+
+  #retryWhenGiven(source: Source): void {
+    this.#budget.whenGiven(() => {
+      if (source.resume === null || source.stop.signal.aborted) return;
+      this.#makeRoom(source);
+      if (!this.#isFull(source)) source.resume();
+      else if (source.taken < source.feed.bytes) this.#retryWhenGiven(source);
+    });
+  }
+
+  /** Keeps the source's stream open. Why it ended; rejects only for faults of this program. */
+  async #follow(source: Source, terms: Terms): Promise<EtcdFdwError> {
+    const { feed, stop: { signal } } = source;
+    const own: Terms = { ...terms, signal, waits: true, deadline: Deadline.after(this.#runtime, Infinity) };
+    for (let pause = REOPEN_MS;; pause = Math.min(2 * pause, MAX_REOPEN_MS)) {
+      try {
+        await this.#cluster.stream((channel, options) => this.#watch(source, channel, options), own);
+      } catch (thrown) {
+        const error = EtcdFdwError.from(thrown);
+        if (signal.aborted) return cancelled();
+        // What a message cannot hold comes in fragments.
+        if (error.sqlstate === "54000" && !feed.inFragments) {
+          feed.inFragments = true;
+          continue;
+        }
+        if (!error.sqlstate.startsWith("08") || error.sqlstate === "08P01") return error;
+        source.error = error;
+        if (!source.wasOpen) return error;
+      }
+      if (feed.state === "COMPACTED") return compactedError(feed);
+      await sleep(this.#runtime, pause, signal);
+    }
+  }
+
+  /** One stream, until it ends or nothing more can come. */
+  async #watch(source: Source, channel: Channel, options: CallOptions): Promise<Outcome<null>> {
+    const { feed } = source;
+    // Whether the token is good: not every etcd tells it from a missing right when a watch is made.
+    const probe = await channel.call(TXN, encodeProbe(feed.watched), options);
+    if (probe.failure !== undefined) return probe;
+    // This member has everything up to there.
+    const { revision } = decodeTxnOutcome(probe.reply);
+    let failure: Failure | undefined;
+    try {
+      ({ failure } = await channel.converse(WATCH, feed.open(revision), options, (message, say) => {
+        source.say = say;
+        // Most are small, and are heard at once.
+        if (message.length > SMALL_BYTES) return this.#hearLong(source, message);
+        for (const hearing = feed.hear(message);;) {
+          const { done, value } = hearing.next();
+          if (done) return this.#heard(source, value);
+        }
+      }));
+    } finally {
+      source.say = null;
+      source.hears = false;
+      source.ticking?.cancel();
+      source.ticking = null;
+    }
+    if (feed.state === "REFUSED") {
+      return { failure: { code: GrpcStatus.PERMISSION_DENIED, text: feed.reason || DENIED } };
+    }
+    return failure === undefined ? { reply: null } : { failure };
+  }
+
+  async #hearLong(source: Source, message: Uint8Array): Promise<boolean> {
+    source.hears = true;
+    const messages = await inSlices(this.#runtime, source.feed.hear(message));
+    source.hears = false;
+    return await this.#heard(source, messages);
+  }
+
+  /** Whether nothing more can come; a promise holds the stream up. */
+  #heard(source: Source, messages: Uint8Array[]): boolean | Promise<false> {
+    const { feed } = source;
+    this.#say(source, messages);
+    if (feed.state === "COMPACTED" || feed.state === "REFUSED") return true;
+    source.error = null;
+    source.wasOpen = true;
+    for (const reader of [...source.readers]) this.#look(source, reader);
+    this.#makeRoom(source);
+    return this.#hold(source);
+  }
+
+  /** Ends all watches. */
+  close(): void {
+    for (const all of this.#sources.values()) for (const source of all) source.stop.abort();
+  }
+}
+
+/** Whether it is for what there is, rather than for what will come. */
+const asksNow = ({ wait, upto }: WatchRequest) => wait === 0 && upto === null;
+
+const watchedOf = ({ key, rangeEnd, prev }: Watched): Watched => ({ key, rangeEnd, prev });
+
+const keyOf = ({ key, rangeEnd, prev }: Watched) =>
+  JSON.stringify([toHex(key), rangeEnd && toHex(rangeEnd), prev]);
+
+function lateError({ ms }: Deadline, { wasOpen, feed }: Source): EtcdFdwError {
+  const missing = wasOpen ? "tell what has happened" : "open a watch";
+  return new LateError("08006", `etcd did not ${missing} within ${Math.round(ms)} ms`, {
+    hint: feed.watched.prev ? "Without prev it has less to do." : "",
+  });
+}
+
+function compactedError({ complete, compacted }: Feed): EtcdFdwError {
+  return new EtcdFdwError("22023", `events of etcd behind revision ${complete} have been compacted`, {
+    hint: `The oldest revision whose events can be read is ${compacted}.`,
+  });
+}
