@@ -27,6 +27,7 @@
 #include "constants.h"
 #include "modify/encode.h"
 #include "modify/modify.h"
+#include "modify/payload.h"
 #include "modify/prepare.h"
 #include "modify/show.h"
 #include "modify/trigger.h"
@@ -45,14 +46,9 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
-/* Rows of a batch, and batches on their way with write_mode 'immediate'. */
 #define BATCH_ROWS		1024
-#define MAX_IN_FLIGHT	16
 /* Bytes of rows that go in one frame, unless a row is larger by itself: with write_mode 'immediate', etcd takes them at once. */
 #define BATCH_BYTES		(1024 * 1024)
-/* Of a WRITE's payload (src/ipc/stage.ts): its header, and what comes before the length of an entry's key. */
-#define WRITE_HEADER	17
-#define ENTRY_HEADER	(1 + 4 * 8)
 
 /* ---- beginning and end ---- */
 
@@ -167,18 +163,6 @@ etcdBeginForeignInsert(ModifyTableState *mtstate, ResultRelInfo *rinfo)
 }
 
 static void
-await_oldest(EtcdModify *modify)
-{
-	EtcdRequest *request = linitial(modify->in_flight);
-	MemoryContext context = request->context;
-	EtcdStageReply reply;
-
-	etcd_stage_reply(request, &reply);
-	modify->in_flight = list_delete_first(modify->in_flight);
-	MemoryContextDelete(context);
-}
-
-static void
 etcdEndForeignModify(EState *estate, ResultRelInfo *rinfo)
 {
 	EtcdModify *modify = rinfo->ri_FdwState;
@@ -187,110 +171,10 @@ etcdEndForeignModify(EState *estate, ResultRelInfo *rinfo)
 	if (modify == NULL)
 		return;
 	while (modify->in_flight != NIL)
-		await_oldest(modify);
+		etcd_await_oldest(modify);
 }
 
 /* ---- writing ---- */
-
-/*
- * Whether the statement itself learns which keys exist.
- */
-static bool
-waits_to_know(EtcdModify *modify)
-{
-	return modify->collision == ETCD_SKIP || modify->collision == ETCD_REFUSE_NOW;
-}
-
-/*
- * The revision behind which ON CONFLICT DO NOTHING must not find a row: a
- * transaction cannot rest on what it cannot see.  0 where all is seen; what
- * write_mode 'immediate' has written itself is newer, too.
- */
-static int64
-revision_to_see(EtcdModify *modify)
-{
-	if (modify->collision != ETCD_SKIP || modify->immediate || !IsolationUsesXactSnapshot())
-		return 0;
-	return etcd_statement_revision(modify->estate, modify->serverid, false);
-}
-
-static void
-begin_payload(EtcdModify *modify)
-{
-	uint8		flags = modify->immediate ? STAGE_IMMEDIATE : 0;
-
-	/* That a key exists is something that was read. */
-	if (waits_to_know(modify))
-		flags |= STAGE_CHECK | etcd_stage_recorded(modify->userid, modify->serverid);
-
-	resetStringInfo(&modify->payload);
-	etcd_stage_header(&modify->payload, flags, modify->command, revision_to_see(modify));
-}
-
-/*
- * Appends an entry up to its key's length; the key and the value follow.
- */
-static void
-append_entry(StringInfo buf, uint8 kind, const EtcdKeyValue *old, int64 lease)
-{
-	const int64 none[4] = {0};
-	const int64 *numbers = old != NULL ? old->numbers : none;
-
-	appendStringInfoChar(buf, (char) kind);
-	etcd_append_int64(buf, numbers[ETCD_MOD_REVISION - ETCD_CREATE_REVISION]);
-	etcd_append_int64(buf, numbers[0]);
-	etcd_append_int64(buf, numbers[ETCD_VERSION - ETCD_CREATE_REVISION]);
-	etcd_append_int64(buf, lease);
-}
-
-static void
-append_bytes(StringInfo buf, const char *data, uint32 len)
-{
-	etcd_append_uint32(buf, len);
-	appendBinaryStringInfo(buf, data, len);
-}
-
-/*
- * Sends so many bytes of the payload as a WRITE.  With `wait`, the answer is
- * read; otherwise what goes wrong is told later.
- */
-static void
-send_write(EtcdModify *modify, int len, bool wait, EtcdStageReply *reply)
-{
-	MemoryContext context = NULL;
-	EtcdRequest *request;
-	bool		overtaken;
-
-	if (len > FRAME_MAX_PAYLOAD)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("row is too large for etcd"),
-				 errdetail("It takes %d bytes.", len - WRITE_HEADER),
-				 errhint("etcd takes 1.5 MB in a request unless its --max-request-bytes says otherwise.")));
-	overtaken = etcd_stage_note(modify->userid, modify->serverid, !modify->immediate, modify->command);
-	/* Whether this very row is concerned is for the proxy to say: it is an error of the statement, which may be caught. */
-	wait = wait || waits_to_know(modify) || (overtaken && modify->rows != NULL);
-	if (wait || modify->immediate)
-		context = AllocSetContextCreate(modify->estate->es_query_cxt, "etcd_fdw write", ALLOCSET_SMALL_SIZES);
-	request = etcd_stage(modify->userid, modify->serverid, STAGE_WRITE, modify->payload.data, len,
-						 context);
-	memset(reply, 0, sizeof(*reply));
-	if (wait)
-	{
-		etcd_stage_reply(request, reply);
-		MemoryContextDelete(context);
-	}
-	else if (modify->immediate)
-	{
-		MemoryContext old = MemoryContextSwitchTo(modify->estate->es_query_cxt);
-
-		modify->in_flight = lappend(modify->in_flight, request);
-		MemoryContextSwitchTo(old);
-		/* Writes of one key must keep their order, which only INSERT has no need of. */
-		while (list_length(modify->in_flight) >= (modify->collision == ETCD_REPLACE ? 1 : MAX_IN_FLIGHT))
-			await_oldest(modify);
-	}
-}
 
 static void
 duplicate_key(EtcdModify *modify, const char *key, int len)
@@ -326,33 +210,13 @@ append_row(EtcdModify *modify, TupleTableSlot *slot, int64 *lease, EtcdKeyValue 
 	etcd_write_key(modify->writer, slot, NULL, part);
 	if (replaced != NULL)
 		etcd_read_replaced(modify, part->data, part->len, 0, replaced);
-	append_entry(payload, insert_kind(modify), replaced, *lease);
+	etcd_append_entry(payload, insert_kind(modify), replaced, *lease);
 	key = payload->len;
-	append_bytes(payload, part->data, part->len);
+	etcd_append_counted(payload, part->data, part->len);
 	resetStringInfo(part);
 	etcd_write_value(modify->writer, slot, NULL, payload->data + key + sizeof(uint32),
 					 (int) etcd_get_uint32(payload->data + key), part);
-	append_bytes(payload, part->data, part->len);
-}
-
-/*
- * The key and the value of the payload's entry with this index.
- */
-static void
-entry_at(EtcdModify *modify, int index, EtcdKeyValue *kv)
-{
-	const char *at = modify->payload.data + WRITE_HEADER;
-
-	for (; index >= 0; index--)
-	{
-		at += ENTRY_HEADER;
-		kv->key_len = etcd_get_uint32(at);
-		kv->key = at + sizeof(uint32);
-		at = kv->key + kv->key_len;
-		kv->value_len = etcd_get_uint32(at);
-		kv->value = at + sizeof(uint32);
-		at = kv->value + kv->value_len;
-	}
+	etcd_append_counted(payload, part->data, part->len);
 }
 
 /*
@@ -362,12 +226,12 @@ entry_at(EtcdModify *modify, int index, EtcdKeyValue *kv)
 static int
 send_rows(EtcdModify *modify, int len, bool wait, EtcdStageReply *reply)
 {
-	send_write(modify, len, wait, reply);
+	etcd_send_write(modify, len, wait, reply);
 	if (reply->refused != NIL && modify->collision != ETCD_SKIP)
 	{
 		EtcdKeyValue kv;
 
-		entry_at(modify, linitial_int(reply->refused), &kv);
+		etcd_entry_at(modify, linitial_int(reply->refused), &kv);
 		duplicate_key(modify, kv.key, (int) kv.key_len);
 	}
 	return list_length(reply->refused);
@@ -388,17 +252,17 @@ insert_rows(EtcdModify *modify, ResultRelInfo *rinfo, TupleTableSlot **slots, in
 	EtcdKeyValue replaced = {0};
 	EtcdStageReply reply;
 
-	begin_payload(modify);
+	etcd_begin_payload(modify);
 	for (int i = 0; i < count; i++)
 	{
 		int			before = payload->len;
 
 		append_row(modify, slots[i], &lease, shown && !modify->immediate ? &replaced : NULL);
-		if (payload->len > BATCH_BYTES && before > WRITE_HEADER)
+		if (payload->len > BATCH_BYTES && before > ETCD_WRITE_HEADER)
 		{
 			refused += send_rows(modify, before, wait, &reply);
-			memmove(payload->data + WRITE_HEADER, payload->data + before, payload->len - before);
-			payload->len -= before - WRITE_HEADER;
+			memmove(payload->data + ETCD_WRITE_HEADER, payload->data + before, payload->len - before);
+			payload->len -= before - ETCD_WRITE_HEADER;
 		}
 		MemoryContextReset(modify->work);
 	}
@@ -409,7 +273,7 @@ insert_rows(EtcdModify *modify, ResultRelInfo *rinfo, TupleTableSlot **slots, in
 	{
 		EtcdKeyValue kv = {.numbers = {0, 0, 0, lease}};
 
-		entry_at(modify, 0, &kv);
+		etcd_entry_at(modify, 0, &kv);
 		if (modify->immediate)
 			etcd_read_replaced(modify, kv.key, kv.key_len, reply.revision, &replaced);
 		etcd_show_new(modify, slots[0], &kv, &replaced, reply.revision);
@@ -529,14 +393,6 @@ write_changed(EtcdModify *modify, TupleTableSlot *slot, const EtcdKeyValue *row,
 	return renamed;
 }
 
-static void
-append_delete(EtcdModify *modify, const EtcdKeyValue *row)
-{
-	append_entry(&modify->payload, STAGE_DELETE, row, 0);
-	append_bytes(&modify->payload, row->key, row->key_len);
-	append_bytes(&modify->payload, "", 0);
-}
-
 /*
  * Shows a row that was changed, or is a new one in place of `replaced`.  Of those
  * that the transaction itself has made, only one version counts, however often it
@@ -581,15 +437,15 @@ etcdExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 	if (AttributeNumberIsValid(modify->old_attno))
 		etcd_trigger_note(modify, slot, plan_slot);
 	renamed = write_changed(modify, slot, &row, &key, &value, &lease);
-	begin_payload(modify);
+	etcd_begin_payload(modify);
 	if (renamed)
-		append_delete(modify, &row);
+		etcd_append_delete(modify, &row);
 	if (renamed && etcd_shows_rows(rinfo) && !modify->immediate)
 		etcd_read_replaced(modify, key.data, key.len, 0, &replaced);
-	append_entry(&modify->payload, renamed ? insert_kind(modify) : STAGE_UPDATE, renamed ? &replaced : &row, lease);
-	append_bytes(&modify->payload, key.data, key.len);
-	append_bytes(&modify->payload, value.data, value.len);
-	send_write(modify, modify->payload.len, renamed || (modify->immediate && etcd_shows_rows(rinfo)), &reply);
+	etcd_append_entry(&modify->payload, renamed ? insert_kind(modify) : STAGE_UPDATE, renamed ? &replaced : &row, lease);
+	etcd_append_counted(&modify->payload, key.data, key.len);
+	etcd_append_counted(&modify->payload, value.data, value.len);
+	etcd_send_write(modify, modify->payload.len, renamed || (modify->immediate && etcd_shows_rows(rinfo)), &reply);
 	if (reply.refused != NIL)
 		duplicate_key(modify, key.data, key.len);
 	if (etcd_shows_rows(rinfo))
@@ -611,9 +467,9 @@ etcdExecForeignDelete(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 	if (!row_to_change(modify, plan_slot, &row))
 		return NULL;
 	old = MemoryContextSwitchTo(modify->work);
-	begin_payload(modify);
-	append_delete(modify, &row);
-	send_write(modify, modify->payload.len, false, &reply);
+	etcd_begin_payload(modify);
+	etcd_append_delete(modify, &row);
+	etcd_send_write(modify, modify->payload.len, false, &reply);
 	if (rinfo->ri_projectReturning != NULL)
 		etcd_show_row(modify, slot, &row);
 	MemoryContextSwitchTo(old);
