@@ -63,6 +63,8 @@ class Source {
   wasOpen = false;
   /** Sends on the stream there is. */
   say: ((message: Uint8Array) => void) | null = null;
+  /** Nobody finds it any more: what is heard still counts for nobody. */
+  isOver = false;
   /** It hears a long response, and must not tick. */
   hears = false;
   /** The next tick of the feed's. */
@@ -155,6 +157,7 @@ export class Hub {
     this.#count++;
     this.#follow(source, terms).catch((error) => EtcdFdwError.from(error)).then((error) => {
       all.delete(source);
+      source.isOver = true;
       if (all.size === 0) this.#sources.delete(key);
       this.#count--;
       source.idle?.cancel();
@@ -365,6 +368,7 @@ export class Hub {
   /** Whether nothing more can come; a promise holds the stream up. */
   #heard(source: Source, messages: Uint8Array[]): boolean | Promise<false> {
     const { feed } = source;
+    if (source.isOver) return true;
     this.#say(source, messages);
     if (feed.state === "COMPACTED" || feed.state === "REFUSED") return true;
     source.error = null;

@@ -227,3 +227,18 @@ Deno.test("Hub: an etcd that cannot be reached is an error, not silence", async 
   assert.equal((await errorFrom(w.read("/p/", 5n, { wait: 0 }))).sqlstate, "08001");
   w.close();
 });
+
+Deno.test("Hub: what is heard when all is over is counted for nobody", () =>
+  world(async (w) => {
+    for (let i = 0; i < 20; i++) await w.put(`/p/${i}`, "v".repeat(50_000));
+    for (let i = 0; i < 5; i++) {
+      const cancel = new AbortController();
+      const gone = errorFrom(w.read("/p/", 1n, { wait: 5_000, signal: cancel.signal }));
+      // While the past, which is long, arrives.
+      await new Promise((resolve) => setTimeout(resolve, 5 * i));
+      w.hub.close();
+      cancel.abort();
+      await gone;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }));
