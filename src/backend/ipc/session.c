@@ -547,6 +547,7 @@ read_frame(void)
 void
 etcd_session_turn(TimestampTz until)
 {
+	Size		unsent = session.out_len - session.out_sent;
 	TimestampTz now;
 	long		timeout;
 	bool		wants_write;
@@ -559,6 +560,9 @@ etcd_session_turn(TimestampTz until)
 		etcd_requests_lost();
 		return;
 	}
+	/* The caller may wait for just that; nothing else would wake it when all is written. */
+	if (session.out_len - session.out_sent < unsent)
+		return;
 	if (session.in_taken < session.in_len)
 	{
 		read_frame();
