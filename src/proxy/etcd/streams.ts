@@ -13,7 +13,8 @@ import {
 } from "../../etcd/api.ts";
 import { encodeRangeRequest } from "../../etcd/messages.ts";
 import { encodeFirstAt } from "../../etcd/queue.ts";
-import { encodeWatchedPage, newestEvents } from "../../etcd/watch.ts";
+import { decodeTxnOutcome } from "../../etcd/txn.ts";
+import { encodeProbe, encodeWatchedPage, newestEvents, type Watched } from "../../etcd/watch.ts";
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import { Deadline } from "../deadline.ts";
 import type { PartedAnswer } from "../handle.ts";
@@ -21,14 +22,20 @@ import { inSlices, type Runtime, type Timer } from "../runtime.ts";
 import { isCompacted } from "./compaction.ts";
 import { History, TICK_MS } from "./history.ts";
 import { errorOf, isFuture } from "./status.ts";
-import type { CallOptions, Channel, Failure, Outcome } from "./transport.ts";
+import type { CallOptions, Channel, Failure, Hear, Outcome } from "./transport.ts";
 
 const RANGE = "/etcdserverpb.KV/Range";
 const WATCH = "/etcdserverpb.Watch/Watch";
 const OBSERVE = "/v3electionpb.Election/Observe";
 const SNAPSHOT = "/etcdserverpb.Maintenance/Snapshot";
 
-const DENIED: Failure = { code: GrpcStatus.PERMISSION_DENIED, text: "etcdserver: permission denied" };
+const TXN = "/etcdserverpb.KV/Txn";
+
+/** A watch that etcd does not allow; not every version says why. */
+export const refusal = (reason = ""): Failure => ({
+  code: GrpcStatus.PERMISSION_DENIED,
+  text: reason || "etcdserver: permission denied",
+});
 
 /** A compaction may come while the oldest revision is looked for; so often it is looked for again. */
 const ATTEMPTS = 10;
@@ -61,7 +68,7 @@ async function readPast(
     const history = new History(wanted, start, BigInt(now));
     const failure = await follow(runtime, channel, history, options);
     if (failure !== null) return { failure };
-    if (history.state === "REFUSED") return { failure: DENIED };
+    if (history.state === "REFUSED") return { failure: refusal() };
     if (history.state === "TOO_LARGE") throw tooManyEvents();
     const isWhole = history.state !== "COMPACTED";
     if (!isWhole && isOpen && attempt < ATTEMPTS) {
@@ -108,6 +115,23 @@ export async function changedKeys(
   }
   const events = await inSlices(runtime, newestEvents(past.events));
   return { reply: encodeWatchedPage({ revision: BigInt(past.now), events, left: 0, upto: 0n }) };
+}
+
+/**
+ * A stream for a watch of this range: `open` says what to send first, once it is known that the token is good (not every etcd
+ * tells that from a missing right when a watch is made) and up to which revision this member has everything.
+ */
+export async function watchRange(
+  channel: Channel,
+  watched: Watched,
+  options: CallOptions,
+  open: (now: bigint) => Uint8Array[],
+  heard: Hear,
+): Promise<Outcome> {
+  const probe = await channel.call(TXN, encodeProbe(watched), options);
+  if (probe.failure !== undefined) return probe;
+  const { revision } = decodeTxnOutcome(probe.reply);
+  return await channel.converse(WATCH, open(revision), options, heard);
 }
 
 /** Lets the history read until its state is final; how the stream failed if it did. */

@@ -5,24 +5,20 @@
 // window gets a source of its own, which begins where he stands; he never slows the others. A source whose fastest reader
 // does not keep up stops reading from etcd, which keeps events for it.
 
-import { EtcdFdwError, GrpcStatus } from "../../base/errors.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
 import { encodeProbe, encodeWatchedPage, type Watched } from "../../etcd/watch.ts";
 import { decodeTxnOutcome } from "../../etcd/txn.ts";
 import { toHex } from "../../base/bytes.ts";
 import { Method } from "../../ipc/frame.ts";
 import { cancelled, Deadline } from "../deadline.ts";
 import type { Cluster, Terms } from "../etcd/cluster.ts";
-import type { CallOptions, Channel, Failure, Outcome } from "../etcd/transport.ts";
+import { refusal, watchRange } from "../etcd/streams.ts";
+import type { CallOptions, Channel, Outcome } from "../etcd/transport.ts";
 import { LateError, type WatchRequest } from "../handle.ts";
 import type { Budget } from "../memory.ts";
 import { inSlices, MAX_TIMER_MS, type Runtime, sleep, type Timer } from "../runtime.ts";
 import { Feed, type Part } from "./feed.ts";
 import { TICK_MS } from "./proof.ts";
-
-const WATCH = "/etcdserverpb.Watch/Watch";
-const TXN = "/etcdserverpb.KV/Txn";
-/** What etcd says to who may not read a range. */
-const DENIED = "etcdserver: permission denied";
 
 /** Bytes of events that a source keeps for readers that come later. */
 export const WINDOW_BYTES = 4 * 1024 * 1024;
@@ -33,6 +29,8 @@ const RIGHTS_MS = 5_000;
 /** The pause before a stream is opened again, and the longest one, in milliseconds. */
 const REOPEN_MS = 100;
 const MAX_REOPEN_MS = 5_000;
+/** How long an attempt to reach an endpoint may take, in milliseconds. */
+const CONNECT_MS = 5_000;
 /** Bytes of a response that takes no time to speak of. */
 const SMALL_BYTES = 64 * 1024;
 /** Watches that one user has at a time. */
@@ -126,9 +124,8 @@ export class Hub {
       const reply = await this.#cluster.call(Method.READ_TXN, encodeProbe(request), terms);
       now = decodeTxnOutcome(reply).revision;
       const after = request.after ?? now;
-      source = this.#find(key, after) ?? this.#open(key, new Feed(watchedOf(request), after), terms);
+      source = this.#find(key, after) ?? this.#open(key, new Feed(watchedOf(request), after));
       source.rightsUntil = this.#runtime.now() + RIGHTS_MS;
-      if (now > after && source.say !== null && !source.hears) this.#say(source, source.feed.prove(now));
     }
     const { count, bytes, upto } = request;
     const { events, revision } = await this.#wait(source, terms, {
@@ -142,11 +139,13 @@ export class Hub {
   }
 
   #find(key: string, after: bigint): Source | undefined {
-    for (const source of this.#sources.get(key) ?? []) if (source.feed.holds(after)) return source;
+    for (const source of this.#sources.get(key) ?? []) {
+      if (!source.stop.signal.aborted && source.feed.holds(after)) return source;
+    }
   }
 
-  #open(key: string, feed: Feed, terms: Terms): Source {
-    if (this.#count >= MAX_SOURCES) {
+  #open(key: string, feed: Feed): Source {
+    if (this.#count >= MAX_SOURCES && !this.#endIdle()) {
       throw new EtcdFdwError("53400", `more than ${MAX_SOURCES} ranges of etcd would be watched at a time`, {
         hint: "Watch a prefix that holds several of them.",
       });
@@ -155,7 +154,7 @@ export class Hub {
     const all = this.#sources.get(key) ?? new Set();
     this.#sources.set(key, all.add(source));
     this.#count++;
-    this.#follow(source, terms).catch((error) => EtcdFdwError.from(error)).then((error) => {
+    this.#follow(source).catch((error) => EtcdFdwError.from(error)).then((error) => {
       all.delete(source);
       source.isOver = true;
       if (all.size === 0) this.#sources.delete(key);
@@ -166,6 +165,18 @@ export class Hub {
       for (const reader of source.readers) reader.fail(error);
     });
     return source;
+  }
+
+  /** Ends a watch that nobody reads; false when there is none. */
+  #endIdle(): boolean {
+    for (const all of this.#sources.values()) {
+      for (const { idle, stop } of all) {
+        if (idle === null || stop.signal.aborted) continue;
+        stop.abort();
+        return true;
+      }
+    }
+    return false;
   }
 
   #wait(
@@ -206,7 +217,21 @@ export class Hub {
       source.readers.add(reader);
       if (signal?.aborted) aborted();
       else this.#look(source, reader);
+      this.#seek(source);
     });
+  }
+
+  /** Has it found out when all is here that readers wait for: they may have come before the stream, or later than its own proof. */
+  #seek(source: Source): void {
+    const { feed, readers, say, hears } = source;
+    // Who hears seeks again.
+    if (say === null || hears) return;
+    let wanted = feed.complete;
+    for (const { after, upto, now } of readers) {
+      const target = upto ?? now;
+      if (target !== null && target > after && target > wanted) wanted = target;
+    }
+    this.#say(source, feed.prove(wanted));
   }
 
   /** Gives the reader what there is if it is time for it; sees to it otherwise that it is looked at in time. */
@@ -304,9 +329,11 @@ export class Hub {
   }
 
   /** Keeps the source's stream open. Why it ended; rejects only for faults of this program. */
-  async #follow(source: Source, terms: Terms): Promise<EtcdFdwError> {
+  async #follow(source: Source): Promise<EtcdFdwError> {
     const { feed, stop: { signal } } = source;
-    const own: Terms = { ...terms, signal, waits: true, deadline: Deadline.after(this.#runtime, Infinity) };
+    // It is nobody's own: a reader with little patience must not make it everybody's.
+    const deadline = Deadline.after(this.#runtime, Infinity);
+    const own: Terms = { connect: CONNECT_MS, signal, waits: true, deadline };
     for (let pause = REOPEN_MS;; pause = Math.min(2 * pause, MAX_REOPEN_MS)) {
       try {
         await this.#cluster.stream((channel, options) => this.#watch(source, channel, options), own);
@@ -330,14 +357,9 @@ export class Hub {
   /** One stream, until it ends or nothing more can come. */
   async #watch(source: Source, channel: Channel, options: CallOptions): Promise<Outcome<null>> {
     const { feed } = source;
-    // Whether the token is good: not every etcd tells it from a missing right when a watch is made.
-    const probe = await channel.call(TXN, encodeProbe(feed.watched), options);
-    if (probe.failure !== undefined) return probe;
-    // This member has everything up to there.
-    const { revision } = decodeTxnOutcome(probe.reply);
-    let failure: Failure | undefined;
+    const open = (now: bigint) => feed.open(now);
     try {
-      ({ failure } = await channel.converse(WATCH, feed.open(revision), options, (message, say) => {
+      const { failure } = await watchRange(channel, feed.watched, options, open, (message, say) => {
         source.say = say;
         // Most are small, and are heard at once.
         if (message.length > SMALL_BYTES) return this.#hearLong(source, message);
@@ -345,17 +367,15 @@ export class Hub {
           const { done, value } = hearing.next();
           if (done) return this.#heard(source, value);
         }
-      }));
+      });
+      if (feed.state === "REFUSED") return { failure: refusal(feed.reason) };
+      return failure === undefined ? { reply: null } : { failure };
     } finally {
       source.say = null;
       source.hears = false;
       source.ticking?.cancel();
       source.ticking = null;
     }
-    if (feed.state === "REFUSED") {
-      return { failure: { code: GrpcStatus.PERMISSION_DENIED, text: feed.reason || DENIED } };
-    }
-    return failure === undefined ? { reply: null } : { failure };
   }
 
   async #hearLong(source: Source, message: Uint8Array): Promise<boolean> {
@@ -374,6 +394,7 @@ export class Hub {
     source.error = null;
     source.wasOpen = true;
     for (const reader of [...source.readers]) this.#look(source, reader);
+    this.#seek(source);
     this.#makeRoom(source);
     return this.#hold(source);
   }

@@ -242,3 +242,37 @@ Deno.test("Hub: what is heard when all is over is counted for nobody", () =>
     }
     await new Promise((resolve) => setTimeout(resolve, 200));
   }));
+
+Deno.test("Hub: who comes while a stream opens, or hears much, is told all up to now", () =>
+  world(async (w) => {
+    const value = "v".repeat(200_000);
+    for (let round = 0; round < 12; round++) {
+      const prefix = `/p/${round}/`;
+      await w.put(`${prefix}0`, value);
+      const reads: Promise<{ keys: string[] }>[] = [];
+      const expected: string[] = [];
+      for (let i = 1; i < 12; i++) {
+        reads.push(w.read(prefix, 1n, { wait: 0, bytes: 64 * MB }));
+        expected.push(`${prefix}${i - 1}`);
+        // It tells the revision that the next one must get to, and is no event of the range.
+        await Promise.all([w.put(`${prefix}${i}`, value), w.put("/elsewhere")]);
+      }
+      for (const [i, { keys }] of (await Promise.all(reads)).entries()) {
+        assert.deepEqual(keys.slice(0, i + 1), expected.slice(0, i + 1), `round ${round}`);
+      }
+    }
+  }));
+
+Deno.test("Hub: watches that nobody reads make room for others", () =>
+  world(async (w) => {
+    await w.put("/p/0");
+    for (let at = 0; at < 1_050; at += 50) {
+      const reads = Array.from(
+        { length: 50 },
+        (_, i) => w.read(`/q/${at + i}/`, null, { wait: 1, count: 1 }),
+      );
+      await Promise.all(reads);
+    }
+    assert.ok(w.hub.size <= 1_000, `${w.hub.size}`);
+    assert.deepEqual((await w.read("/p/", 1n, { wait: 0 })).keys, ["/p/0"]);
+  }));
