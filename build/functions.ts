@@ -10,6 +10,7 @@ const SECTIONS: [file: string, title: string][] = [
   ["30_kv.sql", "Keys and values"],
   ["40_txn.sql", "Txns"],
   ["50_lease.sql", "Leases, locks and elections"],
+  ["90_follow.sql", "Subscriptions and mirrors"],
   ["60_cluster.sql", "The cluster and its upkeep"],
   ["70_auth.sql", "Users, roles and permissions of etcd"],
   ["80_monitor.sql", "Monitoring"],

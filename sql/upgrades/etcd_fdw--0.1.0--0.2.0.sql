@@ -6,6 +6,7 @@
 -- include 60_cluster.sql
 -- include 70_auth.sql
 -- include 80_monitor.sql
+-- include 90_follow.sql
 -- include forms
 
 -- With plv8, the program is part of the function that runs it.

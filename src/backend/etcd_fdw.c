@@ -19,6 +19,8 @@
 #include "server/setter.h"
 #include "txn/revision.h"
 #include "txn/transaction.h"
+#include "watch/launch.h"
+#include "watch/launch.h"
 
 #include "fmgr.h"
 #include "foreign/fdwapi.h"
@@ -39,6 +41,7 @@ _PG_init(void)
 	etcd_revision_init();
 	etcd_transactions_init();
 	etcd_server_init();
+	etcd_follow_init();
 	MarkGUCPrefixReserved("etcd_fdw");
 	etcd_setters_loaded();
 }

@@ -6,6 +6,7 @@ import { readAggregates } from "./plan/aggregates.ts";
 import { explainScan } from "./plan/explain.ts";
 import { beginFunction, functionFailed, functionPage, functionReply } from "./functions/index.ts";
 import { beginImport, importPage } from "./import.ts";
+import { beginFollow, followKeys, followTable } from "./follow.ts";
 import { planModify } from "./modify.ts";
 import { planScan } from "./plan/plan.ts";
 import type { Answer, ErrorAnswer, Outcome } from "./protocol.ts";
@@ -23,6 +24,9 @@ const OPERATIONS: Record<string, Operation> = {
   aggregate: readAggregates,
   explain: explainScan,
   modify: planModify,
+  follow: beginFollow,
+  followKeys,
+  followTable,
   remove: removeRanges,
   import: beginImport,
   importPage,

@@ -249,6 +249,44 @@ export interface FunctionCallAnswer extends CallAnswer {
   template: string[];
 }
 
+/** What a subscription or a mirror waits for. */
+export interface FollowInput {
+  /** etcd's key and range_end, in hexadecimal; null for the key alone. */
+  key: string;
+  end: string | null;
+  prev: boolean;
+  /** The revision up to which it knows everything. */
+  after: string;
+  /** Milliseconds. */
+  wait: number;
+  /** Events of one answer. */
+  count: number;
+}
+
+/** The keys that a user names: one, a range, or those with a prefix. Hexadecimal. */
+export interface FollowedInput {
+  key: string;
+  end: string | null;
+  prefix: boolean;
+}
+
+/** Which keys are followed, as etcd has them. */
+export interface FollowedAnswer {
+  do: "followed";
+  key: string;
+  /** range_end. */
+  end: string;
+  /** 1: the key alone, without a range_end. */
+  single: number;
+  /** Attnums of the table's columns that tell its keys apart. */
+  columns: number[];
+}
+
+/** Send the payload (a frame); the reply is a WatchedPage. */
+export interface FollowAnswer {
+  do: "follow";
+}
+
 /** The rows of an SQL function, after those that pages have brought: cells of text and bytea are hexadecimal. */
 export interface ResultAnswer {
   do: "result";
@@ -337,6 +375,8 @@ export type Answer =
   | RemoveAnswer
   | ImportAnswer
   | FunctionCallAnswer
+  | FollowAnswer
+  | FollowedAnswer
   | ResultAnswer
   | AboutAnswer
   | ErrorAnswer;

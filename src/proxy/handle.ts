@@ -46,13 +46,17 @@ export interface Label {
 export interface WatchRequest extends Watched {
   /** Events of later revisions are wanted; null: of those that come from now on. */
   after: bigint | null;
-  /** How long to wait for `count` events, in milliseconds; Infinity for ever. */
+  /** How long to wait for `enough` events, in milliseconds; Infinity for ever. */
   wait: number;
+  enough: number;
+  /** What an answer may hold at most, a revision's events apart. */
   count: number;
   /** What an answer may hold; the rest is there for the next one. */
   bytes: number;
   /** Events of later revisions are not wanted; null for all. */
   upto: bigint | null;
+  /** `after` was told by etcd before: a store that has not come so far is another one, or was restored. */
+  known: boolean;
 }
 
 export interface ClusterHandle {

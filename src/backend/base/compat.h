@@ -27,6 +27,7 @@
 #include "optimizer/appendinfo.h"
 #include "optimizer/pathnode.h"
 #include "optimizer/paths.h"
+#include "postmaster/bgworker.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -333,5 +334,12 @@ compat_merge_expressions(ModifyTable *plan)
 	return NIL;
 #endif
 }
+
+/* 17 lets a worker be of a role that may not log in. */
+#if PG_VERSION_NUM >= 170000
+#define COMPAT_BYPASS_LOGIN	BGWORKER_BYPASS_ROLELOGINCHECK
+#else
+#define COMPAT_BYPASS_LOGIN	0
+#endif
 
 #endif							/* ETCD_FDW_COMPAT_H */

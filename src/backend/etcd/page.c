@@ -25,6 +25,7 @@
 #define WATCHED_REVISION 1
 #define WATCHED_LEFT	2
 #define WATCHED_UPTO	3
+#define WATCHED_BEHIND	4
 #define WATCHED_EVENTS	11
 #define EVENT_TYPE		1
 #define EVENT_KV		2
@@ -230,15 +231,17 @@ open_watched(EtcdPage *page)
 			count_key(page, &field);
 			continue;
 		}
-		if (field.field > WATCHED_UPTO)
+		if (field.field > WATCHED_BEHIND)
 			continue;
 		etcd_expect(&field, WIRE_VARINT);
 		if (field.field == WATCHED_REVISION)
 			page->revision = (int64) field.number;
 		else if (field.field == WATCHED_LEFT)
 			page->left = (int64) field.number;
-		else
+		else if (field.field == WATCHED_UPTO)
 			page->upto = (int64) field.number;
+		else
+			page->behind = (int64) field.number;
 	}
 	page->more = page->left > 0 || page->upto > 0;
 }

@@ -45,6 +45,7 @@ typedef struct EtcdPage
 	uint64		cluster;		/* who answers; 0 when that is not said */
 	int64		left;			/* of a WatchedPage, as are the next */
 	int64		upto;
+	int64		behind;
 	const char *last_key;
 	uint32		last_key_len;
 } EtcdPage;

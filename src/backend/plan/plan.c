@@ -19,6 +19,7 @@
 #include "plan/plan.h"
 #include "plan/qual.h"
 #include "plan/upper.h"
+#include "scan/feed.h"
 #include "server/option.h"
 
 #include "access/table.h"
@@ -98,7 +99,8 @@ etcd_plan_scan(PlannerInfo *root, RelOptInfo *rel, Oid table, List *clauses, Rel
 	if (needs_values(root, rel, table))
 		appendStringInfoString(&input, ",\"values\":true");
 	appendStringInfoString(&input, ",\"quals\":");
-	etcd_describe_quals(&input, root, rel, table, clauses, outer, &plan->params);
+	/* What is not read from etcd is not narrowed by it. */
+	etcd_describe_quals(&input, root, rel, table, etcd_feed_of(table) ? NIL : clauses, outer, &plan->params);
 	appendStringInfoChar(&input, '}');
 	etcd_dispatch(etcd_dispatch_function(GetForeignTable(table)->serverid), "plan", &input, &answer);
 	etcd_read_plan(plan, table, answer.control);
@@ -205,10 +207,11 @@ static void
 etcdGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid table)
 {
 	EtcdPlan   *plan = etcd_plan_scan(root, rel, table, rel->baserestrictinfo, NULL);
-	double		tuples = rel->tuples > 0 ? rel->tuples : DEFAULT_TUPLES;
+	const EtcdFeed *feed = etcd_feed_of(table);
+	double		tuples = feed ? Max(1, feed->count) : rel->tuples > 0 ? rel->tuples : DEFAULT_TUPLES;
 	double		in_range = -1;
 
-	if (plan->keys < 0 && etcd_uses_remote_estimate(table) && may_run(root))
+	if (plan->keys < 0 && feed == NULL && etcd_uses_remote_estimate(table) && may_run(root))
 	{
 		in_range = etcd_remote_count(plan, OidIsValid(rel->userid) ? rel->userid : GetUserId());
 		tuples = Max(in_range, rel->tuples);

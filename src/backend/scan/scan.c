@@ -28,6 +28,7 @@
 #include "etcd/page.h"
 #include "constants.h"
 #include "scan/cell.h"
+#include "scan/feed.h"
 #include "scan/private.h"
 #include "scan/scan.h"
 #include "server/option.h"
@@ -77,6 +78,7 @@ etcd_scan_create(List *fdw_private, Oid userid, TupleDesc desc, EState *estate)
 	scan->userid = userid;
 	scan->serverid = GetForeignTable(table)->serverid;
 	scan->past = etcd_reads_past(table);
+	scan->feed = etcd_feed_take(table);
 	/* What is fetched later may be so by another role, under another setting. */
 	scan->named = etcd_session_revision();
 	scan->serializable = list_nth_int(list_nth(fdw_private, ETCD_SCAN_NUMBERS), ETCD_SCAN_SERIALIZABLE) != 0;
@@ -301,7 +303,10 @@ etcd_scan_start(EtcdScan *scan, StringInfo params, int64 limit, int64 offset)
 
 	scan->skip = offset;
 	scan->left = limit;
-	if (!is_at_hand(scan, params, wanted))
+	scan->fed = 0;
+	if (scan->feed != NULL)
+		scan->state = ETCD_SCAN_EMPTY;
+	else if (!is_at_hand(scan, params, wanted))
 	{
 		forget_pages(scan);
 		resetStringInfo(&scan->begun);
@@ -431,6 +436,20 @@ has_page(EtcdScan *scan)
 }
 
 /*
+ * The next key at hand; false when there is none.
+ */
+static bool
+next_key(EtcdScan *scan, EtcdKeyValue *kv)
+{
+	if (scan->feed == NULL)
+		return has_page(scan) && etcd_page_next(&scan->page, kv);
+	if (scan->fed == scan->feed->count)
+		return false;
+	*kv = scan->feed->kvs[scan->fed++];
+	return true;
+}
+
+/*
  * The next key that is a row; false after the last.
  */
 bool
@@ -440,7 +459,7 @@ etcd_scan_next(EtcdScan *scan, EtcdKeyValue *kv)
 
 	while (scan->left != 0)
 	{
-		if (has_page(scan) && etcd_page_next(&scan->page, kv))
+		if (next_key(scan, kv))
 		{
 			if (!etcd_cells_match(scan->cells, kv))
 				continue;

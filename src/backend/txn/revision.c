@@ -197,6 +197,25 @@ etcd_statement_revision(EState *estate, Oid serverid, bool serializable)
 	return read != NULL ? read->revision : 0;
 }
 
+/*
+ * The revision that this transaction reads of the server, at REPEATABLE READ
+ * or above; 0 for none yet.
+ */
+int64
+etcd_transaction_revision(Oid serverid)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &read_revisions)
+	{
+		ReadRevision *read = dlist_container(ReadRevision, node, iter.cur);
+
+		if (read->snapshot == NULL && read->serverid == serverid)
+			return read->revision;
+	}
+	return 0;
+}
+
 void
 etcd_set_statement_revision(EState *estate, Oid serverid, bool serializable, int64 revision, uint64 cluster)
 {

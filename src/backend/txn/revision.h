@@ -9,6 +9,7 @@
 
 struct EState;
 extern int64 etcd_session_revision(void);
+extern int64 etcd_transaction_revision(Oid serverid);
 extern int64 etcd_statement_revision(struct EState *estate, Oid serverid, bool serializable);
 extern void etcd_set_statement_revision(struct EState *estate, Oid serverid, bool serializable, int64 revision,
 										uint64 cluster);

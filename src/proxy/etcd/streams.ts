@@ -114,7 +114,7 @@ export async function changedKeys(
     });
   }
   const events = await inSlices(runtime, newestEvents(past.events));
-  return { reply: encodeWatchedPage({ revision: BigInt(past.now), events, left: 0, upto: 0n }) };
+  return { reply: encodeWatchedPage({ revision: BigInt(past.now), events, left: 0, upto: 0n, behind: 0 }) };
 }
 
 /**

@@ -41,6 +41,9 @@ interface Requests {
   upto: string | null;
   /** Events that are wanted, null for all. */
   count: number | null;
+  /** Events that need not wait for more; absent for `count`. */
+  enough?: number;
+  known?: boolean;
 }
 
 /** How many bytes of events one answer holds, a little more or less. */
@@ -119,8 +122,10 @@ export class Asks {
             after: ask.after === null ? null : BigInt(ask.after),
             upto: ask.upto === null ? null : BigInt(ask.upto),
             wait: patience,
+            enough: ask.enough ?? ask.count ?? Infinity,
             count: ask.count ?? Infinity,
             bytes: WATCHED_BYTES,
+            known: ask.known ?? false,
           },
           by,
         );

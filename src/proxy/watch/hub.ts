@@ -41,10 +41,11 @@ export type WatchableCluster = Pick<Cluster, "call" | "stream">;
 
 interface Reader {
   after: bigint;
+  enough: number;
   count: number;
   bytes: number;
   upto: bigint | null;
-  /** Until when it waits for `count` events. */
+  /** Until when it waits for `enough` events. */
   until: Deadline;
   /** The store's revision when it came, if that was asked for: up to there it waits for all, however long it wanted to. */
   now: bigint | null;
@@ -123,19 +124,23 @@ export class Hub {
     if (source === undefined || source.rightsUntil <= this.#runtime.now() || asksNow(request)) {
       const reply = await this.#cluster.call(Method.READ_TXN, encodeProbe(request), terms);
       now = decodeTxnOutcome(reply).revision;
+      if (request.known && request.after !== null && request.after > now) {
+        throw restoredError(request.after, now);
+      }
       const after = request.after ?? now;
       source = this.#find(key, after) ?? this.#open(key, new Feed(watchedOf(request), after));
       source.rightsUntil = this.#runtime.now() + RIGHTS_MS;
     }
-    const { count, bytes, upto } = request;
+    const { enough, count, bytes, upto } = request;
     const { events, revision } = await this.#wait(source, terms, {
-      ...{ after: request.after ?? now!, now, count, bytes, upto, until },
+      ...{ after: request.after ?? now!, now, enough, count, bytes, upto, until },
     });
     const isOver = until.over || upto !== null;
     const left = events.length >= count || isOver ? 0 : Math.ceil(Math.min(until.left(), MAX_TIMER_MS));
     const last = upto ?? (now !== null && now > source.feed.complete ? now : source.feed.complete);
     const rest = isOver && events.length < count && revision < last ? last : 0n;
-    return encodeWatchedPage({ revision, events, left, upto: rest });
+    const behind = source.feed.available(revision).count;
+    return encodeWatchedPage({ revision, events, left, upto: rest, behind });
   }
 
   #find(key: string, after: bigint): Source | undefined {
@@ -182,7 +187,7 @@ export class Hub {
   #wait(
     source: Source,
     { deadline, signal }: Terms,
-    wanted: Pick<Reader, "after" | "now" | "count" | "bytes" | "upto" | "until">,
+    wanted: Pick<Reader, "after" | "now" | "enough" | "count" | "bytes" | "upto" | "until">,
   ): Promise<Part> {
     source.idle?.cancel();
     source.idle = null;
@@ -237,10 +242,10 @@ export class Hub {
   /** Gives the reader what there is if it is time for it; sees to it otherwise that it is looked at in time. */
   #look(source: Source, reader: Reader): void {
     const { feed } = source;
-    const { after, count, bytes, upto, until, now } = reader;
+    const { after, enough: least, count, bytes, upto, until, now } = reader;
     const available = feed.available(after);
     const reached = (revision: bigint) => feed.complete >= revision;
-    const enough = available.count >= count || available.bytes >= bytes || upto !== null && reached(upto);
+    const enough = available.count >= least || available.bytes >= bytes || upto !== null && reached(upto);
     if (!enough) {
       const left = until.left();
       if (left > 0) return this.#lookIn(source, reader, left);
@@ -417,6 +422,12 @@ function lateError({ ms }: Deadline, { wasOpen, feed }: Source): EtcdFdwError {
   const missing = wasOpen ? "tell what has happened" : "open a watch";
   return new LateError("08006", `etcd did not ${missing} within ${Math.round(ms)} ms`, {
     hint: feed.watched.prev ? "Without prev it has less to do." : "",
+  });
+}
+
+function restoredError(after: bigint, now: bigint): EtcdFdwError {
+  return new EtcdFdwError("22023", `etcd has been at revision ${after}, and now is at ${now}`, {
+    hint: "It was restored from a backup, or the server leads to another cluster.",
   });
 }
 

@@ -42,7 +42,8 @@ class World {
   ) {
     const request: WatchRequest = {
       ...toEtcd(prefixRange(encodeUtf8(prefix))),
-      ...{ prev: false, after, wait: 200, count: 1e9, bytes: MB, upto: null },
+      ...{ prev: false, after, wait: 200, count: 1e9, enough: more.count ?? 1e9, bytes: MB, upto: null },
+      known: false,
       ...more,
     };
     const page = decodeWatchedPage(await this.hub.read(request, this.terms(request.wait + 10_000, signal)));

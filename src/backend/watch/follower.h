@@ -1,0 +1,80 @@
+/*
+ * follower.h
+ *	  Subscriptions and mirrors as the extension's table has them.
+ */
+#ifndef ETCD_FDW_FOLLOWER_H
+#define ETCD_FDW_FOLLOWER_H
+
+#include "postgres.h"
+
+#include "ipc/request.h"
+#include "nodes/pg_list.h"
+#include "storage/lock.h"
+
+/* Names are shorter than this, so that a worker can be told one. */
+#define ETCD_FOLLOWER_NAMELEN	NAMEDATALEN
+
+/* How long a request waits for news, in ms. */
+#define ETCD_FOLLOW_WAIT_MS		30000
+/* Events that are taken at a time. */
+#define ETCD_FOLLOW_EVENTS		1000
+
+typedef enum EtcdFollowerKind
+{
+	ETCD_SUBSCRIPTION,
+	ETCD_MIRROR
+} EtcdFollowerKind;
+
+/* A row of etcd_fdw_follower. */
+typedef struct EtcdFollower
+{
+	char	   *name;
+	EtcdFollowerKind kind;
+	Oid			owner;
+	char	   *server;
+	bytea	   *key;
+	bytea	   *range_end;		/* NULL: the key alone */
+	bool		prev;
+	bool		running;
+	int64		revision;		/* all up to there was handed on */
+	/* Of a subscription. */
+	char	   *channel;
+	bool		batch;			/* several events a payload */
+	/* Of a mirror. */
+	Oid			source;
+	Oid			target;
+	char	   *filter;			/* NULL: none */
+	List	   *key_columns;	/* of char * */
+	int64		skip;			/* what the target refuses of this revision is left out; 0: of none */
+	int64		verify_ms;		/* 0: never */
+} EtcdFollower;
+
+/* What to note with a batch. */
+typedef struct EtcdFollowed
+{
+	int64		revision;
+	int64		events;
+	int64		behind;
+} EtcdFollowed;
+
+/* The worker of a database, or of one mirror of it. */
+typedef enum EtcdFollowerLock
+{
+	ETCD_LOCK_DATABASE = 1,
+	ETCD_LOCK_MIRROR = 2
+} EtcdFollowerLock;
+
+extern char *etcd_extension_schema(void);
+extern Oid	etcd_follower_table(void);
+extern List *etcd_followers_load(const char *name);
+extern void etcd_follower_insert(const EtcdFollower *follower);
+extern bool etcd_follower_advance(const EtcdFollower *follower, const EtcdFollowed *followed);
+extern void etcd_follower_note_error(const char *name, const ErrorData *error, int64 revision, const char *key, int key_len);
+extern void etcd_follower_fail(const char *name);
+extern void etcd_follower_note_repair(const char *name, int64 differences);
+extern void etcd_follower_tag(LOCKTAG *tag, Oid table, EtcdFollowerLock kind, const char *name);
+extern bool etcd_follower_change(const char *statement, const char *name, int64 number);
+extern EtcdRequest *etcd_follower_ask(const EtcdFollower *follower, int wait_ms, MemoryContext context);
+extern int64 etcd_present_revision(const char *server);
+
+#endif							/* ETCD_FDW_FOLLOWER_H */

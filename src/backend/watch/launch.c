@@ -1,0 +1,397 @@
+/*
+ * launch.c
+ *	  How the workers that follow etcd come to life.
+ *
+ * There is one for each database with subscriptions or mirrors, and one for
+ * each mirror.  A change of the table starts the database's worker when it is
+ * committed: whoever finds that one runs already tells it to look, and leaves.
+ * So nothing depends on who saw whom when; the lock decides.
+ *
+ * Dynamic workers do not outlive the server.  With etcd_fdw in
+ * shared_preload_libraries a launcher starts them again, on a standby once it
+ * has been promoted.  Without, the next change of the table or
+ * etcd_follow() does.
+ */
+#include "postgres.h"
+
+#include "base/compat.h"
+#include "watch/follower.h"
+#include "watch/launch.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/trigger.h"
+#include "common/relpath.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+PG_FUNCTION_INFO_V1(etcd_fdw_followers_changed);
+PG_FUNCTION_INFO_V1(etcd_fdw_follow);
+PGDLLEXPORT void etcd_fdw_follow_main(Datum arg);
+PGDLLEXPORT void etcd_fdw_launch_main(Datum arg);
+
+/* A worker that has died is started again after so many seconds. */
+#define RESTART_S		5
+/* How long a second worker waits for the first to leave, if it does. */
+#define LOCK_TRIES		10
+#define LOCK_POLL_MS	50
+/* How long the launcher waits for a worker that finds nothing to do, so that all do not take slots at once. */
+#define LAUNCH_TRIES	100
+#define LAUNCH_POLL_MS	20
+
+typedef enum Wish
+{
+	WISH_NONE,
+	WISH_WORKER
+} Wish;
+
+/* What this transaction wants at its commit. */
+static Wish wish = WISH_NONE;
+
+static Oid
+own_tablespace(void)
+{
+	return MyDatabaseTableSpace;
+}
+
+static void
+describe_worker(BackgroundWorker *worker, Oid database, const char *function, const char *type)
+{
+	memset(worker, 0, sizeof(*worker));
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker->bgw_main_arg = ObjectIdGetDatum(database);
+	strlcpy(worker->bgw_library_name, "etcd_fdw", BGW_MAXLEN);
+	strlcpy(worker->bgw_function_name, function, BGW_MAXLEN);
+	strlcpy(worker->bgw_type, type, BGW_MAXLEN);
+	strlcpy(worker->bgw_name, type, BGW_MAXLEN);
+}
+
+static bool
+launch_database(Oid database, Oid tablespace, BackgroundWorkerHandle **handle)
+{
+	BackgroundWorker worker;
+
+	describe_worker(&worker, database, "etcd_fdw_follow_main", "etcd_fdw follower");
+	worker.bgw_restart_time = RESTART_S;
+	memcpy(worker.bgw_extra, &tablespace, sizeof(tablespace));
+	if (handle != NULL)
+		worker.bgw_notify_pid = MyProcPid;
+	return RegisterDynamicBackgroundWorker(&worker, handle);
+}
+
+/*
+ * Starts a mirror's worker; NULL when no slot is free.
+ */
+BackgroundWorkerHandle *
+etcd_launch_mirror(const EtcdFollower *mirror)
+{
+	BackgroundWorker worker;
+	EtcdMirrorStart start = {own_tablespace(), mirror->owner, ""};
+	BackgroundWorkerHandle *handle;
+
+	StaticAssertStmt(sizeof(start) <= BGW_EXTRALEN, "what a worker is told does not fit");
+	describe_worker(&worker, MyDatabaseId, "etcd_fdw_mirror_main", "etcd_fdw mirror");
+	snprintf(worker.bgw_name, BGW_MAXLEN, "etcd_fdw mirror \"%s\"", mirror->name);
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	strlcpy(start.name, mirror->name, sizeof(start.name));
+	memcpy(worker.bgw_extra, &start, sizeof(start));
+	return RegisterDynamicBackgroundWorker(&worker, &handle) ? handle : NULL;
+}
+
+/*
+ * Connects a worker to its database; false when that is no more.  Without this
+ * look, a worker would be started again for ever.
+ */
+bool
+etcd_follow_connect(Datum arg, Oid role)
+{
+	Oid			database = DatumGetObjectId(arg);
+	Oid			tablespace;
+	char	   *path;
+	struct stat there;
+
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	memcpy(&tablespace, MyBgworkerEntry->bgw_extra, sizeof(tablespace));
+	path = GetDatabasePath(database, tablespace);
+	if (stat(path, &there) != 0)
+		return false;
+	pfree(path);
+	BackgroundWorkerInitializeConnectionByOid(database, role, COMPAT_BYPASS_LOGIN);
+	return true;
+}
+
+/*
+ * Runs `work` in a transaction of its own, with a snapshot; NULL, or the error
+ * that ended it, in the current memory context.
+ */
+ErrorData *
+etcd_attempt_at(int isolation, void (*work) (void *arg), void *arg, const char *activity)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *volatile error = NULL;
+
+	pgstat_report_activity(STATE_RUNNING, activity);
+	PG_TRY();
+	{
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		XactIsoLevel = isolation;
+		XactReadOnly = false;
+		PushActiveSnapshot(GetTransactionSnapshot());
+		work(arg);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		/* It may have failed within subtransactions. */
+		AbortOutOfAnyTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	(void) pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return error;
+}
+
+ErrorData *
+etcd_attempt(void (*work) (void *arg), void *arg, const char *activity)
+{
+	return etcd_attempt_at(XACT_READ_COMMITTED, work, arg, activity);
+}
+
+/*
+ * For what goes on without.
+ */
+void
+etcd_attempt_or_log(void (*work) (void *arg), void *arg, const char *activity)
+{
+	ErrorData  *error = etcd_attempt(work, arg, activity);
+
+	if (error != NULL)
+		ereport(LOG, (errmsg("etcd_fdw failed while %s: %s", activity, error->message)));
+}
+
+/*
+ * Who holds the lock; 0 for nobody.  It may be idle, which
+ * GetLockConflicts() passes over.
+ */
+static int
+holder_of(const LOCKTAG *tag)
+{
+	LockData   *locks = GetLockStatusData();
+
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		LockInstanceData *one = &locks->locks[i];
+
+		if (one->holdMask != 0 && memcmp(&one->locktag, tag, sizeof(LOCKTAG)) == 0)
+			return one->pid;
+	}
+	return 0;
+}
+
+/*
+ * Takes the lock of this worker for as long as the process lives; when another
+ * has it, that one is told to look at the table.
+ */
+bool
+etcd_follow_lock(EtcdFollowerLock kind, const char *name)
+{
+	LOCKTAG		tag;
+	int			pid;
+
+	etcd_follower_tag(&tag, etcd_follower_table(), kind, name);
+	for (int i = 0; i < LOCK_TRIES; i++)
+	{
+		if (LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL)
+			return true;
+		pid = holder_of(&tag);
+		if (pid != 0 && i % 4 == 0)
+			(void) kill(pid, SIGHUP);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOCK_POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return false;
+}
+
+void
+etcd_follow_unlock(EtcdFollowerLock kind, const char *name)
+{
+	LOCKTAG		tag;
+	Oid			table = etcd_follower_table();
+
+	if (!OidIsValid(table))
+		return;
+	etcd_follower_tag(&tag, table, kind, name);
+	LockRelease(&tag, ExclusiveLock, true);
+}
+
+/* ---- starting at commit ---- */
+
+static void
+transaction_event(XactEvent event, void *arg)
+{
+	(void) arg;
+	if (event == XACT_EVENT_COMMIT && wish == WISH_WORKER &&
+		!launch_database(MyDatabaseId, own_tablespace(), NULL))
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no background worker slot is free to follow etcd"),
+				 errhint("Raise max_worker_processes, and call etcd_follow().")));
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		wish = WISH_NONE;
+}
+
+/*
+ * Trigger of the followers' table: their worker has to look at it.  What a
+ * subtransaction has done in vain makes it look, too.
+ */
+Datum
+etcd_fdw_followers_changed(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		elog(ERROR, "etcd_fdw_followers_changed() is a trigger");
+	wish = WISH_WORKER;
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * etcd_follow() returns void
+ *
+ * Has the worker of this database started, when the transaction commits.
+ */
+Datum
+etcd_fdw_follow(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	PreventCommandDuringRecovery("etcd_follow()");
+	wish = WISH_WORKER;
+	PG_RETURN_VOID();
+}
+
+/* ---- starting with the server ---- */
+
+typedef struct Place
+{
+	Oid			database;
+	Oid			tablespace;
+} Place;
+
+typedef struct Places
+{
+	MemoryContext context;
+	List	   *all;
+} Places;
+
+static void
+list_databases(void *arg)
+{
+	Places	   *places = arg;
+	Relation	catalog = table_open(DatabaseRelationId, AccessShareLock);
+	TableScanDesc scan = table_beginscan_catalog(catalog, 0, NULL);
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext old = MemoryContextSwitchTo(places->context);
+		Place	   *place = palloc(sizeof(Place));
+
+		place->database = database->oid;
+		place->tablespace = database->dattablespace;
+		if (database->datallowconn && !database->datistemplate)
+			places->all = lappend(places->all, place);
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	table_close(catalog, AccessShareLock);
+}
+
+/*
+ * Waits until the worker has found that it has nothing to do, or long enough.
+ */
+static void
+await_idle(BackgroundWorkerHandle *handle)
+{
+	pid_t		pid;
+
+	for (int i = 0; i < LAUNCH_TRIES; i++)
+	{
+		if (GetBackgroundWorkerPid(handle, &pid) == BGWH_STOPPED)
+			return;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LAUNCH_POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+void
+etcd_fdw_launch_main(Datum arg)
+{
+	Places		places = {TopMemoryContext, NIL};
+	ErrorData  *error;
+	ListCell   *lc;
+
+	(void) arg;
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	error = etcd_attempt(list_databases, &places, "looking for databases");
+	if (error != NULL)
+		ReThrowError(error);
+	foreach(lc, places.all)
+	{
+		Place	   *place = lfirst(lc);
+		BackgroundWorkerHandle *handle;
+
+		if (launch_database(place->database, place->tablespace, &handle))
+			await_idle(handle);
+		else
+			ereport(LOG,
+					(errmsg("no background worker slot is free to follow etcd"),
+					 errhint("Raise max_worker_processes.")));
+	}
+	proc_exit(0);
+}
+
+void
+etcd_follow_init(void)
+{
+	BackgroundWorker worker;
+
+	RegisterXactCallback(transaction_event, NULL);
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	describe_worker(&worker, InvalidOid, "etcd_fdw_launch_main", "etcd_fdw launcher");
+	worker.bgw_restart_time = RESTART_S;
+	RegisterBackgroundWorker(&worker);
+}

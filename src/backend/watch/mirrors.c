@@ -1,0 +1,204 @@
+/*
+ * mirrors.c
+ *	  The SQL function that makes a mirror.
+ */
+#include "postgres.h"
+
+#include "base/compat.h"
+#include "core/dispatch.h"
+#include "plan/describe.h"
+#include "watch/follower.h"
+#include "watch/subscribe.h"
+#include "watch/target.h"
+
+#include "access/table.h"
+#include "executor/spi.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+
+PG_FUNCTION_INFO_V1(etcd_fdw_mirror);
+
+/* Arguments of etcd_mirror(). */
+enum
+{
+	MIRROR_NAME,
+	MIRROR_TARGET,
+	MIRROR_SOURCE,
+	MIRROR_PREFIX,
+	MIRROR_SERVER,
+	MIRROR_FILTER,
+	MIRROR_VERIFY
+};
+
+/*
+ * The foreign table's keys; attnums of the columns that tell them apart.
+ */
+static List *
+read_source(EtcdFollower *mirror)
+{
+	Relation	relation = table_open(mirror->source, AccessShareLock);
+	StringInfoData input;
+	EtcdAnswer	answer;
+	Oid			serverid;
+
+	if (relation->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a foreign table", RelationGetRelationName(relation))));
+	serverid = GetForeignTable(mirror->source)->serverid;
+	mirror->server = etcd_server_arg(GetForeignServer(serverid)->servername, "etcd_mirror");
+	initStringInfo(&input);
+	etcd_describe_table(&input, relation, NULL);
+	appendStringInfoString(&input, ",\"quals\":[]}");
+	etcd_dispatch(etcd_dispatch_function(serverid), "followTable", &input, &answer);
+	table_close(relation, AccessShareLock);
+	return etcd_read_followed(mirror, &answer);
+}
+
+/*
+ * A foreign table over the prefix, with the target's columns of etcd's names,
+ * beside the target.
+ */
+static Oid
+make_source(const EtcdFollower *mirror, const char *prefix, const char *server)
+{
+	static const char *const fields[] = {"key", "value", "create_revision", "mod_revision", "version", "lease"};
+	Oid			namespace = get_rel_namespace(mirror->target);
+	char	   *name = psprintf("%.*s_source", NAMEDATALEN - 9, mirror->name);
+	StringInfoData sql;
+	const char *separator = "";
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "CREATE FOREIGN TABLE %s (", quote_qualified_identifier(get_namespace_name(namespace), name));
+	for (int i = 0; i < (int) lengthof(fields); i++)
+	{
+		AttrNumber	attnum = get_attnum(mirror->target, fields[i]);
+		Oid			type;
+		int32		typmod;
+		Oid			collation;
+
+		if (attnum == InvalidAttrNumber)
+			continue;
+		get_atttypetypmodcoll(mirror->target, attnum, &type, &typmod, &collation);
+		appendStringInfo(&sql, "%s%s %s", separator, fields[i],
+						 format_type_extended(type, typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
+		separator = ", ";
+	}
+	appendStringInfo(&sql, ") SERVER %s OPTIONS (prefix %s)", quote_identifier(server), quote_literal_cstr(prefix));
+	SPI_connect();
+	if (SPI_execute(sql.data, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "the foreign table of mirror \"%s\" could not be made", mirror->name);
+	SPI_finish();
+	return get_relname_relid(name, namespace);
+}
+
+/*
+ * A worker is a session of the owner's.
+ */
+static void
+check_owner(Oid owner)
+{
+	HeapTuple	tuple;
+	bool		may;
+
+	if (COMPAT_BYPASS_LOGIN != 0)
+		return;
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
+	may = HeapTupleIsValid(tuple) && ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	if (!may)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
+				 errmsg("role \"%s\" may not log in, as the worker of its mirror would", GetUserNameFromId(owner, false)),
+				 errhint("Make the mirror as a role with LOGIN; from PostgreSQL 17 on, any role will do.")));
+}
+
+static int64
+milliseconds(const Interval *interval)
+{
+	return interval->time / 1000 + (interval->day + INT64CONST(30) * interval->month) * (USECS_PER_DAY / 1000);
+}
+
+/*
+ * Two mirrors of one target would undo each other's work.
+ */
+static void
+check_only(const EtcdFollower *mirror)
+{
+	ListCell   *lc;
+
+	foreach(lc, etcd_followers_load(NULL))
+	{
+		EtcdFollower *other = lfirst(lc);
+
+		if (other->kind == ETCD_MIRROR && other->target == mirror->target)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("table \"%s\" is the target of mirror \"%s\"", get_rel_name(mirror->target), other->name),
+					 errhint("Take another table, or a partition of one for each mirror.")));
+	}
+}
+
+/*
+ * etcd_mirror(name, target, source, prefix, server, filter, verify) returns void
+ */
+Datum
+etcd_fdw_mirror(PG_FUNCTION_ARGS)
+{
+	EtcdFollower mirror = {0};
+	char	   *prefix = etcd_text_arg(fcinfo, MIRROR_PREFIX);
+	char	   *server = etcd_text_arg(fcinfo, MIRROR_SERVER);
+	char	   *filter = etcd_text_arg(fcinfo, MIRROR_FILTER);
+	List	   *keys;
+
+	PreventCommandIfReadOnly("etcd_mirror()");
+	mirror.kind = ETCD_MIRROR;
+	mirror.name = etcd_name_arg(fcinfo, "etcd_mirror");
+	mirror.owner = GetUserId();
+	check_owner(mirror.owner);
+	if (PG_ARGISNULL(MIRROR_TARGET))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("etcd_mirror() needs a target")));
+	mirror.target = PG_GETARG_OID(MIRROR_TARGET);
+	if (get_rel_name(mirror.target) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the target of mirror \"%s\" does not exist", mirror.name)));
+	if (PG_ARGISNULL(MIRROR_SOURCE) == (prefix == NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("etcd_mirror() takes either a foreign table or a prefix")));
+	if (!PG_ARGISNULL(MIRROR_VERIFY))
+		mirror.verify_ms = milliseconds(PG_GETARG_INTERVAL_P(MIRROR_VERIFY));
+	if (mirror.verify_ms < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"verify\" of etcd_mirror() must not be negative")));
+	mirror.source = prefix == NULL ? PG_GETARG_OID(MIRROR_SOURCE)
+		: make_source(&mirror, prefix, etcd_server_arg(server, "etcd_mirror"));
+	if (get_rel_name(mirror.source) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the foreign table of mirror \"%s\" does not exist", mirror.name)));
+	keys = read_source(&mirror);
+	mirror.key_columns = etcd_check_target(&mirror, keys);
+	if (filter != NULL)
+		mirror.filter = etcd_qualify_filter(mirror.source, filter);
+	check_only(&mirror);
+	etcd_check_statements(&mirror);
+	mirror.revision = etcd_present_revision(mirror.server);
+	etcd_try_follower(&mirror);
+	mirror.revision = 0;
+	etcd_follower_insert(&mirror);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,30 @@
+/*
+ * target.h
+ *	  How a mirror's foreign table maps to its target: checks, and statements.
+ */
+#ifndef ETCD_FDW_TARGET_H
+#define ETCD_FDW_TARGET_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+#include "watch/follower.h"
+
+/* The statements of a mirror, with every name qualified. */
+typedef struct EtcdTarget
+{
+	char	   *name;			/* of the target, qualified and quoted */
+	char	   *delete_gone;	/* rows whose keys the source shows */
+	char	   *delete_filtered;	/* rows that the filter leaves out; NULL without one */
+	char	   *delete_others;	/* rows that the source does not show */
+	char	   *upsert;			/* what the source shows */
+	char	   *select;			/* the same rows, to be put by `put` one by one */
+	char	   *put;
+} EtcdTarget;
+
+extern char *etcd_qualify_filter(Oid source, const char *filter);
+extern List *etcd_check_target(const EtcdFollower *mirror, List *key_attnums);
+extern void etcd_check_statements(const EtcdFollower *mirror);
+extern EtcdTarget *etcd_target_statements(const EtcdFollower *mirror);
+
+#endif							/* ETCD_FDW_TARGET_H */
