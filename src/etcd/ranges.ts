@@ -44,6 +44,24 @@ export function eachField(message: Uint8Array, take: (field: number, reader: Bin
   }
 }
 
+/** The same in pieces, for messages with very many fields. */
+export function* eachFieldInPieces(
+  message: Uint8Array,
+  stride: number,
+  take: (field: number, reader: BinaryReader) => boolean,
+): Generator<undefined, void, unknown> {
+  const reader = new BinaryReader(message, decodeUtf8);
+  try {
+    for (let read = 1; reader.pos < reader.len; read++) {
+      const [field, wire] = reader.tag();
+      if (!take(field, reader)) reader.skip(wire, field);
+      if (read % stride === 0) yield;
+    }
+  } catch (cause) {
+    throw new EtcdFdwError("08P01", "invalid message of etcd's protocol", { cause });
+  }
+}
+
 /** Inverse of encodeRangeRequest(). */
 export function decodeRangeRequest(message: Uint8Array): RangeRequest {
   const request: RangeRequest = { key: EMPTY, rangeEnd: null };

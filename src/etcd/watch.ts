@@ -2,7 +2,7 @@
 // its revision is read.
 
 import { toHex } from "../base/bytes.ts";
-import { eachField } from "./ranges.ts";
+import { eachField, eachFieldInPieces } from "./ranges.ts";
 import { encodeTxn } from "./txn.ts";
 import { fieldSize, Out, varintSize, wideSize } from "./wire.ts";
 
@@ -64,8 +64,7 @@ export function* readWatchResponse(message: Uint8Array): Generator<undefined, Wa
     ...{ id: "0", revision: 0n, created: false, canceled: false, compactRevision: 0n },
     ...{ reason: "", fragment: false, events: [] },
   };
-  const raw: Uint8Array[] = [];
-  eachField(message, (field, reader) => {
+  yield* eachFieldInPieces(message, STRIDE, (field, reader) => {
     switch (field) {
       case HEADER:
         response.revision = revisionIn(reader.bytes(), HEADER_REVISION);
@@ -89,17 +88,13 @@ export function* readWatchResponse(message: Uint8Array): Generator<undefined, Wa
         response.fragment = reader.bool();
         break;
       case 11:
-        raw.push(reader.bytes());
+        response.events.push(eventOf(reader.bytes()));
         break;
       default:
         return false;
     }
     return true;
   });
-  for (const [i, one] of raw.entries()) {
-    response.events.push(eventOf(one));
-    if (i % STRIDE === STRIDE - 1) yield;
-  }
   return response;
 }
 
@@ -119,20 +114,30 @@ function keyOf({ raw }: WatchedEvent): string {
 }
 
 /**
- * The newest event of each key, in their order, read in pieces. The parts hold events as a WatchResponse does, in the order
- * of their revisions. Throws EtcdFdwError 08P01.
+ * The newest event of each key, in their order, found in pieces. The events are in the order of their revisions. Throws
+ * EtcdFdwError 08P01.
  */
-export function* newestEvents(parts: Uint8Array[]): Generator<undefined, WatchedEvent[], unknown> {
+export function* newestEvents(events: WatchedEvent[]): Generator<undefined, WatchedEvent[], unknown> {
   const newest = new Map<string, WatchedEvent>();
-  for (const part of parts) {
-    for (const event of (yield* readWatchResponse(part)).events) {
-      const key = keyOf(event);
-      newest.delete(key);
-      newest.set(key, event);
-      if (newest.size % STRIDE === 0) yield;
-    }
+  for (const [i, event] of events.entries()) {
+    const key = keyOf(event);
+    newest.delete(key);
+    newest.set(key, event);
+    if (i % STRIDE === STRIDE - 1) yield;
   }
   return [...newest.values()];
+}
+
+/** The events as fields of a WatchResponse, one behind the other, in pieces. */
+export function* encodeEvents(
+  events: readonly WatchedEvent[],
+): Generator<undefined, Uint8Array, unknown> {
+  const out = new Out(events.reduce((size, { raw }) => size + fieldSize(raw.length), 0));
+  for (const [i, { raw }] of events.entries()) {
+    out.field(PAGE_EVENT, raw);
+    if (i % STRIDE === STRIDE - 1) yield;
+  }
+  return out.bytes;
 }
 
 /** What is watched. */

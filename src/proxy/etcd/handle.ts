@@ -13,7 +13,8 @@ import type { Cluster, Terms } from "./cluster.ts";
 import type { Coalescer } from "./coalesce.ts";
 import { stand } from "./queue.ts";
 import type { Hub } from "../watch/hub.ts";
-import { changedKeys, newLeader, pastEvents, takeSnapshot } from "./streams.ts";
+import { changedKeys, pastEvents } from "../watch/past.ts";
+import { newLeader, takeSnapshot } from "./streams.ts";
 
 /** The cluster and what all its handles share. */
 export interface Shared {

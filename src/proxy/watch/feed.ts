@@ -56,6 +56,8 @@ export interface Part {
 
 /** What an event costs beside its bytes. */
 const EVENT_BYTES = 100;
+/** Events that are added without a pause. */
+const STRIDE = 1024;
 /** The window's array is made anew when so many of its first places are empty. */
 const SLACK = 1024;
 
@@ -162,7 +164,7 @@ export class Feed {
     if (use === undefined) return [];
     const { purpose, nth } = use;
     if (purpose === "feed" && canceled) this.#end(response);
-    if (purpose === "feed" || purpose === "tail") this.#told(response, use);
+    if (purpose === "feed" || purpose === "tail") yield* this.#told(response, use);
     const more = purpose === "markAll" || purpose === "markOwn" ? this.#proof?.mark(purpose, nth) ?? [] : [];
     this.#settle();
     const messages = this.#send(more);
@@ -199,33 +201,43 @@ export class Feed {
   }
 
   /** Events of the range, by the feed's watch or by one that begins again at the last revision. */
-  #told({ fragment, events, revision }: WatchResponse, use: Use): void {
+  *#told({ fragment, events, revision }: WatchResponse, use: Use): Generator<undefined, void, unknown> {
     const all = use.fragments.length === 0 ? events : [...use.fragments, ...events];
     if (all.length === 0) return;
     // Of a fragment the last revision may go on in the next one.
     const last = all.at(-1)!.revision;
-    const whole = fragment ? all.filter((event) => event.revision !== last) : all;
-    const rest = fragment ? all.filter((event) => event.revision === last) : [];
+    let end = all.length;
+    while (fragment && end > 0 && all[end - 1].revision === last) end--;
+    const rest = all.slice(end);
     this.#unfinished += bytesOf(rest) - bytesOf(use.fragments);
     use.fragments = rest;
-    this.#add(whole);
-    use.revisions += new Set(whole.map((event) => event.revision)).size;
+    use.revisions += yield* this.#add(all, end);
     if (use.purpose === "feed") this.behind = use.revisions >= BATCH_REVISIONS;
     if (fragment) return;
     this.#proof?.part(use.revisions, last, revision);
     use.revisions = 0;
   }
 
-  #add(events: WatchedEvent[]): void {
+  /** The first `count` of these, in pieces, of which nobody sees anything before all are there. How many revisions they have. */
+  *#add(events: readonly WatchedEvent[], count: number): Generator<undefined, number, unknown> {
     const before = this.#complete;
+    const added: Held[] = [];
     let last = before;
-    for (const event of events) {
-      if (event.revision <= before || event.revision < last) continue;
-      last = event.revision;
-      this.#total += cost(event);
-      this.#held.push({ ...event, end: this.#total });
+    let total = this.#total;
+    let revisions = 0;
+    for (let i = 0; i < count; i++) {
+      const { revision, raw } = events[i];
+      if (i === 0 || revision !== events[i - 1].revision) revisions++;
+      if (i % STRIDE === STRIDE - 1) yield;
+      if (revision <= before || revision < last) continue;
+      last = revision;
+      total += cost(events[i]);
+      added.push({ revision, raw, end: total });
     }
+    for (const held of added) this.#held.push(held);
+    this.#total = total;
     this.#complete = last;
+    return revisions;
   }
 
   /** Whether a reader that has seen everything up to there finds all that it wants here. */
