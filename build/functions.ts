@@ -23,7 +23,7 @@ Generated from the comments in \`sql/\` by \`deno task docs\`; psql shows the sa
 
 Functions act at once, as etcdctl does, whatever becomes of the transaction; foreign tables act like PostgreSQL. A function that
 changes anything in etcd is refused in a read-only transaction and on a hot standby (25006): a lock, a leadership and a lease are
-written there too. What the session holds can be given back by \`etcd_unlock\`, \`etcd_resign\` and \`etcd_lease_release\`.
+written there too. What they read is no part of the transaction either: it is not confirmed under SERIALIZABLE. What the session holds can be given back by \`etcd_unlock\`, \`etcd_resign\` and \`etcd_lease_release\`.
 
 The first argument names the foreign server. It can be left out when the database has one server of etcd_fdw, or when
 \`etcd_fdw.default_server\` names one: \`etcd_get('/a')\` is then \`etcd_get('etcd', '/a')\`. Where a function has optional arguments that

@@ -1,6 +1,6 @@
 // What subscriptions and mirrors ask: which keys they follow, and the next events behind a revision, as soon as there is one.
 
-import { fromHex, toHex } from "../base/bytes.ts";
+import { compareBytes, fromHex, toHex } from "../base/bytes.ts";
 import { EtcdFdwError } from "../base/errors.ts";
 import { type KeyRange, prefixRange, toEtcd } from "../etcd/keyrange.ts";
 import { Ask } from "../ipc/frame.ts";
@@ -21,6 +21,9 @@ export function followKeys({ key, end, prefix }: FollowedInput): Outcome {
   if (prefix) return followed(prefixRange(start), []);
   if (end !== null) {
     const last = fromHex(end);
+    if (last.length > 1 && compareBytes(last, start) <= 0) {
+      throw new EtcdFdwError("22023", `argument "range_end" of etcd_subscribe() is not behind the key`);
+    }
     return followed(
       { start, end: last.length === 0 || last.length === 1 && last[0] === 0 ? null : last },
       [],

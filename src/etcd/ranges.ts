@@ -167,16 +167,30 @@ export function makeKeyRow(row: Omit<KeyRow, "raw">): KeyRow {
   return { ...row, raw: out.bytes };
 }
 
-/** The revision in a ResponseHeader. */
-export function headerRevision(header: Uint8Array): bigint {
-  let revision = 0n;
+/** Which store answered, and where it stands. */
+export interface Standing {
+  /** Of the cluster. */
+  cluster: bigint;
+  revision: bigint;
+  /** Of Raft; it never falls. */
+  term: bigint;
+}
+
+/** What a ResponseHeader says of the store. */
+export function headerStanding(header: Uint8Array): Standing {
+  const standing = { cluster: 0n, revision: 0n, term: 0n };
   eachField(header, (field, reader) => {
-    if (field !== 3) return false;
-    revision = BigInt(reader.int64());
+    if (field === 1) standing.cluster = BigInt(reader.uint64());
+    else if (field === 3) standing.revision = BigInt(reader.int64());
+    else if (field === 4) standing.term = BigInt(reader.uint64());
+    else return false;
     return true;
   });
-  return revision;
+  return standing;
 }
+
+/** The revision in a ResponseHeader. */
+export const headerRevision = (header: Uint8Array): bigint => headerStanding(header).revision;
 
 export function decodeRangeResponse(message: Uint8Array): RangeResponse {
   const response: RangeResponse = { header: EMPTY, revision: 0n, rows: [], more: false, count: 0n };

@@ -3,7 +3,14 @@
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { encodeUtf8 } from "../base/bytes.ts";
 import { encodeRangeRequest, type RangeRequest } from "./messages.ts";
-import { decodeRangeResponse, eachField, headerRevision, type RangeResponse } from "./ranges.ts";
+import {
+  decodeRangeResponse,
+  eachField,
+  headerRevision,
+  headerStanding,
+  type RangeResponse,
+  type Standing,
+} from "./ranges.ts";
 
 /** etcdserverpb.Compare.CompareTarget */
 const TARGETS = { version: 0, create: 1, mod: 2 } as const;
@@ -114,15 +121,25 @@ export function decodeTxn(message: Uint8Array): TxnResponse {
 }
 
 /** What a TxnResponse says of the Txn as a whole, however much it says of its operations. */
-export function decodeTxnOutcome(message: Uint8Array): { revision: bigint; succeeded: boolean } {
-  const outcome = { revision: 0n, succeeded: false };
+export function decodeTxnOutcome(message: Uint8Array): Standing & { succeeded: boolean } {
+  let standing: Standing = { cluster: 0n, revision: 0n, term: 0n };
+  let succeeded = false;
   eachField(message, (field, reader) => {
-    if (field === 1) outcome.revision = headerRevision(reader.bytes());
-    else if (field === 2) outcome.succeeded = reader.bool();
+    if (field === 1) standing = headerStanding(reader.bytes());
+    else if (field === 2) succeeded = reader.bool();
     else return false;
     return true;
   });
-  return outcome;
+  return { ...standing, succeeded };
+}
+
+/**
+ * A Txn that changes nothing and reads nothing, which a user without any right may make. etcd answers an empty one by itself,
+ * however old it is; one with a Txn in it is the whole cluster's.
+ */
+export function encodePresent(): Uint8Array {
+  return new BinaryWriter(encodeUtf8).uint32(2 << 3 | 2).fork().uint32(4 << 3 | 2).fork().join().join()
+    .finish();
 }
 
 /** A TxnResponse of reads. */

@@ -48,6 +48,8 @@ export class Budget {
   }
 
   give(bytes: number): void {
+    // Who waits would look in vain, and perhaps give nothing in turn.
+    if (bytes === 0) return;
     this.#used -= bytes;
     this.#parent?.give(bytes);
     if (this.#waiting.size > 0) this.#wake();
@@ -61,9 +63,19 @@ export class Budget {
     return this.#limit - this.#used;
   }
 
-  /** Calls back once, when something was given back. */
+  /** Calls back once, when something was given back, be it to the parent. */
   whenGiven(act: () => void): void {
-    this.#waiting.add(act);
+    let isDone = false;
+    const once = () => {
+      if (!isDone) act();
+      isDone = true;
+    };
+    this.#await(once);
+  }
+
+  #await(once: () => void): void {
+    this.#waiting.add(once);
+    if (this.#parent !== undefined) this.#parent.#await(once);
   }
 
   /** The first that waits comes first; not at once, since whoever gives is in the middle of something. */

@@ -85,6 +85,13 @@ export class TestEtcd {
     }
   }
 
+  /** Ends it and starts another store in its place, which has nothing. */
+  async forget(): Promise<void> {
+    await this.kill();
+    await Deno.remove(`${this.#directory}/member`, { recursive: true });
+    await this.restart();
+  }
+
   /** Ends it at once, as a crash does. */
   async kill(): Promise<void> {
     const process = this.#process;

@@ -176,6 +176,7 @@ Deno.test("functions: a wrong argument names the function, the argument and the 
     ["etcd_range", { key: hex("/a"), limit: "0" }, "22023", /"limit" of etcd_range\(\)/],
     ["etcd_range", { key: hex("/a"), sort: hex("size") }, "22023", /"sort"/],
     ["etcd_range", { key: hex("/a"), prefix: true, range_end: hex("/b") }, "22023", /"range_end"/],
+    ["etcd_watch", { key: hex("/n"), range_end: hex("/a"), wait: "0" }, "22023", /"range_end"/],
     ["etcd_lock", { name: hex("a"), ttl: "0" }, "22023", /"ttl" of etcd_lock\(\)/],
     ["etcd_lock", { name: hex("a"), ttl: "1000", wait: "-1" }, "22023", /"wait"/],
     ["etcd_member_remove", { member_id: hex("xyz") }, "22023", /no member id/],

@@ -1,7 +1,7 @@
 // What changes, as it changes: etcd's events as rows, for as long as the caller likes to wait.
 
-import { toHex } from "../../base/bytes.ts";
-import { decodeTxnOutcome, encodeTxn } from "../../etcd/txn.ts";
+import { compareBytes, toHex } from "../../base/bytes.ts";
+import { decodeTxnOutcome, encodePresent } from "../../etcd/txn.ts";
 import { Ask, Method } from "../../ipc/frame.ts";
 import {
   type AnyFunction,
@@ -39,6 +39,14 @@ function countOf(args: Args): number | null {
 
 function askWatch(args: Args, state: WatchState): Turn<WatchState> {
   const { key, rangeEnd } = rangeOf(args);
+  // etcd refuses it as if a right were missing.
+  if (rangeEnd !== null && rangeEnd[0] !== 0 && compareBytes(rangeEnd, key) <= 0) {
+    args.wrong(
+      "range_end",
+      "is not behind the key",
+      "A range holds the keys from key on and before range_end.",
+    );
+  }
   const { after, wait, count, upto } = state;
   return {
     ask: {
@@ -78,9 +86,8 @@ const watch: SqlFunction<WatchState> = {
   },
 };
 
-/** A Txn that does nothing has the store's revision in its header, for users without any right too. */
 const revision = simple(
-  () => ({ method: Method.READ_TXN, payload: encodeTxn({ compare: [], success: [], failure: [] }) }),
+  () => ({ method: Method.READ_TXN, payload: encodePresent() }),
   (reply) => [[String(decodeTxnOutcome(reply).revision)]],
 );
 

@@ -8,7 +8,7 @@ import { compact, errorFrom, get, getPrefix, put, readRange } from "../testing_r
 import { REAL, VirtualRuntime } from "../testing_runtime.ts";
 import { Deadline } from "../deadline.ts";
 import { Cluster, type ClusterOptions, type Terms } from "./cluster.ts";
-import { pastEvents } from "./streams.ts";
+import { pastEvents } from "../watch/past.ts";
 import { type Channel, type Failure, type Outcome, State } from "./transport.ts";
 
 const terms = (request: number, more: Partial<Terms> = {}): Terms => ({

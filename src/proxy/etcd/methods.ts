@@ -86,9 +86,8 @@ function isSerializableTxn(txn: Uint8Array): boolean {
   eachField(txn, (field, reader) => {
     if (field !== SUCCESS) return false;
     eachField(reader.bytes(), (inner, range) => {
-      if (inner !== REQUEST_RANGE) return false;
-      if (!isSerializable(range.bytes())) all = false;
-      return true;
+      if (inner !== REQUEST_RANGE || !isSerializable(range.bytes())) all = false;
+      return inner === REQUEST_RANGE;
     });
     return true;
   });

@@ -10,6 +10,7 @@ import {
   SnapshotReply,
 } from "../../etcd/api.ts";
 import { encodeFirstAt } from "../../etcd/queue.ts";
+import type { Standing } from "../../etcd/ranges.ts";
 import { decodeTxnOutcome } from "../../etcd/txn.ts";
 import { encodeProbe, type Watched } from "../../etcd/watch.ts";
 import { Deadline } from "../deadline.ts";
@@ -33,7 +34,7 @@ export const refusal = (reason = ""): Failure => ({
 });
 
 /**
- * A stream for a watch of this range: `open` says what to send first, null for nothing at all, once it is known that the token is
+ * A stream for a watch of this range: `open` says what to send first, if anything, once it is known that the token is
  * good (not every etcd tells that from a missing right when a watch is made), that the range may be read, and up to which
  * revision this member has everything.
  */
@@ -41,14 +42,13 @@ export async function watchRange(
   channel: Channel,
   watched: Watched,
   options: CallOptions,
-  open: (now: bigint) => Uint8Array[] | null,
+  open: (standing: Standing) => Uint8Array[],
   heard: Hear,
 ): Promise<Outcome> {
   const probe = await channel.call(TXN, encodeProbe(watched), options);
   if (probe.failure !== undefined) return probe;
-  const { revision } = decodeTxnOutcome(probe.reply);
-  const first = open(revision);
-  return first === null ? { reply: probe.reply } : await channel.converse(WATCH, first, options, heard);
+  const first = open(decodeTxnOutcome(probe.reply));
+  return first.length === 0 ? { reply: probe.reply } : await channel.converse(WATCH, first, options, heard);
 }
 
 /**

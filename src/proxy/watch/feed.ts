@@ -10,6 +10,7 @@
 //   OPENING   refused (why is told)            REFUSED
 //   LIVE      events                           LIVE
 //   LIVE      the stream is lost, reopened     OPENING, behind what is complete
+//   any       reopened on another store        RESTORED
 //   any       what was asked for is compacted  COMPACTED
 
 import {
@@ -20,9 +21,10 @@ import {
   type WatchedEvent,
   type WatchResponse,
 } from "../../etcd/watch.ts";
+import type { Standing } from "../../etcd/ranges.ts";
 import { BATCH_REVISIONS, Proof, type Purpose, type Wanted } from "./proof.ts";
 
-export type FeedState = "OPENING" | "LIVE" | "COMPACTED" | "REFUSED";
+export type FeedState = "OPENING" | "LIVE" | "COMPACTED" | "REFUSED" | "RESTORED";
 
 /** A watch on the stream: the feed's own, or one of its proof's, the `nth` of these. */
 interface Use {
@@ -76,6 +78,8 @@ export class Feed {
   #floor: bigint;
   /** All events up to this revision have come. */
   #complete: bigint;
+  /** Of the member that was asked last, when it was; null before. */
+  #standing: Standing | null = null;
   /** Watches that were asked for and not acknowledged, in their order, and the others by id. */
   #asked: Use[] = [];
   readonly #watches = new Map<string, Use>();
@@ -115,9 +119,17 @@ export class Feed {
   }
 
   /**
-   * What to send on a new stream of a member that is as new as this revision: it is found out when all up to there is here.
+   * What to send on a new stream of a member that stands there: it is found out when all up to its revision is here. Nothing
+   * when it is not the store that has told what is here: its numbers mean something else.
    */
-  open(now: bigint): Uint8Array[] {
+  open(standing: Standing): Uint8Array[] {
+    const { cluster, revision: now, term } = standing;
+    const before = this.#standing;
+    if (before !== null && (cluster !== before.cluster || term < before.term || now < this.#complete)) {
+      this.state = "RESTORED";
+      return [];
+    }
+    this.#standing = standing;
     this.state = "OPENING";
     this.#watches.clear();
     this.#unfinished = 0;
@@ -287,10 +299,12 @@ export class Feed {
     return { events, revision: complete ? all : events.at(-1)!.revision };
   }
 
-  /** Drops the oldest revisions until no more than so many bytes are held. */
-  trim(bytes: number): void {
+  /** Drops the oldest revisions, but none behind `wanted`, until no more than so many bytes are held. */
+  trim(bytes: number, wanted: bigint | null): void {
     while (this.#first < this.#held.length && this.bytes > bytes) {
-      this.#floor = this.#held[this.#first].revision;
+      const { revision } = this.#held[this.#first];
+      if (wanted !== null && revision > wanted) break;
+      this.#floor = revision;
       while (this.#held[this.#first]?.revision === this.#floor) this.#first++;
     }
     if (this.#first < SLACK && this.#first < this.#held.length) return;

@@ -5,6 +5,9 @@ import { WatchReply, WatchRequest } from "../../etcd/api.ts";
 import { Feed } from "./feed.ts";
 import { BATCH_REVISIONS } from "./proof.ts";
 
+/** Where a member stands that has nothing. */
+const AT = { cluster: 1n, revision: 0n, term: 1n };
+
 const WATCHED = { key: encodeUtf8("/p/"), rangeEnd: encodeUtf8("/p0"), prev: false };
 
 const response = (revisions: number[], fragment = false, { watch_id = "0", revision = "1000000" } = {}) => {
@@ -21,7 +24,7 @@ const opened = (after = 0n) => {
 };
 
 const reopen = (feed: Feed) => {
-  const [message] = feed.open(0n);
+  const [message] = feed.open({ ...AT, revision: feed.complete });
   hear(feed, WatchReply.encode({ created: true }));
   return startOf(message);
 };
@@ -101,7 +104,7 @@ Deno.test("Feed: a compaction and a refusal are told apart", () => {
   hear(compacted, WatchReply.encode({ canceled: true, compact_revision: "7" }));
   assert.deepEqual([compacted.state, compacted.compacted], ["COMPACTED", 7n]);
   const refused = new Feed(WATCHED, 0n);
-  refused.open(0n);
+  refused.open(AT);
   hear(refused, WatchReply.encode({ created: true, canceled: true, cancel_reason: "no" }));
   assert.deepEqual([refused.state, refused.reason], ["REFUSED", "no"]);
 });
@@ -130,7 +133,7 @@ Deno.test("Feed: random responses, trims and readers beside a model", () => {
       }
       hear(feed, response(batch));
       model.push(...batch);
-      if (next(4) === 0) feed.trim(next(3000));
+      if (next(4) === 0) feed.trim(next(3000), null);
       const reader = readers[next(readers.length)];
       if (!feed.holds(reader.after)) {
         // Fallen out of the window: it begins anew, elsewhere.
@@ -217,7 +220,7 @@ class Rounds {
 /** Lets a feed read from this etcd until it is certain of what it has; how many rounds that took. */
 function read(etcd: Rounds, after: number, now: number, seed: number) {
   const feed = new Feed(WATCHED, BigInt(after));
-  const queue: Uint8Array[] = feed.open(BigInt(now));
+  const queue: Uint8Array[] = feed.open({ ...AT, revision: BigInt(now) });
   let random = seed;
   const order = <T>(watches: T[]) =>
     watches.map((watch) => ({ watch, at: random = random * 48271 % 2147483647 }))
@@ -287,7 +290,7 @@ Deno.test("Feed: a live one proves anew, and old marks prove nothing", () => {
 
 Deno.test("Feed: as long as etcd acknowledges nothing, no silence counts", () => {
   const feed = new Feed(WATCHED, 1n);
-  feed.open(9n);
+  feed.open({ ...AT, revision: 9n });
   for (let i = 0; i < 1_000; i++) assert.deepEqual(feed.tick(), []);
   assert.equal(feed.complete, 1n);
 });

@@ -7,6 +7,7 @@
 
 import { EtcdFdwError } from "../../base/errors.ts";
 import { encodeProbe, encodeWatchedPage, type Watched } from "../../etcd/watch.ts";
+import type { Standing } from "../../etcd/ranges.ts";
 import { decodeTxnOutcome } from "../../etcd/txn.ts";
 import { toHex } from "../../base/bytes.ts";
 import { Method } from "../../ipc/frame.ts";
@@ -86,9 +87,22 @@ class Source {
     this.furthest = feed.floor;
   }
 
-  /** Bytes that nobody has read. */
+  /** Bytes that the fastest of those who wait has not read, or else of those who have read. */
   get unread(): number {
-    return this.feed.available(this.furthest).bytes;
+    if (this.readers.size === 0) return this.feed.available(this.furthest).bytes;
+    return Math.min(...[...this.readers].map(({ after }) => this.feed.available(after).bytes));
+  }
+
+  /** The first place of those who wait: what is behind it must not go. */
+  get wanted(): bigint | null {
+    let least: bigint | null = null;
+    for (const { after } of this.readers) if (least === null || after < least) least = after;
+    return least;
+  }
+
+  /** Lets all but so many bytes go. */
+  trim(bytes: number): void {
+    this.feed.trim(bytes, this.wanted);
   }
 }
 
@@ -121,7 +135,8 @@ export class Hub {
     const key = keyOf(request);
     let now: bigint | null = null;
     let source = request.after === null ? undefined : this.#find(key, request.after);
-    if (source === undefined || source.rightsUntil <= this.#runtime.now() || asksNow(request)) {
+    const isAhead = request.known && source !== undefined && request.after! > source.feed.complete;
+    if (source === undefined || source.rightsUntil <= this.#runtime.now() || asksNow(request) || isAhead) {
       const reply = await this.#cluster.call(Method.READ_TXN, encodeProbe(request), terms);
       now = decodeTxnOutcome(reply).revision;
       if (request.known && request.after !== null && request.after > now) {
@@ -172,16 +187,11 @@ export class Hub {
     return source;
   }
 
-  /** Ends a watch that nobody reads; false when there is none. */
-  #endIdle(): boolean {
-    for (const all of this.#sources.values()) {
-      for (const { idle, stop } of all) {
-        if (idle === null || stop.signal.aborted) continue;
-        stop.abort();
-        return true;
-      }
-    }
-    return false;
+  /** Ends a watch that nobody reads, other than this one; false when there is none. */
+  #endIdle(but?: Source): boolean {
+    const found = this.#all().find((one) => one !== but && one.idle !== null && !one.stop.signal.aborted);
+    found?.stop.abort();
+    return found !== undefined;
   }
 
   #wait(
@@ -221,7 +231,7 @@ export class Hub {
       signal?.addEventListener("abort", aborted);
       source.readers.add(reader);
       if (signal?.aborted) aborted();
-      else this.#look(source, reader);
+      else this.#lookAll(source, [reader]);
       this.#seek(source);
     });
   }
@@ -242,7 +252,9 @@ export class Hub {
   /** Gives the reader what there is if it is time for it; sees to it otherwise that it is looked at in time. */
   #look(source: Source, reader: Reader): void {
     const { feed } = source;
-    const { after, enough: least, count, bytes, upto, until, now } = reader;
+    // Whether what is here still is what etcd has is known again when there is a stream.
+    if (source.say === null) return;
+    const { after, enough: least, bytes, upto, until, now } = reader;
     const available = feed.available(after);
     const reached = (revision: bigint) => feed.complete >= revision;
     const enough = available.count >= least || available.bytes >= bytes || upto !== null && reached(upto);
@@ -253,9 +265,19 @@ export class Hub {
       if (target !== null && after < target && !reached(target)) return;
       if (available.count === 0 && feed.state !== "LIVE") return;
     }
-    const part = feed.part(after, count, bytes, upto);
+    this.#give(source, reader);
+  }
+
+  /** Gives the reader what there is, though it may be less than it waits for: it comes back. */
+  #give(source: Source, reader: Reader): void {
+    const part = source.feed.part(reader.after, reader.count, reader.bytes, reader.upto);
     if (part.revision > source.furthest) source.furthest = part.revision;
     reader.settle(part);
+  }
+
+  /** Looks at these readers; what nobody needs any more goes when all of them have what they need. */
+  #lookAll(source: Source, readers: Reader[]): void {
+    for (const reader of readers) this.#look(source, reader);
     this.#makeRoom(source);
     if (source.resume !== null && !this.#isFull(source)) source.resume();
   }
@@ -264,7 +286,7 @@ export class Hub {
     if (ms === Infinity || reader.timer !== null) return;
     reader.timer = this.#runtime.after(ms, () => {
       reader.timer = null;
-      this.#look(source, reader);
+      this.#lookAll(source, [reader]);
     });
   }
 
@@ -280,17 +302,25 @@ export class Hub {
 
   /** Keeps a window of what was read, and all that was not. */
   #makeRoom(source: Source): void {
-    const { feed } = source;
-    feed.trim(Math.max(WINDOW_BYTES, source.unread));
+    source.trim(Math.max(WINDOW_BYTES, source.unread));
     if (this.#account(source)) return;
-    // Windows are for those who come later: they are the first to go.
-    for (const all of this.#sources.values()) {
-      for (const one of all) {
-        one.feed.trim(one.unread);
-        this.#account(one);
+    // Who waits for more than there is memory for takes what there is.
+    if (source.say !== null) {
+      for (const reader of [...source.readers]) {
+        if (source.feed.available(reader.after).count > 0) this.#give(source, reader);
       }
     }
-    this.#account(source);
+    // Windows are for those who come later: they are the first to go.
+    for (const one of this.#all()) {
+      one.trim(one.unread);
+      this.#account(one);
+    }
+    // Then what nobody reads: its memory is free as soon as its stream has ended.
+    if (!this.#account(source)) this.#endIdle(source);
+  }
+
+  #all(): Source[] {
+    return [...this.#sources.values()].flatMap((all) => [...all]);
   }
 
   /** Takes from the budget what the source holds; false when there is too little. */
@@ -355,6 +385,7 @@ export class Hub {
         if (!source.wasOpen) return error;
       }
       if (feed.state === "COMPACTED") return compactedError(feed);
+      if (feed.state === "RESTORED") return restoredError(feed.complete, null);
       await sleep(this.#runtime, pause, signal);
     }
   }
@@ -362,9 +393,12 @@ export class Hub {
   /** One stream, until it ends or nothing more can come. */
   async #watch(source: Source, channel: Channel, options: CallOptions): Promise<Outcome<null>> {
     const { feed } = source;
-    const open = (now: bigint) => feed.open(now);
+    let isOver = false;
+    const open = (standing: Standing) => feed.open(standing);
     try {
       const { failure } = await watchRange(channel, feed.watched, options, open, (message, say) => {
+        // What a stream has brought before it broke is told again by the next one.
+        if (isOver) return true;
         source.say = say;
         // Most are small, and are heard at once.
         if (message.length > SMALL_BYTES) return this.#hearLong(source, message);
@@ -376,6 +410,7 @@ export class Hub {
       if (feed.state === "REFUSED") return { failure: refusal(feed.reason) };
       return failure === undefined ? { reply: null } : { failure };
     } finally {
+      isOver = true;
       source.say = null;
       source.hears = false;
       source.ticking?.cancel();
@@ -398,9 +433,8 @@ export class Hub {
     if (feed.state === "COMPACTED" || feed.state === "REFUSED") return true;
     source.error = null;
     source.wasOpen = true;
-    for (const reader of [...source.readers]) this.#look(source, reader);
+    this.#lookAll(source, [...source.readers]);
     this.#seek(source);
-    this.#makeRoom(source);
     return this.#hold(source);
   }
 
@@ -425,9 +459,10 @@ function lateError({ ms }: Deadline, { wasOpen, feed }: Source): EtcdFdwError {
   });
 }
 
-function restoredError(after: bigint, now: bigint): EtcdFdwError {
-  return new EtcdFdwError("22023", `etcd has been at revision ${after}, and now is at ${now}`, {
-    hint: "It was restored from a backup, or the server leads to another cluster.",
+function restoredError(after: bigint, now: bigint | null): EtcdFdwError {
+  const there = now === null ? "is another store now" : `now is at ${now}`;
+  return new EtcdFdwError("22023", `etcd has been at revision ${after}, and ${there}`, {
+    hint: "It was restored from a backup, or the server leads to another cluster. Read anew what is there.",
   });
 }
 

@@ -10,6 +10,7 @@ import {
   type Watched,
   type WatchedEvent,
 } from "../../etcd/watch.ts";
+import type { Standing } from "../../etcd/ranges.ts";
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import { refusal, watchRange } from "../etcd/streams.ts";
 import type { CallOptions, Channel, Failure, Outcome } from "../etcd/transport.ts";
@@ -70,9 +71,9 @@ async function arrive(
   let timer: Timer | null = null;
   let hears = false;
   const isOver = () => feed.complete >= now || feed.state === "COMPACTED" || feed.state === "REFUSED";
-  const open = (revision: bigint) => {
-    now = revision;
-    return isOver() ? null : feed.open(now);
+  const open = (standing: Standing) => {
+    now = standing.revision;
+    return isOver() ? [] : feed.open(standing);
   };
   const heard = async (message: Uint8Array, say: (message: Uint8Array) => void) => {
     const tick = () => {
