@@ -113,16 +113,11 @@ export class TestMembers {
         }).spawn(),
       );
     });
-    const end = Date.now() + READY_MS;
-    for (;;) {
-      try {
-        await Promise.all(this.endpoints.map((_, i) => this.ctl(i, "get", "x")));
-        break;
-      } catch (error) {
-        if (Date.now() < end) continue;
-        await this.stop();
-        throw error;
-      }
+    try {
+      await Promise.all(this.endpoints.map((_, i) => this.served(i, [])));
+    } catch (error) {
+      await this.stop();
+      throw error;
     }
     const list = (await this.ctl(0, "member", "list")).trim().split("\n").map((line) => line.split(", "));
     this.#ids = this.endpoints.map((_, i) => list.find(([, , name]) => name === `m${i}`)![0]);
@@ -156,6 +151,28 @@ export class TestMembers {
 
   mend(): void {
     this.#cut = null;
+  }
+
+  /** Lets this member lead, or any other one. `user`: etcdctl's arguments for authentication. */
+  async lead(member: number, leads: boolean, user: string[]): Promise<void> {
+    const chosen = this.#ids[leads ? member : (member + 1) % 3];
+    // Only the one that leads now can be asked to.
+    for (const i of [0, 1, 2]) await this.ctl(i, ...user, "move-leader", chosen).catch(() => {});
+    const [, , , , isLeader] = (await this.ctl(member, ...user, "endpoint", "status")).split(", ");
+    if (isLeader !== String(leads)) throw new EtcdFdwError("XX000", "the leadership has not moved");
+    await this.served(member, user);
+  }
+
+  /** Waits until this member answers for its cluster. Throws EtcdFdwError when it does not within 20 s. */
+  async served(member: number, user: string[]): Promise<void> {
+    for (const end = Date.now() + READY_MS;;) {
+      try {
+        return void await this.ctl(member, ...user, "get", "x");
+      } catch (error) {
+        if (Date.now() > end) throw error;
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+    }
   }
 
   /** Sends one member the signal: SIGSTOP makes it silent, SIGCONT wakes it. */
