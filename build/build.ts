@@ -10,7 +10,7 @@ import { OUT, ROOT } from "./paths.ts";
 import { findPostgres, type Postgres } from "./postgres.ts";
 import { quickjsFiles, quickjsSource } from "./quickjs.ts";
 import { ensureProgram } from "./apt.ts";
-import { main, run } from "./run.ts";
+import { locked, main, run } from "./run.ts";
 
 export interface BuildOptions {
   werror?: boolean;
@@ -50,8 +50,23 @@ export async function generate(pg: Postgres): Promise<string | null> {
   return quickjs;
 }
 
-/** Builds for one PostgreSQL and says which. */
-export async function build(options: BuildOptions = {}): Promise<Postgres & { quickjs: string | null }> {
+/** The PostgreSQL that was built for, and where the embedded engine's sources are. */
+export type Built = Postgres & { quickjs: string | null };
+
+/** Builds for one PostgreSQL and says which. Nobody else builds before `use` has done with what was built. */
+export async function build(
+  options: BuildOptions = {},
+  use: (built: Built) => Promise<void> = () => Promise.resolve(),
+): Promise<Built> {
+  await Deno.mkdir(OUT, { recursive: true });
+  return await locked(`${OUT}/lock`, async () => {
+    const built = await buildAlone(options);
+    await use(built);
+    return built;
+  });
+}
+
+async function buildAlone(options: BuildOptions): Promise<Built> {
   const pg = await findPostgres(options.pgConfig);
   const quickjs = await generate(pg);
   await Deno.mkdir(pg.objects, { recursive: true });

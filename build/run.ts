@@ -82,6 +82,13 @@ export async function line(command: string, ...args: string[]): Promise<string> 
   return (await run(command, args)).stdout.trim().split("\n")[0];
 }
 
+/** Does something while no other process does what this file stands for. The lock ends with the process, however that ends. */
+export async function locked<T>(path: string, body: () => Promise<T>): Promise<T> {
+  using file = await Deno.open(path, { create: true, write: true });
+  await file.lock(true);
+  return await body();
+}
+
 /** Where a program is on PATH, or null. */
 export async function which(program: string): Promise<string | null> {
   const { code, stdout } = await run("sh", ["-c", `command -v "$0"`, program], { mayFail: true });

@@ -1,6 +1,6 @@
 // Installs a build: the library, the extension's files, the proxy, and the Deno that runs it.
 
-import { build, makeArguments } from "../../build/build.ts";
+import { build, type Built, makeArguments } from "../../build/build.ts";
 import { line, run } from "../../build/run.ts";
 
 /** What to install where. */
@@ -41,11 +41,12 @@ async function isSameFile(a: string, b: string): Promise<boolean> {
  * @returns Whether the build has the embedded engine
  */
 export async function install(options: InstallOptions = {}): Promise<boolean> {
-  const pg = await build({ pgConfig: options.pgConfig });
+  const copied = async (pg: Built) => {
+    const args = await makeArguments({ ...pg, pgConfig: options.into ?? pg.pgConfig }, pg.quickjs);
+    await run("make", [...args, "install"], { cwd: pg.objects });
+  };
+  const pg = await build({ pgConfig: options.pgConfig }, copied);
   const target = options.into ?? pg.pgConfig;
-  await run("make", [...await makeArguments({ ...pg, pgConfig: target }, pg.quickjs), "install"], {
-    cwd: pg.objects,
-  });
   const directory = `${await line(target, "--pkglibdir")}/etcd_fdw`;
   await Deno.mkdir(directory, { recursive: true });
   await place(await Deno.realPath(Deno.execPath()), `${directory}/deno`, options.link ?? false);

@@ -2,7 +2,7 @@
 
 import { findPostgres } from "../../build/postgres.ts";
 import { ROOT } from "../../build/paths.ts";
-import { line, run, StepError } from "../../build/run.ts";
+import { exists, line, locked, run, StepError } from "../../build/run.ts";
 import { install } from "./install.ts";
 import { copyInstallation } from "./installation.ts";
 import {
@@ -44,6 +44,7 @@ interface Description {
 
 /** What a socket's path may have, less what stands after the folder in it. */
 const LONGEST_FOLDER = 107 - "/.s.PGSQL.65535".length;
+const LONGEST_NAME = 40;
 
 /**
  * Short, since a socket's path may have 107 bytes, and the same each time for one checkout and name. A base that is too
@@ -54,12 +55,24 @@ export function sandboxFolder(root: string, name: string, base: string, uid: num
   for (const ch of root) hash = (hash * 33 ^ ch.codePointAt(0)!) >>> 0;
   const below = `etcd_fdw-${uid}/${hash.toString(36)}-${name}`;
   const folder = `${base.replace(/\/+$/, "")}/${below}`;
-  return folder.length <= LONGEST_FOLDER ? folder : `/tmp/${below}`;
+  // All of a checkout's stand side by side, whatever their names are.
+  return folder.length - name.length + LONGEST_NAME <= LONGEST_FOLDER ? folder : `/tmp/${below}`;
 }
+
+/** The name of a sandbox that belongs to a process. */
+export const ownName = (name: string, pid: number) => `test${pid}-${name}`;
+
+/** The process that the sandbox of this name belongs to; null for one that is there until somebody takes it down. */
+export function ownerOf(name: string): number | null {
+  const match = /^test(\d+)-/.exec(name);
+  return match && Number(match[1]);
+}
+
+const parentOf = (folder: string) => folder.slice(0, folder.lastIndexOf("/"));
 
 /** Makes the folder that all sandboxes of this user stand in; others may look through it, and nobody else owns it. */
 async function makeParent(folder: string): Promise<void> {
-  const parent = folder.slice(0, folder.lastIndexOf("/"));
+  const parent = parentOf(folder);
   await Deno.mkdir(parent, { recursive: true });
   const info = await Deno.lstat(parent);
   if (!info.isDirectory || info.uid !== Deno.uid()) {
@@ -70,7 +83,7 @@ async function makeParent(folder: string): Promise<void> {
 }
 
 function folderOf(name: string): string {
-  if (!/^[a-zA-Z0-9_-]{1,24}$/.test(name)) {
+  if (!/^[a-zA-Z0-9_-]+$/.test(name) || name.length > LONGEST_NAME) {
     throw new StepError(`"${name}" is no name for a sandbox: letters, digits, - and _`);
   }
   return sandboxFolder(ROOT, name, Deno.env.get("TMPDIR") || "/tmp", Deno.uid() ?? 0);
@@ -86,15 +99,31 @@ export class Sandbox {
     return text === null ? null : new Sandbox(folder, JSON.parse(text));
   }
 
-  /** This checkout's sandboxes whose names begin with `prefix`. */
-  static async list(prefix: string): Promise<Sandbox[]> {
-    const start = folderOf(`${prefix}x`).slice(0, -1);
-    const parent = start.slice(0, start.lastIndexOf("/"));
-    const entries = await Array.fromAsync(Deno.readDir(parent)).catch(() => []);
-    const names = entries.map(({ name }) => `${parent}/${name}`).filter((path) => path.startsWith(start))
-      .map((path) => prefix + path.slice(start.length));
-    const found = await Promise.all(names.map((name) => Sandbox.find(name)));
-    return found.filter((sandbox) => sandbox !== null);
+  /** Makes a sandbox that is this process's own: others let it be as long as the process lives. */
+  static async own(name: string, options: Omit<SandboxOptions, "name"> = {}): Promise<Sandbox> {
+    await Sandbox.removeAbandoned();
+    const mine = ownName(name, Deno.pid);
+    // Of a process that had the same number.
+    await (await Sandbox.find(mine))?.down();
+    return await Sandbox.up({ ...options, name: mine });
+  }
+
+  /** Takes down this checkout's sandboxes of processes that have ended before they could do it themselves. */
+  static async removeAbandoned(): Promise<void> {
+    const start = folderOf("x").slice(0, -1);
+    await makeParent(start);
+    const parent = parentOf(start);
+    await locked(`${parent}/lock`, async () => {
+      const paths = (await Array.fromAsync(Deno.readDir(parent))).map(({ name }) => `${parent}/${name}`);
+      for (const path of paths.filter((path) => path.startsWith(start))) {
+        const name = path.slice(start.length);
+        const owner = ownerOf(name);
+        // A number that another process has by now leaves the sandbox there until the next time.
+        if (owner === null || await exists(`/proc/${owner}`)) continue;
+        await (await Sandbox.find(name))?.down();
+        if (await exists(path)) await Deno.remove(path, { recursive: true });
+      }
+    });
   }
 
   /**

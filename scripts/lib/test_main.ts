@@ -3,7 +3,7 @@
 import { findPostgres } from "../../build/postgres.ts";
 import { OUT, ROOT } from "../../build/paths.ts";
 import { build } from "../../build/build.ts";
-import { exists, line, main, run, StepError } from "../../build/run.ts";
+import { exists, line, locked, main, run, StepError } from "../../build/run.ts";
 import { compileAll } from "./compile.ts";
 import { add, type Counts, denoCounts, regressCounts } from "./counts.ts";
 import { type Engine, Sandbox } from "./sandbox.ts";
@@ -92,13 +92,16 @@ async function regress(engine: Engine): Promise<Counts> {
   for await (const entry of Deno.readDir(`${ROOT}/tests/regress/sql`)) {
     tests.push(entry.name.replace(/\.sql$/, ""));
   }
-  const name = `t-regress-${engine}`;
-  await (await Sandbox.find(name))?.down();
-  const sandbox = await Sandbox.up({ name, engine });
+  const results = `${OUT}/regress-${engine}`;
+  await Deno.mkdir(results, { recursive: true });
+  // What is left there is looked at afterwards, so that its place has no number in it.
+  return await locked(`${results}/lock`, () => regressIn(results, engine, tests));
+}
+
+async function regressIn(results: string, engine: Engine, tests: string[]): Promise<Counts> {
+  const sandbox = await Sandbox.own(`regress-${engine}`, { engine });
   try {
     const pg = await findPostgres();
-    const results = `${OUT}/regress-${engine}`;
-    await Deno.mkdir(results, { recursive: true });
     const { code, output } = await shown(
       `${await line(pg.pgConfig, "--pkglibdir")}/pgxs/src/test/regress/pg_regress`,
       [
@@ -183,8 +186,8 @@ await main(async () => {
       summary.push(`${title}: ${counts.passed} passed, ${counts.failed} failed, ${seconds} s`);
     }
   }
-  // What a suite that was killed left behind.
-  for (const sandbox of await Sandbox.list("t-")) await sandbox.down();
+  // What a suite that was killed left behind; other runs may be under way.
+  await Sandbox.removeAbandoned();
   console.log(`\n== summary (engines: ${ran.join(", ")})\n${summary.join("\n")}\n`);
   console.log(`${total.passed} passed, ${total.failed} failed`);
   Deno.exit(total.failed === 0 && total.passed > 0 ? 0 : 1);

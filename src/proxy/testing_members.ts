@@ -7,6 +7,7 @@ import { EtcdFdwError } from "../base/errors.ts";
 import { freePort } from "./testing_etcd.ts";
 
 const READY_MS = 20_000;
+const START_ATTEMPTS = 5;
 
 interface Link {
   /** The id of the member that has connected, once it has told. */
@@ -68,6 +69,7 @@ export class TestMembers {
   readonly #directory: string;
   readonly #clients: number[];
   readonly #processes: Deno.ChildProcess[] = [];
+  readonly #ended = new Set<Deno.ChildProcess>();
   readonly #relays: { stop(): void }[] = [];
   readonly #links = new Set<Link>();
   #ids: string[] = [];
@@ -82,12 +84,20 @@ export class TestMembers {
     return this.#clients.map((port) => `127.0.0.1:${port}`);
   }
 
-  /** Starts them and waits until they serve. Throws EtcdFdwError 08001 when they do not within 20 s. */
+  /** Starts them and waits until they serve; again, on other ports, when one ends because somebody else has taken its own. */
   static async start(): Promise<TestMembers> {
-    const directory = await Deno.makeTempDir({ prefix: "etcd_fdw_members_" });
-    const members = new TestMembers(directory, [freePort(), freePort(), freePort()]);
-    await members.#start();
-    return members;
+    for (let attempt = 1;; attempt++) {
+      const directory = await Deno.makeTempDir({ prefix: "etcd_fdw_members_" });
+      const members = new TestMembers(directory, [freePort(), freePort(), freePort()]);
+      try {
+        await members.#start();
+        return members;
+      } catch (error) {
+        const lostRace = members.#ended.size > 0;
+        await members.stop();
+        if (!lostRace || attempt === START_ATTEMPTS) throw error;
+      }
+    }
   }
 
   async #start(): Promise<void> {
@@ -113,17 +123,9 @@ export class TestMembers {
         }).spawn(),
       );
     });
-    const end = Date.now() + READY_MS;
-    for (;;) {
-      try {
-        await Promise.all(this.endpoints.map((_, i) => this.ctl(i, "get", "x")));
-        break;
-      } catch (error) {
-        if (Date.now() < end) continue;
-        await this.stop();
-        throw error;
-      }
-    }
+    for (const process of this.#processes) void process.status.then(() => this.#ended.add(process));
+    const served = await Promise.allSettled(this.endpoints.map((_, i) => this.served(i, [])));
+    for (const one of served) if (one.status === "rejected") throw one.reason;
     const list = (await this.ctl(0, "member", "list")).trim().split("\n").map((line) => line.split(", "));
     this.#ids = this.endpoints.map((_, i) => list.find(([, , name]) => name === `m${i}`)![0]);
   }
@@ -158,6 +160,28 @@ export class TestMembers {
     this.#cut = null;
   }
 
+  /** Lets this member lead, or any other one. `user`: etcdctl's arguments for authentication. */
+  async lead(member: number, leads: boolean, user: string[]): Promise<void> {
+    const chosen = this.#ids[leads ? member : (member + 1) % 3];
+    // Only the one that leads now can be asked to.
+    for (const i of [0, 1, 2]) await this.ctl(i, ...user, "move-leader", chosen).catch(() => {});
+    const [, , , , isLeader] = (await this.ctl(member, ...user, "endpoint", "status")).split(", ");
+    if (isLeader !== String(leads)) throw new EtcdFdwError("XX000", "the leadership has not moved");
+    await this.served(member, user);
+  }
+
+  /** Waits until this member answers for its cluster. Throws EtcdFdwError when it does not within 20 s. */
+  async served(member: number, user: string[]): Promise<void> {
+    for (const end = Date.now() + READY_MS;;) {
+      try {
+        return void await this.ctl(member, ...user, "get", "x");
+      } catch (error) {
+        if (this.#ended.has(this.#processes[member]) || Date.now() > end) throw error;
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+    }
+  }
+
   /** Sends one member the signal: SIGSTOP makes it silent, SIGCONT wakes it. */
   signal(member: number, signal: Deno.Signal): void {
     this.#processes[member].kill(signal);
@@ -176,7 +200,7 @@ export class TestMembers {
 
   async stop(): Promise<void> {
     for (const process of this.#processes) {
-      process.kill("SIGKILL");
+      if (!this.#ended.has(process)) process.kill("SIGKILL");
       await process.status;
     }
     for (const one of this.#relays) one.stop();

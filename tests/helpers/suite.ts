@@ -28,10 +28,7 @@ export function engineUnderTest(): Engine {
 
 export async function suite(name: string, options: SuiteOptions = {}): Promise<Suite> {
   const engine = engineUnderTest();
-  const sandboxName = `t-${name}-${engine}`;
-  // What an interrupted run may have left behind is not what the tests expect.
-  await (await Sandbox.find(sandboxName))?.down();
-  const sandbox = await Sandbox.up({ name: sandboxName, engine, locale: options.locale, etcd: false });
+  const sandbox = await Sandbox.own(`${name}-${engine}`, { engine, locale: options.locale, etcd: false });
   const etcd = options.etcd === false ? null : await startEtcd(options);
   const db = new Database(sandbox);
   Deno.test.afterAll(async () => {

@@ -17,6 +17,7 @@ import {
   type CallContext,
   errorOf,
   isConnectionLoss,
+  isElection,
   isLeaderless,
   isMemberFailure,
   isStaleToken,
@@ -322,7 +323,7 @@ export class Cluster {
     // A stream alone was reset; where it was the connection, its change of state tells.
     if (failure.code === GrpcStatus.CANCELLED) return;
     if (isConnectionLoss(failure) || isMemberFailure(failure)) {
-      return this.#connector.drop(member, failure.text);
+      return this.#connector.drop(member, failure.text, isElection(failure) ? "leaderless" : "failed");
     }
     if (!isTimeout(failure)) return this.#connector.answered(member, false);
     // One client's haste is not the member's fault, and others use it.

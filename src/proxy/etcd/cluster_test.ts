@@ -36,12 +36,14 @@ const FAILURES = {
   late: { code: 4, text: "Deadline exceeded" },
   cancelled: { code: 1, text: "Cancelled on client" },
   lost: { code: 14, text: "read ECONNRESET" },
+  leaderless: { code: 14, text: "etcdserver: no leader" },
+  elected: { code: 14, text: "etcdserver: leader changed" },
   learner: { code: 14, text: "etcdserver: rpc not supported for learner" },
 };
 
 /** A cluster in virtual time whose calls take so many milliseconds, null for ever; and what is told of it. */
 function simulated(
-  timeOf: (path: string) => number | null,
+  timeOf: (path: string, endpoint: string) => number | null,
   refuses = () => false,
   more: Partial<ClusterOptions> = {},
   refusal: (endpoint: string, path: string) => Failure | null = () => null,
@@ -75,7 +77,7 @@ function simulated(
             const lost = () => end({ failure: FAILURES.lost });
             underWay.add(lost);
             signal?.addEventListener("abort", () => end({ failure: FAILURES.cancelled }));
-            runtime.after(timeOf(path) ?? Infinity, () => end({ reply: payload }));
+            runtime.after(timeOf(path, endpoint) ?? Infinity, () => end({ reply: payload }));
             runtime.after(deadline.left(), () => end({ failure: FAILURES.late }));
           }),
         login() {
@@ -187,6 +189,36 @@ Deno.test("Cluster: a write that was certainly not taken goes to another member,
       assert.equal(asked.length, user.username ? 1 : 2);
     }
   }
+});
+
+Deno.test("Cluster: while the others elect a leader, no call waits at the one that they have lost", async () => {
+  let cut = false;
+  let refusals: Failure[] = [];
+  const at: string[] = [];
+  const { runtime, lines, ask } = simulated(
+    (_, endpoint) => cut && endpoint === "old:1" ? null : 5,
+    () => false,
+    { endpoints: ["old:1", "one:1", "two:1"] },
+    (endpoint) => {
+      at.push(endpoint);
+      return endpoint === "old:1" ? null : refusals[at.length % 2] ?? null;
+    },
+  );
+  void watched(ask(Method.PUT, 5_000));
+  await runtime.pass(100);
+  cut = true;
+  const first = watched(ask(Method.RANGE, 400));
+  await runtime.pass(500);
+  assert.deepEqual([first.end, at, lines.length], ["08006", ["old:1", "old:1"], 1]);
+  // It is connected to as quickly as the others, and takes calls as if nothing were.
+  refusals = [FAILURES.leaderless, FAILURES.elected];
+  const read = watched(ask(Method.RANGE, 5_000, { retries: 5, backoff: 100 }));
+  await runtime.pass(1_200);
+  refusals = [];
+  await runtime.pass(1_000);
+  assert.equal(read.end, "done");
+  assert.equal(at.lastIndexOf("old:1"), 1, at.join());
+  assert.ok(at.includes("one:1") && at.includes("two:1"), at.join());
 });
 
 Deno.test("Cluster: that a connection is given up ends no call on it", async () => {

@@ -3,14 +3,14 @@
 // All endpoints are tried at once; the first that is ready becomes the active one and stays it until it fails.
 // Nothing is tried while nobody asks, and there is no backoff between two askers: an etcd that has come back is
 // found by the very next request. An endpoint that has failed (breaker.ts) is the second choice for a while, never no
-// choice. Losers of the race are closed at once: a spare connection would have to be watched, and connecting anew takes
-// a millisecond.
+// choice; of those that have, the ones that only miss their leader come first. Losers of the race are closed at once: a
+// spare connection would have to be watched, and connecting anew takes a millisecond.
 
 import { EtcdFdwError } from "../../base/errors.ts";
 import type { TlsPayload } from "../../ipc/frame.ts";
 import { waitFor } from "../deadline.ts";
 import type { Runtime, Timer } from "../runtime.ts";
-import { type Breaker, CLOSED, isAvoided, step } from "./breaker.ts";
+import { avoidance, type Breaker, CLOSED, type Fault, step } from "./breaker.ts";
 import { type Channel, State } from "./transport.ts";
 
 /** How long an endpoint that failed a moment ago waits for another one to become ready first, in milliseconds. */
@@ -188,12 +188,13 @@ export class Connector {
   #startRace(timeoutMs: number): Race {
     const now = this.#runtime.now();
     for (const endpoint of this.#endpoints) this.#note(endpoint, "tried");
-    const avoided = this.#endpoints.filter((endpoint) => isAvoided(this.#breakerOf(endpoint), now));
+    const ranks = this.#endpoints.map((endpoint) => avoidance(this.#breakerOf(endpoint), now));
+    const first = Math.min(...ranks);
     const channels = this.#endpoints.map((endpoint) => this.#runtime.etcd.dial(endpoint, this.#tls));
     const race = new Race(
       this.#runtime,
       channels,
-      new Set(avoided.length === this.#endpoints.length ? [] : avoided),
+      new Set(this.#endpoints.filter((_, i) => ranks[i] > first)),
       timeoutMs,
     );
     const over = () => {
@@ -238,11 +239,11 @@ export class Connector {
    * Leaves a member that has failed; calls under way on it may still end. With a reason, the loss is logged and
    * other endpoints come first for a while.
    */
-  drop(member: Member, reason?: string): void {
+  drop(member: Member, reason?: string, fault: Fault = "failed"): void {
     const { channel } = member;
     const isNews = this.#breakerOf(channel.endpoint).state === "CLOSED";
     // Calls on a channel that was left before may still show that its endpoint fails.
-    if (reason !== undefined) this.#note(channel.endpoint, "failed");
+    if (reason !== undefined) this.#note(channel.endpoint, fault);
     if (this.#active !== member) return;
     this.#active = null;
     // Where all members fail in turn, the first time is news.

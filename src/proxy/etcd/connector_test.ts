@@ -156,6 +156,24 @@ Deno.test("Connector: an endpoint that failed is no first choice until its break
   assert.equal((await win())[0], "near", "both have failed: all are tried");
 });
 
+Deno.test("Connector: of endpoints that failed, those that miss their leader come before the one that was silent", async () => {
+  const { runtime, connector, win, delays } = worldOf({ old: 10, one: 20, two: 30 });
+  const leaderless = async () => connector.drop(await connector.acquire(1), "no leader", "leaderless");
+  assert.equal((await win())[0], "old");
+  connector.drop(await connector.acquire(1), "it does not answer");
+  for (const next of ["one", "two", "one", "one"]) {
+    assert.equal((await win())[0], next);
+    await leaderless();
+  }
+  // Better than nobody.
+  delays.one = delays.two = null;
+  assert.deepEqual(await win(), ["old", 10]);
+  await leaderless();
+  delays.one = delays.two = 20;
+  await runtime.pass(2_000);
+  assert.equal((await win())[0], "old", "the time of all is over");
+});
+
 Deno.test("Connector: a second choice is no worse than none", async () => {
   const world = worldOf({ near: 10, far: 60_000 });
   assert.deepEqual(await world.win(), ["near", 10]);

@@ -54,6 +54,12 @@ export function isLeaderless(failure: Failure): boolean {
   return failure.code === GrpcStatus.UNAVAILABLE && failure.text === "etcdserver: no leader";
 }
 
+/** The member has lost its leader, or has just heard of another one: it answers for itself, and will serve again soon. */
+export function isElection(failure: Failure): boolean {
+  return isLeaderless(failure) ||
+    failure.code === GrpcStatus.UNAVAILABLE && failure.text === "etcdserver: leader changed";
+}
+
 /** A learner refuses most calls before it looks at the request. */
 function isLearners(failure: Failure): boolean {
   return failure.text === "etcdserver: rpc not supported for learner";

@@ -3,6 +3,7 @@ import { GrpcStatus } from "../../base/errors.ts";
 import {
   errorOf,
   isConnectionLoss,
+  isElection,
   isMemberFailure,
   isStaleToken,
   isTimeout,
@@ -19,6 +20,18 @@ Deno.test("status: the same code means one thing from etcd and another from the 
   assert.ok(!isConnectionLoss(leaderless) && isMemberFailure(leaderless));
   assert.ok(isTimeout({ code: GrpcStatus.DEADLINE_EXCEEDED, text: "Deadline exceeded after 0.7s" }));
   assert.ok(!isTimeout({ code: GrpcStatus.DEADLINE_EXCEEDED, text: "etcdserver: request timed out" }));
+});
+
+Deno.test("status: a member that has lost its leader, or has another one, is a member in an election", () => {
+  const code = GrpcStatus.UNAVAILABLE;
+  for (const text of ["etcdserver: no leader", "etcdserver: leader changed"]) {
+    assert.ok(isElection({ code, text }) && isMemberFailure({ code, text }), text);
+  }
+  assert.ok(
+    !isElection({ code, text: "etcdserver: request timed out, possibly due to previous leader failure" }),
+  );
+  assert.ok(!isElection({ code, text: "etcdserver: server stopped" }));
+  assert.ok(!isElection({ code: GrpcStatus.UNKNOWN, text: "election: no leader" }));
 });
 
 Deno.test("status: only what HTTP/2 vouches for counts as never sent", () => {
