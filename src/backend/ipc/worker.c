@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -190,8 +191,11 @@ static void
 become_proxy(char **argv, char **envp, int stdin_fd)
 {
 	sigset_t	none;
+	/* A core would hold all sessions' passwords. */
+	struct rlimit no_core = {0, 0};
 	long		highest = sysconf(_SC_OPEN_MAX);
 
+	(void) setrlimit(RLIMIT_CORE, &no_core);
 	sigemptyset(&none);
 	for (int sig = 1; sig < NSIG; sig++)
 		signal(sig, SIG_DFL);
