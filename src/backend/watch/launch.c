@@ -59,14 +59,16 @@ PGDLLEXPORT void etcd_fdw_launch_main(Datum arg);
 #define LAUNCH_TRIES	100
 #define LAUNCH_POLL_MS	20
 
+/* What a transaction wants at its commit, the more the later. */
 typedef enum Wish
 {
 	WISH_NONE,
-	WISH_WORKER
+	WISH_LOOK,					/* the worker that runs looks at the table */
+	WISH_WORKER					/* there may be none, or it may be leaving */
 } Wish;
 
-/* What this transaction wants at its commit. */
 static Wish wish = WISH_NONE;
+static int	worker_pid = 0;		/* of WISH_LOOK */
 
 static Oid
 own_tablespace(void)
@@ -261,6 +263,8 @@ static void
 transaction_event(XactEvent event, void *arg)
 {
 	(void) arg;
+	if (event == XACT_EVENT_COMMIT && wish == WISH_LOOK)
+		(void) kill(worker_pid, SIGHUP);
 	if (event == XACT_EVENT_COMMIT && wish == WISH_WORKER &&
 		!launch_database(MyDatabaseId, own_tablespace(), NULL))
 		ereport(WARNING,
@@ -272,6 +276,23 @@ transaction_event(XactEvent event, void *arg)
 }
 
 /*
+ * Has the worker look at the table at the commit.  One that runs does not leave
+ * as long as there is a row; so nobody can fill the slots of workers by changing
+ * his row again and again.
+ */
+static void
+wish_for_look(void)
+{
+	LOCKTAG		tag;
+
+	if (wish == WISH_WORKER)
+		return;
+	etcd_follower_tag(&tag, etcd_follower_table(), ETCD_LOCK_DATABASE, NULL);
+	worker_pid = holder_of(&tag);
+	wish = worker_pid != 0 ? WISH_LOOK : WISH_WORKER;
+}
+
+/*
  * Trigger of the followers' table: their worker has to look at it.  What a
  * subtransaction has done in vain makes it look, too.
  */
@@ -280,7 +301,10 @@ etcd_fdw_followers_changed(PG_FUNCTION_ARGS)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		elog(ERROR, "etcd_fdw_followers_changed() is a trigger");
-	wish = WISH_WORKER;
+	if (TRIGGER_FIRED_BY_INSERT(((TriggerData *) fcinfo->context)->tg_event))
+		wish = WISH_WORKER;
+	else
+		wish_for_look();
 	return PointerGetDatum(NULL);
 }
 
@@ -294,7 +318,7 @@ etcd_fdw_follow(PG_FUNCTION_ARGS)
 {
 	(void) fcinfo;
 	PreventCommandDuringRecovery("etcd_follow()");
-	wish = WISH_WORKER;
+	wish_for_look();
 	PG_RETURN_VOID();
 }
 
