@@ -411,7 +411,8 @@ etcd_follower_note_repair(const char *name, int64 differences)
 
 /*
  * What the worker of the database, or of this mirror, holds while it works.  No
- * command takes such a lock, and no user can.
+ * command takes such a lock, and no user can.  Only locks of users' kind are
+ * released when a process ends that holds them beyond its transactions.
  */
 void
 etcd_follower_tag(LOCKTAG *tag, Oid table, EtcdFollowerLock kind, const char *name)
@@ -420,6 +421,7 @@ etcd_follower_tag(LOCKTAG *tag, Oid table, EtcdFollowerLock kind, const char *na
 		: DatumGetUInt32(hash_any((const unsigned char *) name, strlen(name)));
 
 	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, table, hash, kind);
+	tag->locktag_lockmethodid = USER_LOCKMETHOD;
 }
 
 /*
