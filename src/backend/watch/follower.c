@@ -245,6 +245,20 @@ names_array(List *names)
 #define TEXT_OR_NULL(value) ((value) ? CStringGetTextDatum(value) : (Datum) 0)
 
 /*
+ * Nothing is known of a follower that is no more.
+ */
+static void
+forget_status(const char *name)
+{
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(name)};
+
+	run("DELETE FROM %s.etcd_fdw_follower_status s WHERE s.name OPERATOR(pg_catalog.=) $1"
+		" AND NOT EXISTS (SELECT FROM %s.etcd_fdw_follower f WHERE f.name OPERATOR(pg_catalog.=) $1)",
+		1, types, values, NULL, SPI_OK_DELETE);
+}
+
+/*
  * Adds a follower.  Raises 42710 when there is one of that name.
  */
 void
@@ -285,6 +299,8 @@ etcd_follower_insert(const EtcdFollower *follower)
 		nulls[i] = args[i].isnull ? 'n' : ' ';
 	}
 	SPI_connect();
+	/* What a worker noted too late of one that had this name. */
+	forget_status(follower->name);
 	added = run("INSERT INTO %s.etcd_fdw_follower (name, kind, owner, server, key, range_end, prev, revision, channel, batch,"
 				" source, target, filter, key_columns, verify)"
 				" VALUES ($1, $2, $3::pg_catalog.regrole, $4, $5, $6, $7, $8, $9, $10,"
@@ -300,20 +316,24 @@ etcd_follower_insert(const EtcdFollower *follower)
 }
 
 /*
- * What a user may do with the followers that are his: pause, resume, end.
+ * What a user may do with a follower that is his: pause, resume, end.  By now
+ * the name may be another's, whose follower is not touched.
  */
-bool
-etcd_follower_change(const char *statement, const char *name, int64 number)
+void
+etcd_follower_change(const char *statement, const EtcdFollower *follower, int64 number)
 {
-	Oid			types[] = {TEXTOID, INT8OID};
-	Datum		values[] = {CStringGetTextDatum(name), Int64GetDatum(number)};
-	bool		changed;
+	Oid			types[] = {TEXTOID, OIDOID, INT8OID};
+	Datum		values[] = {
+		CStringGetTextDatum(follower->name), ObjectIdGetDatum(follower->owner), Int64GetDatum(number)
+	};
 	bool		deletes = strncmp(statement, "DELETE", strlen("DELETE")) == 0;
 
 	SPI_connect();
-	changed = run(statement, 2, types, values, NULL, deletes ? SPI_OK_DELETE : SPI_OK_UPDATE) > 0;
+	run(psprintf("%s AND f.owner OPERATOR(pg_catalog.=) $2 AND $3 IS NOT NULL", statement), 3, types, values, NULL,
+		deletes ? SPI_OK_DELETE : SPI_OK_UPDATE);
+	if (deletes)
+		forget_status(follower->name);
 	SPI_finish();
-	return changed;
 }
 
 /*

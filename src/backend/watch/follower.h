@@ -73,8 +73,9 @@ extern void etcd_follower_note_error(const char *name, const ErrorData *error, i
 extern void etcd_follower_fail(const char *name);
 extern void etcd_follower_note_repair(const char *name, int64 differences);
 extern void etcd_follower_tag(LOCKTAG *tag, Oid table, EtcdFollowerLock kind, const char *name);
-extern bool etcd_follower_change(const char *statement, const char *name, int64 number);
+extern void etcd_follower_change(const char *statement, const EtcdFollower *follower, int64 number);
 extern EtcdRequest *etcd_follower_ask(const EtcdFollower *follower, int wait_ms, MemoryContext context);
+extern bool etcd_owner_may_work(Oid owner);
 extern int64 etcd_present_revision(const char *server);
 
 #endif							/* ETCD_FDW_FOLLOWER_H */

@@ -3,9 +3,10 @@
  *	  How the workers that follow etcd come to life.
  *
  * There is one for each database with subscriptions or mirrors, and one for
- * each mirror.  A change of the table starts the database's worker when it is
- * committed: whoever finds that one runs already tells it to look, and leaves.
- * So nothing depends on who saw whom when; the lock decides.
+ * each mirror.  A change of the table tells the database's worker to look when
+ * it is committed, or starts one.  Of two that start the lock decides: the
+ * other tells the one that has it to look, and leaves.  Who leaves because there
+ * is nothing to do looks once more when others could have the lock.
  *
  * Dynamic workers do not outlive the server.  With etcd_fdw in
  * shared_preload_libraries a launcher starts them again, on a standby once it
@@ -38,6 +39,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
+#include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "tcop/tcopprot.h"
@@ -52,23 +54,22 @@ PGDLLEXPORT void etcd_fdw_launch_main(Datum arg);
 
 /* A worker that has died is started again after so many seconds. */
 #define RESTART_S		5
-/* How long a second worker waits for the first to leave, if it does. */
+/* How long a mirror's second worker waits for the first to leave, if it does. */
 #define LOCK_TRIES		10
 #define LOCK_POLL_MS	50
 /* How long the launcher waits for a worker that finds nothing to do, so that all do not take slots at once. */
 #define LAUNCH_TRIES	100
 #define LAUNCH_POLL_MS	20
 
-/* What a transaction wants at its commit, the more the later. */
 typedef enum Wish
 {
 	WISH_NONE,
-	WISH_LOOK,					/* the worker that runs looks at the table */
-	WISH_WORKER					/* there may be none, or it may be leaving */
+	WISH_WORKER
 } Wish;
 
+/* What this transaction wants at its commit, and for which table. */
 static Wish wish = WISH_NONE;
-static int	worker_pid = 0;		/* of WISH_LOOK */
+static Oid	wish_table = InvalidOid;
 
 static Oid
 own_tablespace(void)
@@ -143,6 +144,11 @@ etcd_follow_connect(Datum arg, Oid role)
 		return false;
 	pfree(path);
 	BackgroundWorkerInitializeConnectionByOid(database, role, COMPAT_BYPASS_LOGIN);
+	/* What is set for sessions is not meant for this one: it reads the present, takes its time, and a crash must not undo it. */
+	SetConfigOption("etcd_fdw.revision", "0", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("synchronous_commit", "on", PGC_USERSET, PGC_S_OVERRIDE);
+	if (GetConfigOption("transaction_timeout", true, false) != NULL)
+		SetConfigOption("transaction_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE);
 	return true;
 }
 
@@ -210,14 +216,18 @@ holder_of(const LOCKTAG *tag)
 {
 	LockData   *locks = GetLockStatusData();
 
-	for (int i = 0; i < locks->nelements; i++)
+	int			pid = 0;
+
+	for (int i = 0; i < locks->nelements && pid == 0; i++)
 	{
 		LockInstanceData *one = &locks->locks[i];
 
 		if (one->holdMask != 0 && memcmp(&one->locktag, tag, sizeof(LOCKTAG)) == 0)
-			return one->pid;
+			pid = one->pid;
 	}
-	return 0;
+	pfree(locks->locks);
+	pfree(locks);
+	return pid;
 }
 
 /*
@@ -236,8 +246,11 @@ etcd_follow_lock(EtcdFollowerLock kind, const char *name)
 		if (LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL)
 			return true;
 		pid = holder_of(&tag);
-		if (pid != 0 && i % 4 == 0)
+		if (pid != 0 && kind == ETCD_LOCK_DATABASE)
+		{
 			(void) kill(pid, SIGHUP);
+			return false;
+		}
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOCK_POLL_MS, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -259,37 +272,50 @@ etcd_follow_unlock(EtcdFollowerLock kind, const char *name)
 
 /* ---- starting at commit ---- */
 
+/*
+ * Tells the worker of the database to look; false when there is none.  It may
+ * not fail: all is committed.
+ */
+static bool
+tell_worker(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	LOCKTAG		tag;
+	volatile int pid = 0;
+
+	etcd_follower_tag(&tag, wish_table, ETCD_LOCK_DATABASE, NULL);
+	PG_TRY();
+	{
+		pid = holder_of(&tag);
+	}
+	PG_CATCH();
+	{
+		/* Out of memory: what GetLockStatusData() held is all that is held here. */
+		LWLockReleaseAll();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return pid != 0 && kill(pid, SIGHUP) == 0;
+}
+
 static void
 transaction_event(XactEvent event, void *arg)
 {
 	(void) arg;
-	if (event == XACT_EVENT_COMMIT && wish == WISH_LOOK)
-		(void) kill(worker_pid, SIGHUP);
-	if (event == XACT_EVENT_COMMIT && wish == WISH_WORKER &&
+	if (event == XACT_EVENT_COMMIT && wish == WISH_WORKER && !tell_worker() &&
 		!launch_database(MyDatabaseId, own_tablespace(), NULL))
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("no background worker slot is free to follow etcd"),
 				 errhint("Raise max_worker_processes, and call etcd_follow().")));
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	/* Whoever commits it would not know that a worker is to look. */
+	if (event == XACT_EVENT_PRE_PREPARE && wish == WISH_WORKER)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot prepare a transaction that has changed subscriptions or mirrors of etcd")));
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
 		wish = WISH_NONE;
-}
-
-/*
- * Has the worker look at the table at the commit.  One that runs does not leave
- * as long as there is a row; so nobody can fill the slots of workers by changing
- * his row again and again.
- */
-static void
-wish_for_look(void)
-{
-	LOCKTAG		tag;
-
-	if (wish == WISH_WORKER)
-		return;
-	etcd_follower_tag(&tag, etcd_follower_table(), ETCD_LOCK_DATABASE, NULL);
-	worker_pid = holder_of(&tag);
-	wish = worker_pid != 0 ? WISH_LOOK : WISH_WORKER;
 }
 
 /*
@@ -301,10 +327,8 @@ etcd_fdw_followers_changed(PG_FUNCTION_ARGS)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		elog(ERROR, "etcd_fdw_followers_changed() is a trigger");
-	if (TRIGGER_FIRED_BY_INSERT(((TriggerData *) fcinfo->context)->tg_event))
-		wish = WISH_WORKER;
-	else
-		wish_for_look();
+	wish = WISH_WORKER;
+	wish_table = RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation);
 	return PointerGetDatum(NULL);
 }
 
@@ -318,7 +342,8 @@ etcd_fdw_follow(PG_FUNCTION_ARGS)
 {
 	(void) fcinfo;
 	PreventCommandDuringRecovery("etcd_follow()");
-	wish_for_look();
+	wish = WISH_WORKER;
+	wish_table = etcd_follower_table();
 	PG_RETURN_VOID();
 }
 

@@ -21,6 +21,7 @@
 
 #include "etcd/page.h"
 #include "ipc/request.h"
+#include "ipc/session.h"
 #include "scan/feed.h"
 #include "server/server.h"
 #include "txn/revision.h"
@@ -45,6 +46,8 @@
 
 PGDLLEXPORT void etcd_fdw_mirror_main(Datum arg);
 
+/* Somebody changes the mirror's row: soon again, in ms. */
+#define BUSY_PAUSE_MS	100
 /* Between two attempts, in ms: twice as long each time. */
 #define FIRST_PAUSE_MS	500
 #define LONGEST_PAUSE_MS 30000
@@ -53,6 +56,15 @@ PGDLLEXPORT void etcd_fdw_mirror_main(Datum arg);
 /* Rows of a snapshot that are taken at a time when they are put one by one. */
 #define FETCH_ROWS		200
 
+/* How far an attempt at the target has come. */
+typedef enum Stage
+{
+	STAGE_REACHING,				/* etcd, and the target, have to be there */
+	STAGE_PUTTING,				/* rows are put */
+	STAGE_BUSY,					/* all is put, but somebody changes the mirror's row */
+	STAGE_DONE					/* the position is moved on, if the transaction commits */
+} Stage;
+
 /* What one attempt at the target works with, and finds out. */
 typedef struct Work
 {
@@ -60,10 +72,11 @@ typedef struct Work
 	EtcdPage   *page;			/* of events */
 	EtcdKeyValue *kvs;			/* the last event of each key, in the order of keys */
 	uint32		count;
+	int64		position;		/* that is to be verified */
 	int64		reached;		/* the revision that the target shows now */
 	int64		differences;	/* rows that were put right */
 	bool		one_by_one;		/* to find the row that the target refuses */
-	bool		moved;			/* the position was where it had to be */
+	Stage		stage;
 	/* Of the row that was refused. */
 	int64		bad_revision;
 	const char *bad_key;
@@ -73,17 +86,22 @@ typedef struct Work
 
 static MemoryContext loop_context;
 static MemoryContext row_context;
+/* The row may have changed. */
+static bool is_stale = false;
 
 /*
- * Whether the target, or what is to go there, is at fault, rather than that
- * something cannot be had just now.
+ * Whether what is to go to the target is at fault, rather than that something
+ * cannot be had just now.
  */
 static bool
-is_refusal(const ErrorData *error)
+is_refusal(const Work *work, const ErrorData *error)
 {
+	if (work->stage == STAGE_REACHING || work->stage == STAGE_BUSY || error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+		return false;
 	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
 	{
 		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION:
 		case ERRCODE_TRANSACTION_ROLLBACK:
 		case ERRCODE_INSUFFICIENT_RESOURCES:
 		case ERRCODE_OPERATOR_INTERVENTION:
@@ -205,7 +223,7 @@ try_step(Work *work, Step step, void *arg, bool pass)
 		etcd_feed(NULL);
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (!pass || !is_refusal(error))
+		if (!pass || !is_refusal(work, error))
 			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
@@ -242,9 +260,43 @@ put_keys_apart(Work *work, const EtcdTarget *target)
 		work->bad_revision = one.kv->numbers[1];
 		work->bad_key = one.kv->key;
 		work->bad_len = one.kv->key_len;
-		try_step(work, put_one_key, &one, one.kv->numbers[1] == work->row->skip);
+		if (work->one_by_one || one.kv->numbers[1] == work->row->skip)
+			try_step(work, put_one_key, &one, one.kv->numbers[1] == work->row->skip);
 	}
 	work->bad_key = NULL;
+}
+
+/*
+ * All that is not put apart at once: a row may need one that comes later.
+ */
+static void
+put_keys_at_once(Work *work, const EtcdTarget *target)
+{
+	EtcdKeyValue *kvs = palloc(sizeof(EtcdKeyValue) * Max(1, work->count));
+	uint32		count = 0;
+
+	for (uint32 i = 0; i < work->count && !work->one_by_one; i++)
+	{
+		if (work->row->skip == 0 || work->kvs[i].numbers[1] != work->row->skip)
+			kvs[count++] = work->kvs[i];
+	}
+	put_keys(target, work->row->source, kvs, count);
+	pfree(kvs);
+}
+
+/*
+ * Moves the position on.  Rows without their position would be put twice.
+ */
+static void
+advance(Work *work, const EtcdFollowed *followed)
+{
+	work->stage = STAGE_BUSY;
+	if (!etcd_follower_advance(work->row, followed))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("mirror \"%s\" is being changed", work->row->name)));
+	work->stage = STAGE_DONE;
+	work->reached = followed->revision;
 }
 
 /*
@@ -255,26 +307,18 @@ apply_events(void *arg)
 {
 	Work	   *work = arg;
 	EtcdFollowed followed = {work->page->revision, work->page->kvs, work->page->behind};
-	EtcdTarget *target = NULL;
-	bool		apart = work->one_by_one;
-
-	for (uint32 i = 0; i < work->count && work->row->skip != 0; i++)
-		apart = apart || work->kvs[i].numbers[1] == work->row->skip;
+	work->stage = STAGE_REACHING;
 	if (work->count > 0)
-		target = etcd_target_statements(work->row);
-	SPI_connect();
-	if (apart)
+	{
+		EtcdTarget *target = etcd_target_statements(work->row);
+
+		work->stage = STAGE_PUTTING;
+		SPI_connect();
+		put_keys_at_once(work, target);
 		put_keys_apart(work, target);
-	else if (work->count > 0)
-		put_keys(target, work->row->source, work->kvs, work->count);
-	SPI_finish();
-	work->moved = etcd_follower_advance(work->row, &followed);
-	/* Rows without their position would be put twice. */
-	if (!work->moved)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("mirror \"%s\" is being changed", work->row->name)));
-	work->reached = followed.revision;
+		SPI_finish();
+	}
+	advance(work, &followed);
 }
 
 /* ---- snapshots ---- */
@@ -297,9 +341,32 @@ put_one_row(Work *work, void *arg)
 		elog(ERROR, "a row could not be put");
 }
 
-static void
-put_tuple(Work *work, OneRow *one, HeapTuple tuple, TupleDesc desc)
+/*
+ * What tells the row apart, as the view shows it.
+ */
+static char *
+key_text(const EtcdTarget *target, HeapTuple tuple, TupleDesc desc)
 {
+	StringInfoData text;
+	int			column = -1;
+
+	initStringInfo(&text);
+	while ((column = bms_next_member(target->keys, column)) >= 0)
+	{
+		char	   *value = SPI_getvalue(tuple, desc, column);
+
+		appendStringInfo(&text, "%s%s", text.len > 0 ? ", " : "", value ? value : "NULL");
+	}
+	return text.data;
+}
+
+static void
+put_tuple(Work *work, OneRow *one, const EtcdTarget *target, HeapTuple tuple, TupleDesc desc)
+{
+	char	   *key = key_text(target, tuple, desc);
+
+	work->bad_key = key;
+	work->bad_len = strlen(key);
 	for (int i = 0; i < desc->natts; i++)
 	{
 		bool		isnull;
@@ -308,6 +375,8 @@ put_tuple(Work *work, OneRow *one, HeapTuple tuple, TupleDesc desc)
 		one->nulls[i] = isnull ? 'n' : ' ';
 	}
 	try_step(work, put_one_row, one, work->row->skip != 0);
+	work->bad_key = NULL;
+	pfree(key);
 }
 
 /*
@@ -327,6 +396,7 @@ put_rows_apart(Work *work, const EtcdTarget *target)
 		rows = SPI_tuptable;
 		if (SPI_processed == 0)
 			break;
+		work->bad_revision = etcd_transaction_revision(etcd_server_by_name(work->row->server));
 		if (one.plan == NULL)
 		{
 			TupleDesc	desc = rows->tupdesc;
@@ -341,7 +411,7 @@ put_rows_apart(Work *work, const EtcdTarget *target)
 		for (uint64 i = 0, count = rows->numvals; i < count; i++)
 		{
 			CHECK_FOR_INTERRUPTS();
-			put_tuple(work, &one, rows->vals[i], rows->tupdesc);
+			put_tuple(work, &one, target, rows->vals[i], rows->tupdesc);
 		}
 		SPI_freetuptable(rows);
 	}
@@ -354,14 +424,17 @@ put_rows_apart(Work *work, const EtcdTarget *target)
 static void
 put_difference(Work *work)
 {
-	EtcdTarget *target = etcd_target_statements(work->row);
+	EtcdTarget *target;
 
+	work->stage = STAGE_REACHING;
+	target = etcd_target_statements(work->row);
+	work->stage = STAGE_PUTTING;
 	SPI_connect();
 	work->differences = execute(target->delete_others, SPI_OK_DELETE);
 	if (work->one_by_one || work->row->skip != 0)
 		put_rows_apart(work, target);
 	else
-		work->differences += execute(target->upsert, SPI_OK_INSERT);
+		work->differences += execute(target->repair, SPI_OK_INSERT);
 	SPI_finish();
 }
 
@@ -373,17 +446,16 @@ apply_snapshot(void *arg)
 {
 	Work	   *work = arg;
 	EtcdFollowed followed = {0};
+	int64		read;
 
+	work->stage = STAGE_REACHING;
+	/* A filter may be such that nothing is read. */
+	followed.revision = etcd_present_revision(work->row->server);
 	put_difference(work);
-	work->reached = followed.revision = etcd_transaction_revision(etcd_server_by_name(work->row->server));
-	if (followed.revision == 0)
-		elog(ERROR, "a snapshot has no revision");
-	work->bad_revision = followed.revision;
-	work->moved = etcd_follower_advance(work->row, &followed);
-	if (!work->moved)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("mirror \"%s\" is being changed", work->row->name)));
+	read = etcd_transaction_revision(etcd_server_by_name(work->row->server));
+	if (read != 0)
+		followed.revision = read;
+	advance(work, &followed);
 }
 
 /*
@@ -393,10 +465,12 @@ static void
 apply_verification(void *arg)
 {
 	Work	   *work = arg;
+	EtcdFollowed followed = {work->position, 0, 0};
 
-	(void) set_config_option("etcd_fdw.revision", psprintf(INT64_FORMAT, work->row->revision), PGC_USERSET, PGC_S_SESSION,
+	(void) set_config_option("etcd_fdw.revision", psprintf(INT64_FORMAT, work->position), PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
 	put_difference(work);
+	advance(work, &followed);
 	etcd_follower_note_repair(work->row->name, work->differences);
 }
 
@@ -431,7 +505,7 @@ note_refusal(void *arg)
 	Work	   *work = arg;
 
 	etcd_follower_note_error(work->row->name, work->error, work->bad_revision, work->bad_key, work->bad_len);
-	if (is_refusal(work->error))
+	if (is_refusal(work, work->error))
 		etcd_follower_fail(work->row->name);
 }
 
@@ -453,18 +527,37 @@ sleep_ms(long ms)
 }
 
 /*
+ * What was reached counts when it is committed.
+ */
+static ErrorData *
+try_work(Work *work, int isolation, void (*attempt) (void *), const char *activity)
+{
+	ErrorData  *error = etcd_attempt_at(isolation, attempt, work, activity);
+
+	if (error != NULL)
+		work->reached = 0;
+	return error;
+}
+
+/*
  * An attempt has failed: the row that is at fault is looked for, and the error
  * is noted.  A refusal ends the mirror until it is resumed.
  */
 static void
 after_failure(Work *work, ErrorData *error, int isolation, void (*attempt) (void *), long *pause)
 {
-	if (is_refusal(error) && attempt != NULL && !work->one_by_one)
+	is_stale = true;
+	if (work->stage == STAGE_BUSY)
+	{
+		sleep_ms(BUSY_PAUSE_MS);
+		return;
+	}
+	if (is_refusal(work, error) && !work->one_by_one)
 	{
 		ErrorData  *again;
 
 		work->one_by_one = true;
-		again = etcd_attempt_at(isolation, attempt, work, "looking for the row that is refused");
+		again = try_work(work, isolation, attempt, "looking for the row that is refused");
 		if (again == NULL)
 			return;				/* one by one there was no fault */
 		error = again;
@@ -474,7 +567,7 @@ after_failure(Work *work, ErrorData *error, int isolation, void (*attempt) (void
 			(errmsg("mirror \"%s\" of etcd could not go on: %s", work->row->name, error->message),
 			 error->detail ? errdetail_internal("%s", error->detail) : 0));
 	etcd_attempt_or_log(note_refusal, work, "noting an error");
-	if (is_refusal(error))
+	if (is_refusal(work, error))
 		proc_exit(0);
 	*pause = Min(*pause == 0 ? FIRST_PAUSE_MS : *pause * 2, LONGEST_PAUSE_MS);
 	sleep_ms(*pause);
@@ -484,6 +577,7 @@ typedef struct Asking
 {
 	EtcdFollower *row;
 	int64		position;
+	int			wait;			/* ms */
 	MemoryContext context;
 	EtcdRequest *request;
 } Asking;
@@ -495,13 +589,13 @@ ask(void *arg)
 	EtcdFollower row = *asking->row;
 
 	row.revision = asking->position;
-	asking->request = etcd_follower_ask(&row, ETCD_FOLLOW_WAIT_MS, asking->context);
+	asking->request = etcd_follower_ask(&row, asking->wait, asking->context);
 }
 
 static void
 put_snapshot(Work *work, long *pause)
 {
-	ErrorData  *error = etcd_attempt_at(XACT_REPEATABLE_READ, apply_snapshot, work, "putting a snapshot of etcd");
+	ErrorData  *error = try_work(work, XACT_REPEATABLE_READ, apply_snapshot, "putting a snapshot of etcd");
 
 	/* What is compacted while it is read is read anew. */
 	if (error != NULL && error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE && strstr(error->message, "compacted") != NULL)
@@ -510,20 +604,22 @@ put_snapshot(Work *work, long *pause)
 		after_failure(work, error, XACT_REPEATABLE_READ, apply_snapshot, pause);
 	else
 		*pause = 0;
-	if (work->moved)
+	if (work->reached != 0)
 		work->row->revision = work->reached;
 }
 
 static void
 verify(Work *work, long *pause)
 {
-	ErrorData  *error = etcd_attempt(apply_verification, work, "comparing with etcd");
+	ErrorData  *error = try_work(work, XACT_READ_COMMITTED, apply_verification, "comparing with etcd");
 
 	if (error != NULL && error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE)
 		return;					/* compacted just now: next time */
 	if (error != NULL)
 		after_failure(work, error, XACT_READ_COMMITTED, apply_verification, pause);
-	else if (work->differences > 0)
+	if (work->reached != 0)
+		work->row->revision = work->reached;
+	if (error == NULL && work->differences > 0)
 		ereport(LOG,
 				(errmsg("mirror \"%s\" differed from etcd in " INT64_FORMAT " rows, which were put right",
 						work->row->name, work->differences)));
@@ -538,12 +634,15 @@ forget_position(void *arg)
 	Work	   *work = arg;
 	EtcdFollowed followed = {0};
 
-	work->moved = etcd_follower_advance(work->row, &followed);
+	/* It is not just that etcd cannot be asked in this way. */
+	(void) etcd_present_revision(work->row->server);
+	advance(work, &followed);
 }
 
 /*
- * Waits for the answer, outside of a transaction: it may take long.  NULL, or
- * why there is none.
+ * Waits for the answer, outside of a transaction: it may take long; no longer
+ * than until somebody wants the row to be looked at.  NULL, or why there is no
+ * answer.
  */
 static ErrorData *
 await_news(EtcdRequest *request)
@@ -552,7 +651,10 @@ await_news(EtcdRequest *request)
 
 	PG_TRY();
 	{
-		etcd_wait(request);
+		while (request->state == ETCD_REQUEST_SENT && !ConfigReloadPending && GetCurrentTimestamp() < request->give_up)
+			etcd_session_turn(request->give_up);
+		if (!ConfigReloadPending)
+			etcd_wait(request);
 	}
 	PG_CATCH();
 	{
@@ -568,9 +670,9 @@ await_news(EtcdRequest *request)
  * Waits for news and puts them; the position that is known then.
  */
 static int64
-follow(EtcdFollower *row, int64 position, TimestampTz *noted, long *pause)
+follow(EtcdFollower *row, int64 position, int wait, TimestampTz *noted, long *pause)
 {
-	Asking		asking = {row, position, loop_context, NULL};
+	Asking		asking = {row, position, wait, loop_context, NULL};
 	ErrorData  *error = etcd_attempt(ask, &asking, NULL);
 	ErrorData	fields = {0};
 	EtcdPage	page;
@@ -578,14 +680,16 @@ follow(EtcdFollower *row, int64 position, TimestampTz *noted, long *pause)
 
 	if (error == NULL)
 		error = await_news(asking.request);
+	if (error == NULL && ConfigReloadPending)
+		return position;
 	if (error == NULL && etcd_reply_is_error(asking.request, &fields))
 		error = &fields;
 	if (error != NULL && error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE)
 	{
 		ereport(LOG, (errmsg("mirror \"%s\" of etcd begins anew: %s", row->name, error->message)));
-		if (etcd_attempt(forget_position, &work, "beginning anew") == NULL && work.moved)
-			row->revision = 0;
-		return 0;
+		error = etcd_attempt(forget_position, &work, "beginning anew");
+		if (error == NULL)
+			return row->revision = 0;
 	}
 	if (error != NULL)
 	{
@@ -597,12 +701,12 @@ follow(EtcdFollower *row, int64 position, TimestampTz *noted, long *pause)
 	if (page.kvs == 0 && *pause == 0 && !TimestampDifferenceExceeds(*noted, GetCurrentTimestamp(), NOTE_MS))
 		return page.revision;
 	read_events(&work);
-	error = etcd_attempt(apply_events, &work, "putting events of etcd");
+	error = try_work(&work, XACT_READ_COMMITTED, apply_events, "putting events of etcd");
 	if (error != NULL)
 		after_failure(&work, error, XACT_READ_COMMITTED, apply_events, pause);
 	else
 		*pause = 0;
-	if (!work.moved)
+	if (work.reached == 0)
 		return position;
 	row->revision = work.reached;
 	*noted = GetCurrentTimestamp();
@@ -635,6 +739,7 @@ etcd_fdw_mirror_main(Datum arg)
 	TimestampTz verified;
 	int64		position;
 	long		pause = 0;
+	int			wait;
 
 	memcpy(&start, MyBgworkerEntry->bgw_extra, sizeof(start));
 	if (!etcd_follow_connect(arg, start.owner))
@@ -652,8 +757,9 @@ etcd_fdw_mirror_main(Datum arg)
 	{
 		MemoryContextReset(loop_context);
 		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending || row->revision == 0)
+		if (ConfigReloadPending || is_stale || row->revision == 0)
 		{
+			is_stale = false;
 			if (ConfigReloadPending)
 			{
 				ConfigReloadPending = false;
@@ -671,14 +777,19 @@ etcd_fdw_mirror_main(Datum arg)
 			verified = GetCurrentTimestamp();
 			continue;
 		}
-		if (row->verify_ms > 0 && row->revision == position &&
-			TimestampDifferenceExceeds(verified, GetCurrentTimestamp(), (int) Min(row->verify_ms, INT_MAX)))
+		wait = ETCD_FOLLOW_WAIT_MS;
+		if (row->verify_ms > 0)
+			wait = (int) Min(wait, TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+																   TimestampTzPlusMilliseconds(verified, row->verify_ms)));
+		if (wait == 0)
 		{
-			Work		work = {.row = row};
+			Work		work = {.row = row, .position = position};
 
 			verified = GetCurrentTimestamp();
 			verify(&work, &pause);
+			if (is_stale)
+				continue;
 		}
-		position = follow(row, position, &noted, &pause);
+		position = follow(row, position, wait, &noted, &pause);
 	}
 }

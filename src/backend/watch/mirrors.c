@@ -14,6 +14,7 @@
 #include "access/table.h"
 #include "executor/spi.h"
 #include "foreign/foreign.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -72,7 +73,7 @@ make_source(const EtcdFollower *mirror, const char *prefix, const char *server)
 {
 	static const char *const fields[] = {"key", "value", "create_revision", "mod_revision", "version", "lease"};
 	Oid			namespace = get_rel_namespace(mirror->target);
-	char	   *name = psprintf("%.*s_source", NAMEDATALEN - 9, mirror->name);
+	char	   *name = psprintf("%.*s_source", pg_mbcliplen(mirror->name, strlen(mirror->name), NAMEDATALEN - 8), mirror->name);
 	StringInfoData sql;
 	const char *separator = "";
 
@@ -101,21 +102,25 @@ make_source(const EtcdFollower *mirror, const char *prefix, const char *server)
 }
 
 /*
- * A worker is a session of the owner's.
+ * Whether a worker can be a session of the owner's.
  */
+bool
+etcd_owner_may_work(Oid owner)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
+	bool		may;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	may = COMPAT_BYPASS_LOGIN != 0 || ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+	ReleaseSysCache(tuple);
+	return may;
+}
+
 static void
 check_owner(Oid owner)
 {
-	HeapTuple	tuple;
-	bool		may;
-
-	if (COMPAT_BYPASS_LOGIN != 0)
-		return;
-	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
-	may = HeapTupleIsValid(tuple) && ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
-	if (HeapTupleIsValid(tuple))
-		ReleaseSysCache(tuple);
-	if (!may)
+	if (!etcd_owner_may_work(owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
 				 errmsg("role \"%s\" may not log in, as the worker of its mirror would", GetUserNameFromId(owner, false)),

@@ -236,11 +236,8 @@ etcd_fdw_unfollow(PG_FUNCTION_ARGS)
 	char	   *name = etcd_name_arg(fcinfo, function);
 
 	PreventCommandIfReadOnly(mirrors ? "etcd_unmirror()" : "etcd_unsubscribe()");
-	(void) etcd_own_follower(name, mirrors ? ETCD_MIRROR : ETCD_SUBSCRIPTION, false);
-	etcd_follower_change("DELETE FROM %s.etcd_fdw_follower f WHERE f.name OPERATOR(pg_catalog.=) $1 AND $2 IS NOT NULL",
-						 name, 0);
-	etcd_follower_change("DELETE FROM %s.etcd_fdw_follower_status f WHERE f.name OPERATOR(pg_catalog.=) $1 AND $2 IS NOT NULL",
-						 name, 0);
+	etcd_follower_change("DELETE FROM %s.etcd_fdw_follower f WHERE f.name OPERATOR(pg_catalog.=) $1",
+						 etcd_own_follower(name, mirrors ? ETCD_MIRROR : ETCD_SUBSCRIPTION, false), 0);
 	PG_RETURN_VOID();
 }
 
@@ -253,9 +250,8 @@ etcd_fdw_pause(PG_FUNCTION_ARGS)
 	char	   *name = etcd_name_arg(fcinfo, "etcd_pause");
 
 	PreventCommandIfReadOnly("etcd_pause()");
-	(void) etcd_own_follower(name, ETCD_SUBSCRIPTION, true);
-	etcd_follower_change("UPDATE %s.etcd_fdw_follower f SET state = 'paused' WHERE f.name OPERATOR(pg_catalog.=) $1"
-						 " AND $2 IS NOT NULL", name, 0);
+	etcd_follower_change("UPDATE %s.etcd_fdw_follower f SET state = 'paused' WHERE f.name OPERATOR(pg_catalog.=) $1",
+						 etcd_own_follower(name, ETCD_SUBSCRIPTION, true), 0);
 	PG_RETURN_VOID();
 }
 
@@ -278,7 +274,7 @@ etcd_fdw_resume(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"skip\" of etcd_resume() is the revision of a row that the target of a mirror refuses"),
 				 errhint("View etcd_fdw_mirrors shows it as error_revision.")));
-	etcd_follower_change("UPDATE %s.etcd_fdw_follower f SET state = 'running', skip = $2"
-						 " WHERE f.name OPERATOR(pg_catalog.=) $1", name, skip);
+	etcd_follower_change("UPDATE %s.etcd_fdw_follower f SET state = 'running', skip = $3"
+						 " WHERE f.name OPERATOR(pg_catalog.=) $1", follower, skip);
 	PG_RETURN_VOID();
 }

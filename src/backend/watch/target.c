@@ -13,6 +13,7 @@
 #include "watch/target.h"
 
 #include "access/genam.h"
+#include "access/nbtree.h"
 #include "access/stratnum.h"
 #include "access/table.h"
 #include "catalog/index.h"
@@ -106,7 +107,7 @@ etcd_qualify_filter(Oid source, const char *filter)
 typedef struct Mapped
 {
 	const char *name;			/* quoted */
-	char	   *type;			/* of the target's, qualified */
+	char	   *type;			/* of the target's, qualified; without its modifier, which must refuse rather than cut */
 	char	   *collation;		/* of the target's, qualified; NULL for none */
 	AttrNumber	attnum;			/* of the target's */
 	bool		is_key;
@@ -174,11 +175,15 @@ map_columns(Relation target, Oid source, List *key_columns)
 			continue;
 		mapped = palloc0(sizeof(Mapped));
 		mapped->name = pstrdup(quote_identifier(NameStr(att->attname)));
-		mapped->type = format_type_extended(att->atttypid, att->atttypmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+		mapped->type = format_type_extended(att->atttypid, -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
 		mapped->collation = qualified_collation(att->attcollation);
 		mapped->attnum = att->attnum;
 		foreach(lc, key_columns)
 			mapped->is_key = mapped->is_key || strcmp(lfirst(lc), NameStr(att->attname)) == 0;
+		/* A conversion could make one of two keys. */
+		if (mapped->is_key && !IsBinaryCoercible(get_atttype(source, get_attnum(source, NameStr(att->attname))),
+												 getBaseType(att->atttypid)))
+			continue;
 		result = lappend(result, mapped);
 	}
 	return result;
@@ -196,6 +201,20 @@ place_in(Form_pg_index index, AttrNumber attnum)
 			return i;
 	}
 	return -1;
+}
+
+/*
+ * Whether what is equal to the index's column is the same, byte by byte: "A" is
+ * not "a", as it is not to etcd.
+ */
+static bool
+is_exact(Relation index, int place)
+{
+	Oid			type = index->rd_opcintype[place];
+	Oid			function = get_opfamily_proc(index->rd_opfamily[place], type, type, BTEQUALIMAGE_PROC);
+
+	return OidIsValid(function) &&
+		DatumGetBool(OidFunctionCall1Coll(function, index->rd_indcollation[place], ObjectIdGetDatum(type)));
 }
 
 /*
@@ -220,12 +239,12 @@ keeps_apart(Relation index, List *mapped)
 		if (!one->is_key)
 			continue;
 		keys++;
-		if (place < 0)
+		if (place < 0 || !is_exact(index, place))
 			return false;
 		one->equals = qualified_operator(get_opfamily_member(index->rd_opfamily[place], index->rd_opcintype[place],
 															 index->rd_opcintype[place], BTEqualStrategyNumber));
 	}
-	return keys == form->indnkeyatts;
+	return keys > 0 && keys == form->indnkeyatts;
 }
 
 static bool
@@ -260,6 +279,16 @@ check_right(Oid relid, AclMode right)
 }
 
 static void
+check_rights(const EtcdFollower *mirror)
+{
+	check_right(mirror->source, ACL_SELECT);
+	check_right(mirror->target, ACL_SELECT);
+	check_right(mirror->target, ACL_INSERT);
+	check_right(mirror->target, ACL_UPDATE);
+	check_right(mirror->target, ACL_DELETE);
+}
+
+static void
 check_columns(Relation target, Oid source)
 {
 	TupleDesc	desc = RelationGetDescr(target);
@@ -291,11 +320,7 @@ etcd_check_target(const EtcdFollower *mirror, List *key_attnums)
 	ListCell   *lc;
 	int			keys = 0;
 
-	check_right(mirror->source, ACL_SELECT);
-	check_right(mirror->target, ACL_SELECT);
-	check_right(mirror->target, ACL_INSERT);
-	check_right(mirror->target, ACL_UPDATE);
-	check_right(mirror->target, ACL_DELETE);
+	check_rights(mirror);
 	target = table_open(mirror->target, AccessShareLock);
 	if ((target->rd_rel->relkind != RELKIND_RELATION && target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE) ||
 		target->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
@@ -308,7 +333,7 @@ etcd_check_target(const EtcdFollower *mirror, List *key_attnums)
 	mapped = map_columns(target, mirror->source, names);
 	foreach(lc, mapped)
 		keys += ((Mapped *) lfirst(lc))->is_key;
-	if (keys != list_length(names) || !find_index(target, mapped))
+	if (keys == 0 || keys != list_length(names) || !find_index(target, mapped))
 	{
 		StringInfoData columns;
 
@@ -319,6 +344,8 @@ etcd_check_target(const EtcdFollower *mirror, List *key_attnums)
 				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 				 errmsg("table \"%s\" has no key that tells the rows of foreign table \"%s\" apart",
 						RelationGetRelationName(target), get_rel_name(mirror->source)),
+				 errdetail("Columns whose equality is not that of bytes, as by a case-insensitive collation or of type numeric,"
+						   " do not tell them apart, nor do columns of another type than the foreign table's."),
 				 errhint("Give it PRIMARY KEY (%s), or a unique index on just these columns.", columns.data)));
 	}
 	check_columns(target, mirror->source);
@@ -352,6 +379,9 @@ source_rows(const EtcdFollower *mirror, List *mapped, bool keys_only, const char
 	appendStringInfo(&sql, " FROM %s f", qualified_name(mirror->source));
 	if (condition != NULL)
 		appendStringInfo(&sql, " WHERE %s", condition);
+	/* DELETE would have all columns of a table that it joins, in case that rows change; what is deleted has none. */
+	if (keys_only)
+		appendStringInfoString(&sql, " OFFSET 0");
 	return sql.data;
 }
 
@@ -450,16 +480,60 @@ insert_into(const char *name, List *mapped, const char *rows)
 	return sql.data;
 }
 
+/*
+ * A row of parameters that are of the source's types.
+ */
 static char *
 parameters(List *mapped)
 {
 	StringInfoData sql;
+	ListCell   *lc;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "VALUES (");
-	for (int i = 1; i <= list_length(mapped); i++)
-		appendStringInfo(&sql, "%s$%d", i > 1 ? ", " : "", i);
+	foreach(lc, mapped)
+	{
+		int			number = foreach_current_index(lc) + 1;
+
+		appendStringInfo(&sql, "%s$%d::%s", number > 1 ? ", " : "VALUES (", number, ((Mapped *) lfirst(lc))->type);
+	}
 	appendStringInfoChar(&sql, ')');
+	return sql.data;
+}
+
+/*
+ * The source's rows as they are, where the condition holds.
+ */
+static char *
+plain_rows(const EtcdFollower *mirror, List *mapped)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	append_names(&sql, "f.", mapped, true, true);
+	appendStringInfo(&sql, " FROM %s f", qualified_name(mirror->source));
+	if (mirror->filter != NULL)
+		appendStringInfo(&sql, " WHERE %s", mirror->filter);
+	return sql.data;
+}
+
+/*
+ * The source's rows that the target does not show just so.
+ */
+static char *
+new_rows(const char *target, const char *rows, List *mapped, const char *equal)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	append_names(&sql, "s.", mapped, true, true);
+	appendStringInfo(&sql, " FROM (%s) s WHERE NOT EXISTS (SELECT FROM %s t WHERE %s AND pg_catalog.record_image_eq(ROW(",
+					 rows, target, equal);
+	append_names(&sql, "t.", mapped, true, true);
+	appendStringInfoString(&sql, "), ROW(");
+	append_names(&sql, "s.", mapped, true, true);
+	appendStringInfoString(&sql, ")))");
 	return sql.data;
 }
 
@@ -474,6 +548,8 @@ etcd_target_statements(const EtcdFollower *mirror)
 	Relation	target;
 	List	   *mapped;
 	char	   *equal;
+	char	   *rows;
+	ListCell   *lc;
 
 	if (get_rel_name(mirror->source) == NULL || get_rel_name(mirror->target) == NULL)
 		ereport(ERROR,
@@ -481,6 +557,7 @@ etcd_target_statements(const EtcdFollower *mirror)
 				 errmsg("the %s of mirror \"%s\" does not exist any more",
 						get_rel_name(mirror->target) == NULL ? "target" : "foreign table", mirror->name),
 				 errhint("etcd_unmirror() ends it.")));
+	check_rights(mirror);
 	target = table_open(mirror->target, AccessShareLock);
 	mapped = map_columns(target, mirror->source, mirror->key_columns);
 	if (!find_index(target, mapped))
@@ -499,9 +576,16 @@ etcd_target_statements(const EtcdFollower *mirror)
 					 source_rows(mirror, mapped, true, psprintf("(%s) IS NOT TRUE", mirror->filter)), equal);
 	result->delete_others = psprintf("DELETE FROM %s t WHERE NOT EXISTS (SELECT FROM (%s) s WHERE %s)", result->name,
 									 source_rows(mirror, mapped, true, mirror->filter), equal);
-	result->select = source_rows(mirror, mapped, false, mirror->filter);
-	result->upsert = insert_into(result->name, mapped, result->select);
+	rows = source_rows(mirror, mapped, false, mirror->filter);
+	result->upsert = insert_into(result->name, mapped, rows);
+	result->repair = insert_into(result->name, mapped, new_rows(result->name, rows, mapped, equal));
+	result->select = plain_rows(mirror, mapped);
 	result->put = insert_into(result->name, mapped, parameters(mapped));
+	foreach(lc, mapped)
+	{
+		if (((Mapped *) lfirst(lc))->is_key)
+			result->keys = bms_add_member(result->keys, foreach_current_index(lc) + 1);
+	}
 	table_close(target, AccessShareLock);
 	return result;
 }
@@ -513,7 +597,9 @@ void
 etcd_check_statements(const EtcdFollower *mirror)
 {
 	EtcdTarget *target = etcd_target_statements(mirror);
-	const char *statements[] = {target->delete_gone, target->delete_filtered, target->delete_others, target->upsert};
+	const char *statements[] = {
+		target->delete_gone, target->delete_filtered, target->delete_others, target->upsert, target->repair
+	};
 
 	SPI_connect();
 	for (int i = 0; i < (int) lengthof(statements); i++)

@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
 #include "watch/follower.h"
 
@@ -18,8 +19,10 @@ typedef struct EtcdTarget
 	char	   *delete_filtered;	/* rows that the filter leaves out; NULL without one */
 	char	   *delete_others;	/* rows that the source does not show */
 	char	   *upsert;			/* what the source shows */
-	char	   *select;			/* the same rows, to be put by `put` one by one */
+	char	   *repair;			/* the same without rows that are there: their triggers would run for nothing */
+	char	   *select;			/* rows of the source's types, to be put by `put` one by one */
 	char	   *put;
+	Bitmapset  *keys;			/* which columns of `select`, from 1, tell the rows apart */
 } EtcdTarget;
 
 extern char *etcd_qualify_filter(Oid source, const char *filter);

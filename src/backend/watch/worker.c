@@ -97,12 +97,19 @@ typedef struct Mirror
 	EtcdFollower *row;
 	BackgroundWorkerHandle *handle; /* NULL: none was started */
 	TimestampTz due;
+	long		pause;
 	bool		seen;
 } Mirror;
 
 static dlist_head subscriptions = DLIST_STATIC_INIT(subscriptions);
 static dlist_head mirrors = DLIST_STATIC_INIT(mirrors);
 static MemoryContext loop_context;
+/* The table that is followed: of an extension that is made anew there is another. */
+static Oid	followed_table = InvalidOid;
+/* Somebody has asked to look at the table. */
+static bool told_to_look = true;
+/* What is known of the table may be wrong. */
+static bool is_stale = true;
 
 static bool
 same_bytes(const bytea *a, const bytea *b)
@@ -197,10 +204,10 @@ keeps_mirror(const EtcdFollower *row)
 			pid_t		pid;
 
 			/* It looks at its row by itself, or it has ended for what has changed now. */
-			if (one->handle != NULL && GetBackgroundWorkerPid(one->handle, &pid) == BGWH_STARTED)
+			if (told_to_look && one->handle != NULL && GetBackgroundWorkerPid(one->handle, &pid) == BGWH_STARTED)
 				(void) kill(pid, SIGHUP);
-			else
-				one->due = 0;
+			else if (told_to_look)
+				one->due = one->pause = 0;
 			return one->seen = true;
 		}
 	}
@@ -216,7 +223,7 @@ read_table(void *arg)
 {
 	bool	   *nothing = arg;
 	dlist_mutable_iter iter;
-	List	   *rows = OidIsValid(etcd_follower_table()) ? etcd_followers_load(NULL) : NIL;
+	List	   *rows = etcd_follower_table() == followed_table ? etcd_followers_load(NULL) : NIL;
 	ListCell   *lc;
 
 	*nothing = rows == NIL;
@@ -229,17 +236,21 @@ read_table(void *arg)
 		EtcdFollower *row = lfirst(lc);
 		MemoryContext context;
 		MemoryContext old;
+		List	   *copy;
 
 		if (!row->running || (row->kind == ETCD_MIRROR ? keeps_mirror(row) : keeps_subscription(row)))
 			continue;
 		context = AllocSetContextCreate(TopMemoryContext, "etcd_fdw follower", ALLOCSET_SMALL_SIZES);
 		old = MemoryContextSwitchTo(context);
-		row = linitial(etcd_followers_load(row->name));
+		copy = etcd_followers_load(row->name);
 		MemoryContextSwitchTo(old);
-		if (row->kind == ETCD_MIRROR)
-			add_mirror(row, context);
+		/* By now it may be gone. */
+		if (copy == NIL)
+			MemoryContextDelete(context);
+		else if (row->kind == ETCD_MIRROR)
+			add_mirror(linitial(copy), context);
 		else
-			add_subscription(row, context);
+			add_subscription(linitial(copy), context);
 	}
 	dlist_foreach_modify(iter, &subscriptions)
 	{
@@ -283,7 +294,8 @@ note_error(void *arg)
 {
 	Note	   *note = arg;
 
-	etcd_follower_note_error(note->one->row->name, note->error, 0, NULL, 0);
+	if (etcd_follower_table() == followed_table)
+		etcd_follower_note_error(note->one->row->name, note->error, 0, NULL, 0);
 }
 
 /*
@@ -295,6 +307,7 @@ failed(Subscription *one, ErrorData *error)
 	Note		note = {one, error};
 	bool		first = one->pause == 0;
 
+	is_stale = true;
 	one->pause = Min(first ? FIRST_PAUSE_MS : one->pause * 2, LONGEST_PAUSE_MS);
 	rest(one, one->pause);
 	if (first)
@@ -421,8 +434,6 @@ hand_on(Subscription *one)
 		StringInfoData payload;
 
 		/* Compacted, or another store: what was missed cannot be told. */
-		ereport(LOG,
-				(errmsg("subscription \"%s\" of etcd goes on behind a gap: %s", one->row->name, fields.message)));
 		act_as_owner(one->row, &user, &context);
 		one->reached = followed.revision = etcd_present_revision(one->row->server);
 		SetUserIdAndSecContext(user, context);
@@ -434,6 +445,9 @@ hand_on(Subscription *one)
 		etcd_raise(&fields);
 	if (!etcd_follower_advance(one->row, &followed))
 		return OUTCOME_BUSY;
+	if (fields.message != NULL)
+		ereport(LOG,
+				(errmsg("subscription \"%s\" of etcd goes on behind a gap: %s", one->row->name, fields.message)));
 	one->stored = true;
 	return OUTCOME_DONE;
 }
@@ -478,6 +492,8 @@ hand_all_on(void *arg)
 	dlist_iter	iter;
 
 	(void) arg;
+	/* Nobody tells when it is dropped. */
+	is_stale = is_stale || etcd_follower_table() != followed_table;
 	dlist_foreach(iter, &subscriptions)
 	{
 		Subscription *one = dlist_container(Subscription, node, iter.cur);
@@ -488,13 +504,12 @@ hand_all_on(void *arg)
 }
 
 /*
- * What all that is READY becomes; true when a row is not what it was.
+ * What all that is READY becomes.
  */
-static bool
+static void
 deliver(void)
 {
 	ErrorData  *error = etcd_attempt(hand_all_on, NULL, "handing events on");
-	bool		changed = false;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &subscriptions)
@@ -509,7 +524,7 @@ deliver(void)
 			failed(one, one->error);
 		else if (one->outcome == OUTCOME_BUSY)
 		{
-			changed = true;
+			is_stale = true;
 			rest(one, BUSY_PAUSE_MS);
 		}
 		else
@@ -524,7 +539,6 @@ deliver(void)
 			rest(one, 0);
 		}
 	}
-	return changed;
 }
 
 /*
@@ -550,6 +564,67 @@ collect(void)
 
 /* ---- mirrors ---- */
 
+/*
+ * Nobody would look after them.
+ */
+static void
+end_mirrors(int code, Datum arg)
+{
+	dlist_iter	iter;
+
+	(void) code;
+	(void) arg;
+	dlist_foreach(iter, &mirrors)
+	{
+		Mirror	   *one = dlist_container(Mirror, node, iter.cur);
+
+		if (one->handle != NULL)
+			TerminateBackgroundWorker(one->handle);
+	}
+}
+
+typedef struct Launching
+{
+	Mirror	   *one;
+	bool		may;
+} Launching;
+
+/*
+ * A session of nobody's, or of one who may not log in, would fail at once.
+ */
+static void
+check_owner(void *arg)
+{
+	Launching  *launching = arg;
+	const EtcdFollower *row = launching->one->row;
+	ErrorData	error = {0};
+
+	launching->may = etcd_owner_may_work(row->owner);
+	if (launching->may || etcd_follower_table() != followed_table)
+		return;
+	error.sqlerrcode = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
+	error.message = psprintf("the owner of mirror \"%s\" does not exist any more, or may not log in", row->name);
+	etcd_follower_note_error(row->name, &error, 0, NULL, 0);
+}
+
+static void
+launch(Mirror *one)
+{
+	Launching	launching = {one, false};
+	MemoryContext old;
+
+	etcd_attempt_or_log(check_owner, &launching, "starting a mirror");
+	if (!launching.may)
+		return;
+	old = MemoryContextSwitchTo(one->context);
+	one->handle = etcd_launch_mirror(one->row);
+	MemoryContextSwitchTo(old);
+	if (one->handle == NULL)
+		ereport(LOG,
+				(errmsg("no background worker slot is free for mirror \"%s\" of etcd", one->row->name),
+				 errhint("Raise max_worker_processes.")));
+}
+
 static void
 keep_mirrors(void)
 {
@@ -560,27 +635,20 @@ keep_mirrors(void)
 	{
 		Mirror	   *one = dlist_container(Mirror, node, iter.cur);
 		pid_t		pid;
-		MemoryContext old;
 
 		if (one->handle != NULL && GetBackgroundWorkerPid(one->handle, &pid) == BGWH_STOPPED)
 		{
+			/* Its row may say why. */
+			is_stale = true;
 			pfree(one->handle);
 			one->handle = NULL;
-			one->due = one->due == 0 ? now : TimestampTzPlusMilliseconds(now, MIRROR_PAUSE_MS);
 		}
 		if (one->handle != NULL || one->due > now)
 			continue;
-		old = MemoryContextSwitchTo(one->context);
-		one->handle = etcd_launch_mirror(one->row);
-		one->due = now;
-		MemoryContextSwitchTo(old);
-		if (one->handle == NULL)
-		{
-			ereport(LOG,
-					(errmsg("no background worker slot is free for mirror \"%s\" of etcd", one->row->name),
-					 errhint("Raise max_worker_processes.")));
-			one->due = TimestampTzPlusMilliseconds(now, LONGEST_PAUSE_MS);
-		}
+		/* Those that do not live long are not started all the time. */
+		one->pause = Min(one->pause == 0 ? MIRROR_PAUSE_MS : one->pause * 2, LONGEST_PAUSE_MS);
+		one->due = TimestampTzPlusMilliseconds(now, one->pause);
+		launch(one);
 	}
 }
 
@@ -633,14 +701,16 @@ take_lock(void *arg)
 {
 	bool	   *taken = arg;
 
-	*taken = OidIsValid(etcd_follower_table()) && etcd_follow_lock(ETCD_LOCK_DATABASE, NULL);
+	followed_table = etcd_follower_table();
+	*taken = OidIsValid(followed_table) && etcd_follow_lock(ETCD_LOCK_DATABASE, NULL);
 }
 
 static void
 leave_lock(void *arg)
 {
 	(void) arg;
-	etcd_follow_unlock(ETCD_LOCK_DATABASE, NULL);
+	if (etcd_follower_table() == followed_table)
+		etcd_follow_unlock(ETCD_LOCK_DATABASE, NULL);
 }
 
 /*
@@ -670,7 +740,6 @@ void
 etcd_fdw_follow_main(Datum arg)
 {
 	bool		ours = false;
-	bool		changed = true;
 
 	if (!etcd_follow_connect(arg, InvalidOid))
 		proc_exit(0);
@@ -684,6 +753,7 @@ etcd_fdw_follow_main(Datum arg)
 	etcd_attempt_or_log(take_lock, &ours, "starting");
 	if (!ours)
 		proc_exit(0);
+	before_shmem_exit(end_mirrors, (Datum) 0);
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -691,16 +761,16 @@ etcd_fdw_follow_main(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
-			changed = true;
+			told_to_look = true;
 		}
-		if (changed && !reload())
+		if ((told_to_look || is_stale) && !reload())
 			proc_exit(0);
-		changed = false;
+		told_to_look = is_stale = false;
 		keep_mirrors();
 		ask_those_due();
 		if (collect())
-			changed = deliver();
-		else
+			deliver();
+		else if (!is_stale)
 			wait_for_news();
 		MemoryContextReset(loop_context);
 	}
