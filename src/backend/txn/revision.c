@@ -382,13 +382,19 @@ transaction_event(XactEvent event, void *arg)
 }
 
 /*
- * The value of etcd_fdw.revision; 0 for the latest, which is also what a
- * SECURITY DEFINER function reads whose caller has set it.
+ * The value of etcd_fdw.revision for what this query reads as this role; 0 for
+ * the latest, which is also what a SECURITY DEFINER function, a view or a policy
+ * reads where its owner's caller has set it.
  */
 int64
-etcd_session_revision(void)
+etcd_named_revision(Oid userid, EState *estate)
 {
-	return session_revision != NULL && etcd_setter_counts(session_revision->setter) ? session_revision->revision : 0;
+	PlannedStmt *query = estate != NULL ? estate->es_plannedstmt : NULL;
+
+	if (session_revision == NULL ||
+		!etcd_setter_counts_for(session_revision->setter, userid, query != NULL && query->dependsOnRole))
+		return 0;
+	return session_revision->revision;
 }
 
 static bool
