@@ -182,6 +182,51 @@ test("etcd_fdw.revision of the caller does not reach a cursor that a SECURITY DE
   }
 });
 
+test("etcd_fdw.revision of the caller reaches neither policies nor the views of others", async () => {
+  await etcd.put("/acl/reader", "ok");
+  const allowed = String(await etcd.revision());
+  await etcd.client.deletePrefix("/acl/");
+  await db.sql(`CREATE ROLE keeper; CREATE ROLE reader LOGIN; GRANT CREATE ON SCHEMA public TO keeper, reader;
+    CREATE FOREIGN TABLE acl (key text COLLATE "C", value text) SERVER etcd OPTIONS (prefix '/acl/');
+    GRANT SELECT ON acl TO keeper, reader; SET ROLE keeper;
+    CREATE TABLE docs (id int, body text); INSERT INTO docs VALUES (1, 'public'), (2, 'secret');
+    CREATE VIEW shown AS SELECT id FROM docs WHERE id = 1 OR EXISTS (SELECT FROM acl WHERE key = '/acl/' || current_user);
+    CREATE VIEW invoking WITH (security_invoker = true) AS SELECT key FROM acl;
+    CREATE TABLE guarded AS TABLE docs; ALTER TABLE guarded ENABLE ROW LEVEL SECURITY; ALTER TABLE guarded FORCE ROW LEVEL SECURITY;
+    CREATE POLICY p ON guarded USING (id = 1 OR EXISTS (SELECT FROM acl WHERE key = '/acl/' || current_user))
+      WITH CHECK (EXISTS (SELECT FROM acl WHERE key = '/acl/reader'));
+    CREATE VIEW over_guarded AS SELECT id FROM guarded;
+    GRANT SELECT ON shown, invoking, over_guarded TO reader; GRANT ALL ON guarded TO reader; RESET ROLE`);
+  const reader = await db.connect("reader");
+  const read = async (text: string) => (await reader.query({ text, rowMode: "array" })).rows.flat();
+  try {
+    await reader.query(`CREATE VIEW own AS SELECT key FROM acl; SET etcd_fdw.revision = ${allowed}`);
+    for (const query of ["SELECT id FROM shown", "SELECT id FROM guarded", "SELECT id FROM over_guarded"]) {
+      assert.deepEqual(await read(query), [1], query);
+    }
+    await assert.rejects(reader.query("INSERT INTO guarded VALUES (3, 'x')"), { code: "42501" });
+    assert.deepEqual(
+      await read("UPDATE guarded SET body = 'x' RETURNING id").catch(({ code }) => code),
+      "42501",
+    );
+    for (const own of ["acl", "own", "invoking"]) {
+      assert.deepEqual(await read(`SELECT key FROM ${own}`), ["/acl/reader"], own);
+    }
+    const plan = async (table: string) => (await read(`EXPLAIN SELECT * FROM ${table}`)).join("\n");
+    assert.match(await plan("own"), new RegExp(`Etcd Revision: ${allowed}`));
+    assert.doesNotMatch(await plan("shown"), new RegExp(`Etcd Revision: ${allowed}`));
+  } finally {
+    await reader.end();
+  }
+  // The owner's own setting counts, as does an administrator's.
+  await db.sql(`SET ROLE keeper; SET etcd_fdw.revision = ${allowed}`);
+  assert.equal((await db.sql("SELECT count(*)::int AS n FROM invoking"))[0].n, 1);
+  await db.sql(`RESET ROLE; SET etcd_fdw.revision = ${allowed}; SET ROLE reader`);
+  assert.deepEqual(await db.sql("SELECT id FROM guarded"), [{ id: 1 }, { id: 2 }]);
+  assert.deepEqual(await db.sql("SELECT id FROM over_guarded"), [{ id: 1 }, { id: 2 }]);
+  await db.sql("RESET ROLE; RESET etcd_fdw.revision");
+});
+
 test("a compacted revision is an error with the oldest one that can be read", async () => {
   await etcd.put("/r/7", "1");
   const oldest = await etcd.revision();

@@ -294,3 +294,21 @@ test("BEFORE UPDATE triggers and fields of fields", async () => {
   await db.sql("UPDATE wrong SET say = 'nothing'");
   assert.deepEqual(await document(), { spec: 4, say: "nothing" });
 });
+
+test("rows that an UPDATE moves to a partition with triggers hold what it sets", async () => {
+  await db.sql(`CREATE TABLE up (key text COLLATE "C", n int, value text, extra text) PARTITION BY LIST (n);
+    CREATE FOREIGN TABLE up1 PARTITION OF up FOR VALUES IN (1) SERVER etcd OPTIONS (prefix '/up/');
+    ALTER FOREIGN TABLE up1 ALTER n OPTIONS (ADD json 'n');
+    ALTER FOREIGN TABLE up1 ALTER extra OPTIONS (ADD json 'extra');
+    CREATE TABLE up2 PARTITION OF up FOR VALUES IN (2);
+    CREATE FUNCTION as_it_is() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+    CREATE TRIGGER b BEFORE UPDATE ON up1 FOR EACH ROW EXECUTE FUNCTION as_it_is();
+    INSERT INTO up SELECT '/up/' || i, 1 + (i > 2)::int, '{"extra":"keep","x":' || i || '}', NULL
+      FROM generate_series(1, 8) i`);
+  await db.sql("UPDATE up SET n = 1, extra = NULL");
+  assert.deepEqual(
+    (await db.sql("SELECT value::jsonb AS value FROM up ORDER BY key")).map(({ value }) => value),
+    Array.from({ length: 8 }, (_, i) => ({ n: 1, x: i + 1 })),
+  );
+  await db.sql("DELETE FROM up");
+});

@@ -147,6 +147,48 @@ test("a STABLE function's reads are of the statement's one state, wherever the f
   await etcd.put("/s/0", "0");
 });
 
+test("a STABLE function called in an expression, beside any query, reads one state too", async () => {
+  await db.sql(`CREATE FUNCTION before_and_after(n int) RETURNS text LANGUAGE plpgsql STABLE AS $$
+    DECLARE a text; b text; BEGIN
+      SELECT value INTO a FROM s WHERE key = '/s/0';
+      PERFORM etcd_put('/s/0', (a::int + n)::text);
+      SELECT value INTO b FROM s WHERE key = '/s/0';
+      RETURN a || ' ' || b; END $$;
+    CREATE FUNCTION by_sql() RETURNS text LANGUAGE sql STABLE AS $$ SELECT before_and_after(1) $$;
+    CREATE FUNCTION two_by_sql(OUT a text) LANGUAGE sql STABLE AS $$
+      SELECT value FROM s WHERE key = '/s/0'; SELECT etcd_put('/s/0', '99')::text; SELECT value FROM s WHERE key = '/s/0' $$;
+    CREATE TABLE noted (n int, what text);
+    CREATE PROCEDURE note(n int, what text) LANGUAGE plpgsql AS $$ BEGIN INSERT INTO noted VALUES (n, what); END $$;
+    CREATE FUNCTION note_row() RETURNS trigger LANGUAGE plpgsql AS
+      $$ BEGIN NEW.what := before_and_after(1); RETURN NEW; END $$;
+    CREATE TABLE watched (n int, what text DEFAULT before_and_after(1));
+    CREATE TABLE triggered (n int, what text);
+    CREATE TRIGGER note BEFORE INSERT ON triggered FOR EACH ROW EXECUTE FUNCTION note_row()`);
+  const cases = [
+    "DO $$ DECLARE x text; BEGIN x := before_and_after(1); INSERT INTO noted VALUES (1, x); END $$",
+    "CALL note(1, before_and_after(1))",
+    "INSERT INTO triggered VALUES (1); INSERT INTO noted SELECT * FROM triggered",
+    "INSERT INTO watched (n) VALUES (1); INSERT INTO noted SELECT * FROM watched",
+    "PREPARE p (text) AS INSERT INTO noted VALUES (1, $1); EXECUTE p (before_and_after(1))",
+    "DO $$ DECLARE x text; BEGIN x := by_sql(); INSERT INTO noted VALUES (1, x); END $$",
+    "DO $$ DECLARE x text; BEGIN x := two_by_sql(); INSERT INTO noted VALUES (1, x || ' ' || x); END $$",
+    // What other expressions have read meanwhile, each under a snapshot of its own.
+    `DO $$ DECLARE x text; BEGIN FOR i IN 1..100 LOOP x := before_and_after(0); END LOOP;
+      x := before_and_after(1); INSERT INTO noted VALUES (1, x); END $$`,
+  ];
+  for (const statement of cases) {
+    await etcd.put("/s/0", "1");
+    await db.sql(statement);
+    assert.deepEqual(await db.sql("DELETE FROM noted RETURNING what"), [{ what: "1 1" }], statement);
+  }
+  // The statements of a volatile SQL function see what functions before them have done.
+  await db.sql(`CREATE FUNCTION one_after_another() RETURNS text LANGUAGE sql VOLATILE AS $$
+    SELECT value FROM s WHERE key = '/s/0'; SELECT etcd_put('/s/0', 'new'); SELECT value FROM s WHERE key = '/s/0' $$`);
+  assert.deepEqual(await db.sql("SELECT one_after_another() AS v"), [{ v: "new" }]);
+  await db.sql("DROP TABLE watched, triggered");
+  await etcd.put("/s/0", "0");
+});
+
 test("no snapshot is held for what a statement has read", async () => {
   const other = await db.connect();
   try {

@@ -118,7 +118,11 @@ send_step(EtcdTalk *talk, const EtcdAnswer *step, bool to_proxy, bool writes)
 	EtcdRequest *request;
 
 	if (writes)
+	{
 		PreventCommandIfReadOnly(talk->name);
+		/* What follows in an SQL function is another command, which sees what this one has done. */
+		(void) GetCurrentCommandId(true);
+	}
 	if (to_proxy)
 		request = etcd_ask_proxy(step, CurrentMemoryContext);
 	else

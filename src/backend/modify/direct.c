@@ -115,7 +115,7 @@ etcdBeginDirectModify(ForeignScanState *node, int eflags)
 	direct->params = ExecInitExprList(plan->fdw_exprs, &node->ss.ps);
 	direct->param_types = list_nth(plan->fdw_private, ETCD_SCAN_PARAM_TYPES);
 	direct->plan = plan->fdw_private;
-	direct->named = etcd_session_revision();
+	direct->named = etcd_named_revision(direct->userid, node->ss.ps.state);
 	direct->set_processed = intVal(llast(plan->fdw_private)) != 0;
 	node->fdw_state = direct;
 }
@@ -211,7 +211,7 @@ etcdExecForeignTruncate(List *relations, DropBehavior behavior, bool restart_seq
 					 errmsg("cannot truncate foreign table \"%s\" with a key_pattern", RelationGetRelationName(relation)),
 					 errdetail("Keys that do not match it are not the table's, though they lie among them."),
 					 errhint("Use DELETE.")));
-		(void) remove_keys(GetUserId(), table, plan, "", etcd_session_revision(), NULL, GetCurrentCommandId(true));
+		(void) remove_keys(GetUserId(), table, plan, "", etcd_named_revision(GetUserId(), NULL), NULL, GetCurrentCommandId(true));
 	}
 }
 

@@ -450,6 +450,8 @@ etcdExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot
 		duplicate_key(modify, key.data, key.len);
 	if (etcd_shows_rows(rinfo))
 		show_changed(modify, slot, renamed ? NULL : &row, &key, &value, lease, &replaced, reply.revision);
+	if (AttributeNumberIsValid(modify->old_attno))
+		etcd_trigger_forget(modify);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(modify->work);
 	return slot;

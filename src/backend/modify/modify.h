@@ -31,6 +31,7 @@ typedef struct EtcdModify
 	CommandId	command;		/* that writes; later ones see it */
 	EtcdCollision collision;
 	bool		immediate;
+	bool		pinned;			/* the statement's revision is from before its writes at once */
 	EtcdRows   *rows;			/* that the scan found, for UPDATE and DELETE */
 	AttrNumber	tid_attno;
 	AttrNumber	old_attno;		/* of the row as it was, where triggers may change it; otherwise 0 */

@@ -9,6 +9,7 @@
 #include "constants.h"
 #include "ipc/request.h"
 #include "modify/payload.h"
+#include "modify/pin.h"
 #include "scan/cell.h"
 #include "txn/revision.h"
 #include "txn/stage.h"
@@ -108,6 +109,11 @@ etcd_send_write(EtcdModify *modify, int len, bool wait, EtcdStageReply *reply)
 				 errmsg("row is too large for etcd"),
 				 errdetail("It takes %d bytes.", len - ETCD_WRITE_HEADER),
 				 errhint("etcd takes 1.5 MB in a request unless its --max-request-bytes says otherwise.")));
+	if (modify->immediate && !modify->pinned)
+	{
+		etcd_pin_revision(modify);
+		modify->pinned = true;
+	}
 	overtaken = etcd_stage_note(modify->userid, modify->serverid, !modify->immediate, modify->command);
 	/* Whether this very row is concerned is for the proxy to say: it is an error of the statement, which may be caught. */
 	wait = wait || waits_to_know(modify) || (overtaken && modify->rows != NULL);

@@ -56,7 +56,7 @@ check_named(EtcdModify *modify)
 }
 
 /*
- * From here to the next row, the columns that triggers have changed count as
+ * Until etcd_trigger_forget(), the columns that triggers have changed count as
  * set too.
  */
 void
@@ -91,4 +91,14 @@ etcd_trigger_note(EtcdModify *modify, TupleTableSlot *slot, TupleTableSlot *plan
 		writer->named = bms_add_member(writer->named, att->attnum);
 	}
 	check_named(modify);
+}
+
+/*
+ * The row is written: what its triggers have set says nothing about others, nor
+ * about rows that the UPDATE moves here from another partition.
+ */
+void
+etcd_trigger_forget(EtcdModify *modify)
+{
+	modify->writer->named = modify->assigned;
 }

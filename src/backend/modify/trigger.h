@@ -11,5 +11,6 @@
 
 extern void etcd_trigger_begin(EtcdModify *modify, ResultRelInfo *rinfo, List *targetlist);
 extern void etcd_trigger_note(EtcdModify *modify, TupleTableSlot *slot, TupleTableSlot *plan_slot);
+extern void etcd_trigger_forget(EtcdModify *modify);
 
 #endif							/* ETCD_FDW_TRIGGER_H */

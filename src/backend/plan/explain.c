@@ -95,7 +95,8 @@ describe_request(StringInfo buf, ForeignScanState *node, ExplainState *es)
 	appendStringInfoString(buf, "{\"plan\":");
 	escape_json(buf, strVal(list_nth(private, ETCD_SCAN_PLAN)));
 	appendStringInfo(buf, ",\"verbose\":%s,\"revision\":\"" INT64_FORMAT "\",\"order\":\"%s\",\"params\":[",
-					 es->verbose ? "true" : "false", etcd_session_revision(),
+					 es->verbose ? "true" : "false",
+					 etcd_named_revision(compat_scan_user(plan, node->ss.ps.state), node->ss.ps.state),
 					 strVal(list_nth(private, ETCD_SCAN_ORDER)));
 	for (int i = 0; i < nparams; i++)
 	{

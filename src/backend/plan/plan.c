@@ -517,6 +517,18 @@ split_clauses(EtcdPlan *plan, List *clauses, List **recheck, List **local)
 	}
 }
 
+/*
+ * Whether policies of row-level security are a part of the statement, in which
+ * case its plan is for a certain role.
+ */
+static bool
+has_row_security(PlannerInfo *root)
+{
+	while (root->parent_root != NULL)
+		root = root->parent_root;
+	return root->parse->hasRowSecurity;
+}
+
 static ForeignScan *
 etcdGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid table, ForeignPath *best_path,
 				   List *targetlist, List *clauses, Plan *outer_plan)
@@ -532,8 +544,10 @@ etcdGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid table, ForeignPath *b
 	int			offset = -1;
 	ListCell   *lc;
 
-	(void) root;
 	(void) table;
+	/* It says so to the scan, which asks what its role may name (setter.c). */
+	if (has_row_security(root))
+		root->glob->dependsOnRole = true;
 	foreach(lc, plan->params)
 		param_types = lappend_oid(param_types, exprType(lfirst(lc)));
 	if (path->limit != NULL)

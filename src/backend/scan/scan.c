@@ -80,7 +80,7 @@ etcd_scan_create(List *fdw_private, Oid userid, TupleDesc desc, EState *estate)
 	scan->past = etcd_reads_past(table);
 	scan->feed = etcd_feed_take(table);
 	/* What is fetched later may be so by another role, under another setting. */
-	scan->named = etcd_session_revision();
+	scan->named = etcd_named_revision(userid, estate);
 	scan->serializable = list_nth_int(list_nth(fdw_private, ETCD_SCAN_NUMBERS), ETCD_SCAN_SERIALIZABLE) != 0;
 	scan->dispatch = etcd_dispatch_function(scan->serverid);
 	scan->plan = strVal(list_nth(fdw_private, ETCD_SCAN_PLAN));
@@ -403,7 +403,7 @@ note_revision(EtcdScan *scan, const EtcdPage *page)
 		return;
 	if (scan->latest)
 		etcd_set_statement_revision(scan->estate, scan->serverid, scan->serializable, page->revision, page->cluster);
-	else if (etcd_session_revision() == 0 && !scan->past)
+	else if (scan->named == 0 && !scan->past)
 		etcd_check_cluster(scan->estate, scan->serverid, scan->serializable, page->cluster);
 }
 

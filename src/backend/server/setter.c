@@ -2,9 +2,10 @@
  * setter.c
  *	  Who has given a setting its value, and for whom that counts.
  *
- * Settings of the session reach into SECURITY DEFINER functions.  What a
- * function reads and writes as its owner is not the caller's to decide; so a
- * setting counts there only as the owner or an administrator has made it.
+ * Settings of the session reach into SECURITY DEFINER functions, views and
+ * policies.  What a function reads and writes as its owner is not the caller's to
+ * decide; so a setting counts there only as the owner or an administrator has
+ * made it.
  */
 #include "postgres.h"
 
@@ -58,6 +59,21 @@ bool
 etcd_setter_counts(Oid setter)
 {
 	return !OidIsValid(setter) || !etcd_acts_for_another() || etcd_is_trusted(setter);
+}
+
+/*
+ * The same for what is read as this role, which for the tables of a view is the
+ * view's owner.  Where row-level security applies to the statement, nobody tells
+ * what its policies read from what the user does: so only administrators' counts.
+ */
+bool
+etcd_setter_counts_for(Oid setter, Oid userid, bool row_security)
+{
+	if (!OidIsValid(setter) || superuser_arg(setter))
+		return true;
+	if (row_security)
+		return false;
+	return setter == userid || (userid == GetUserId() && !etcd_acts_for_another());
 }
 
 /*

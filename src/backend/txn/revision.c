@@ -9,11 +9,22 @@
  * transaction (REPEATABLE READ and above), so it is with the revision.
  *
  * The first scan may be one of a nested query, which is over long before its
- * statement is.  So the snapshot is held here, or another one could take its
- * address; it is let go when the last query with it ends.  Then PostgreSQL may
- * move it on to the next command, of a rule or an SQL function, which it does
- * with none that somebody holds: that command is a statement of its own.  After
- * an error, it is let go when a portal or a subtransaction has ended.
+ * statement is.  So a snapshot is not known by its address, which another one
+ * may take, but by a mark in its own memory, in a field that PostgreSQL leaves
+ * at 0 in the copies that statements have.  And by its command: the next one of
+ * a rule or an SQL function, to which PostgreSQL moves a snapshot on, is a
+ * statement of its own.
+ *
+ * What becomes of what a statement has read:
+ *
+ *	HELD -> PARKED		the last query with the snapshot ends, but it is active:
+ *						an expression, a rule or an SQL function may go on with
+ *						it; PostgreSQL moves on none that somebody holds
+ *	PARKED -> HELD		another query with it runs
+ *	HELD -> (none)		the last query with it ends; after an error, a portal
+ *						or a subtransaction
+ *	PARKED -> (none)	many others were parked since
+ *	any -> (none)		the transaction ends, as does all that is of it (WHOLE)
  *
  * What one member of etcd knows may be older than what others have read, and
  * it may not know yet what they have: serializable reads have a revision of
@@ -39,16 +50,30 @@
 #include "utils/snapmgr.h"
 #include "utils/snapshot.h"
 
+typedef enum ReadState
+{
+	READ_WHOLE,					/* of the transaction, whatever the snapshot */
+	READ_HELD,					/* of a snapshot that is registered here */
+	READ_PARKED					/* of a snapshot that may be gone */
+} ReadState;
+
+/* Those that are parked: more than expressions are nested in practice. */
+#define MAX_PARKED	32
+
 typedef struct ReadRevision
 {
 	dlist_node	node;
-	Snapshot	snapshot;		/* NULL: of the transaction */
+	ReadState	state;
+	Snapshot	snapshot;		/* NULL unless it is held */
+	uint64		mark;			/* of the snapshot; 0 for the transaction's */
+	CommandId	command;
 	Oid			serverid;
 	bool		serializable;
 	int64		revision;
 	uint64		cluster;		/* whose revision it is; 0 when that is not known */
 } ReadRevision;
 
+static uint64 last_mark = 0;
 static dlist_head read_revisions = DLIST_STATIC_INIT(read_revisions);
 static ExecutorEnd_hook_type next_executor_end = NULL;
 static char *session_revision_text = NULL;
@@ -72,12 +97,54 @@ has_state(EState *estate)
 	return IsolationUsesXactSnapshot() || estate->es_snapshot != NULL;
 }
 
-static Snapshot
-snapshot_of(EState *estate)
+/*
+ * The field counts transactions for snapshots that are taken again; a copy is not.
+ */
+static uint64 *
+mark_of(Snapshot snapshot)
 {
-	return IsolationUsesXactSnapshot() ? NULL : estate->es_snapshot;
+	return &snapshot->snapXactCompletionCount;
 }
 
+static bool
+is_of(const ReadRevision *read, EState *estate)
+{
+	if (IsolationUsesXactSnapshot() || estate->es_snapshot == NULL)
+		return read->state == READ_WHOLE;
+	return read->state != READ_WHOLE && read->mark == *mark_of(estate->es_snapshot) &&
+		read->command == estate->es_snapshot->curcid;
+}
+
+static void
+hold(ReadRevision *read, Snapshot snapshot)
+{
+	read->snapshot = RegisterSnapshotOnOwner(snapshot, TopTransactionResourceOwner);
+	read->state = READ_HELD;
+}
+
+static void
+let_go(ReadRevision *read)
+{
+	Snapshot	snapshot = read->snapshot;
+
+	if (read->state != READ_HELD)
+		return;
+	read->snapshot = NULL;
+	read->state = READ_PARKED;
+	UnregisterSnapshotFromOwner(snapshot, TopTransactionResourceOwner);
+}
+
+static void
+forget(ReadRevision *read)
+{
+	dlist_delete(&read->node);
+	let_go(read);
+	pfree(read);
+}
+
+/*
+ * What the statement has read, which from now on is held.
+ */
 static ReadRevision *
 find_revision(EState *estate, Oid serverid, bool serializable)
 {
@@ -87,9 +154,11 @@ find_revision(EState *estate, Oid serverid, bool serializable)
 	{
 		ReadRevision *read = dlist_container(ReadRevision, node, iter.cur);
 
-		if (read->snapshot == snapshot_of(estate) && read->serverid == serverid &&
-			read->serializable == serializable)
-			return read;
+		if (!is_of(read, estate) || read->serverid != serverid || read->serializable != serializable)
+			continue;
+		if (read->state == READ_PARKED)
+			hold(read, estate->es_snapshot);
+		return read;
 	}
 	return NULL;
 }
@@ -105,24 +174,22 @@ holds_on(Snapshot snapshot)
 	return holds;
 }
 
-static void
-forget(ReadRevision *read)
-{
-	dlist_delete(&read->node);
-	if (read->snapshot != NULL)
-		UnregisterSnapshotFromOwner(read->snapshot, TopTransactionResourceOwner);
-	pfree(read);
-}
-
 /*
- * Whether anybody may read by this again.
+ * Whether anybody may read by this again, as far as that is known.
  */
 static bool
-is_held(const ReadRevision *read)
+is_wanted(const ReadRevision *read)
 {
-	Snapshot	snapshot = read->snapshot;
-
-	return snapshot == NULL || snapshot->active_count > 0 || snapshot->regd_count > holds_on(snapshot);
+	switch (read->state)
+	{
+		case READ_WHOLE:
+			return true;
+		case READ_HELD:
+			return read->snapshot->active_count > 0 || read->snapshot->regd_count > holds_on(read->snapshot);
+		case READ_PARKED:
+			return ActiveSnapshotSet() && *mark_of(GetActiveSnapshot()) == read->mark;
+	}
+	return false;
 }
 
 /*
@@ -138,14 +205,14 @@ etcd_holds_revision(Oid serverid)
 	{
 		ReadRevision *read = dlist_container(ReadRevision, node, iter.cur);
 
-		if (read->serverid == serverid && is_held(read))
+		if (read->serverid == serverid && is_wanted(read))
 			return true;
 	}
 	return false;
 }
 
 /*
- * Lets go of the snapshots that nobody else holds, or of all.
+ * Forgets of snapshots that nobody else holds, or all.
  */
 static void
 release_snapshots(bool all)
@@ -156,7 +223,22 @@ release_snapshots(bool all)
 	{
 		ReadRevision *read = dlist_container(ReadRevision, node, iter.cur);
 
-		if (all || !is_held(read))
+		if (all || (read->state == READ_HELD && !is_wanted(read)))
+			forget(read);
+	}
+}
+
+static void
+forget_oldest_parked(void)
+{
+	dlist_mutable_iter iter;
+	int			parked = 0;
+
+	dlist_foreach_modify(iter, &read_revisions)
+	{
+		ReadRevision *read = dlist_container(ReadRevision, node, iter.cur);
+
+		if (read->state == READ_PARKED && ++parked > MAX_PARKED)
 			forget(read);
 	}
 }
@@ -181,9 +263,17 @@ executor_end(QueryDesc *query)
 	{
 		ReadRevision *read = dlist_container(ReadRevision, node, iter.cur);
 
-		if (read->snapshot == snapshot)
+		if (read->snapshot != snapshot)
+			continue;
+		if (snapshot->active_count == 0)
 			forget(read);
+		else
+		{
+			let_go(read);
+			dlist_move_head(&read_revisions, &read->node);
+		}
 	}
+	forget_oldest_parked();
 }
 
 /*
@@ -210,7 +300,7 @@ etcd_transaction_revision(Oid serverid)
 	{
 		ReadRevision *read = dlist_container(ReadRevision, node, iter.cur);
 
-		if (read->snapshot == NULL && read->serverid == serverid)
+		if (read->state == READ_WHOLE && read->serverid == serverid)
 			return read->revision;
 	}
 	return 0;
@@ -219,15 +309,23 @@ etcd_transaction_revision(Oid serverid)
 void
 etcd_set_statement_revision(EState *estate, Oid serverid, bool serializable, int64 revision, uint64 cluster)
 {
-	Snapshot	snapshot = snapshot_of(estate);
 	ReadRevision *read;
 
 	if (!has_state(estate) || find_revision(estate, serverid, serializable) != NULL)
 		return;
 	release_snapshots(false);
 	read = MemoryContextAllocZero(TopTransactionContext, sizeof(ReadRevision));
-	if (snapshot != NULL)
-		read->snapshot = RegisterSnapshotOnOwner(snapshot, TopTransactionResourceOwner);
+	if (!IsolationUsesXactSnapshot())
+	{
+		Snapshot	snapshot = estate->es_snapshot;
+
+		Assert(snapshot->copied);
+		if (*mark_of(snapshot) == 0)
+			*mark_of(snapshot) = ++last_mark;
+		read->mark = *mark_of(snapshot);
+		read->command = snapshot->curcid;
+		hold(read, snapshot);
+	}
 	read->serverid = serverid;
 	read->serializable = serializable;
 	read->revision = revision;
@@ -284,13 +382,19 @@ transaction_event(XactEvent event, void *arg)
 }
 
 /*
- * The value of etcd_fdw.revision; 0 for the latest, which is also what a
- * SECURITY DEFINER function reads whose caller has set it.
+ * The value of etcd_fdw.revision for what this query reads as this role; 0 for
+ * the latest, which is also what a SECURITY DEFINER function, a view or a policy
+ * reads where its owner's caller has set it.
  */
 int64
-etcd_session_revision(void)
+etcd_named_revision(Oid userid, EState *estate)
 {
-	return session_revision != NULL && etcd_setter_counts(session_revision->setter) ? session_revision->revision : 0;
+	PlannedStmt *query = estate != NULL ? estate->es_plannedstmt : NULL;
+
+	if (session_revision == NULL ||
+		!etcd_setter_counts_for(session_revision->setter, userid, query != NULL && query->dependsOnRole))
+		return 0;
+	return session_revision->revision;
 }
 
 static bool

@@ -8,7 +8,7 @@
 #include "postgres.h"
 
 struct EState;
-extern int64 etcd_session_revision(void);
+extern int64 etcd_named_revision(Oid userid, struct EState *estate);
 extern int64 etcd_transaction_revision(Oid serverid);
 extern int64 etcd_statement_revision(struct EState *estate, Oid serverid, bool serializable);
 extern void etcd_set_statement_revision(struct EState *estate, Oid serverid, bool serializable, int64 revision,

@@ -7,7 +7,7 @@
 // Its leases are kept by COMMITTED, revoked by ABORTED and REFUSED, and left to their time by UNKNOWN: to revoke them after
 // a lost answer would delete rows that were committed.
 
-import { toHex } from "../../base/bytes.ts";
+import { printable, toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { decodeKeyRow, decodePage, decodeRangeRequest, decodeRangeResponse } from "../../etcd/ranges.ts";
 import { decodeLease, encodeLeaseGrant } from "../../etcd/lease.ts";
@@ -217,6 +217,7 @@ export class Transaction {
       for (const read of readsOf(rest)) {
         const asked = decodeRangeRequest(read);
         if (revision !== null) asked.revision = String(revision);
+        if (batch !== null) this.#refuseStaged(asked);
         const found: { count: number; revision: bigint } = yield* this.#emptyRange(asked, view, (entry) => {
           this.#stillIn(epoch);
           this.#add(entry, level, batch?.records);
@@ -235,6 +236,19 @@ export class Transaction {
     }
     if (batch !== null) return { write: batch, count, refused: [] };
     return { reply: { revision: revision ?? 0n, count, refused: [] } };
+  }
+
+  /**
+   * What is written at once stays, whatever becomes of the transaction; and then its own write of the row would fail.
+   * Throws EtcdFdwError 55000 for a key in what is asked for that the transaction has written.
+   */
+  #refuseStaged(asked: RangeRequest): void {
+    const { start, end } = keyRangeOf(asked);
+    for (let from: Uint8Array | null = start; from !== null;) {
+      const { writes, next } = this.#records.block(from, end, Infinity);
+      if (writes.length > 0) throw notCommitted(writes[0].key);
+      from = next;
+    }
   }
 
   /** Hands out a DELETE for each key of a range; at which revision they were found. */
@@ -356,6 +370,14 @@ export class Transaction {
     this.#deleted = [];
     this.#leases = [];
   }
+}
+
+function notCommitted(key: Uint8Array): EtcdFdwError {
+  return new EtcdFdwError("55000", `cannot change key "${printable(key)}" at once`, {
+    detail:
+      'The transaction has written it through a table with write_mode "transactional", and is not committed.',
+    hint: 'Use a table with write_mode "transactional", or commit before.',
+  });
 }
 
 /** Of what is written at once. */
