@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "base/bytes.h"
 #include "etcd/page.h"
 #include "etcd/wire.h"
 #include "constants.h"
