@@ -53,6 +53,8 @@ export interface WatchRequest extends Watched {
   bytes: number;
   /** Events of later revisions are not wanted; null for all. */
   upto: bigint | null;
+  /** Once there are `count` events, all that are there are wanted. */
+  all?: true;
 }
 
 export interface ClusterHandle {

@@ -44,6 +44,7 @@ interface Reader {
   count: number;
   bytes: number;
   upto: bigint | null;
+  all?: true;
   /** Until when it waits for `count` events. */
   until: Deadline;
   /** The store's revision when it came, if that was asked for: up to there it waits for all, however long it wanted to. */
@@ -127,9 +128,9 @@ export class Hub {
       source = this.#find(key, after) ?? this.#open(key, new Feed(watchedOf(request), after));
       source.rightsUntil = this.#runtime.now() + RIGHTS_MS;
     }
-    const { count, bytes, upto } = request;
+    const { count, bytes, upto, all } = request;
     const { events, revision } = await this.#wait(source, terms, {
-      ...{ after: request.after ?? now!, now, count, bytes, upto, until },
+      ...{ after: request.after ?? now!, now, count, bytes, upto, all, until },
     });
     const isOver = until.over || upto !== null;
     const left = events.length >= count || isOver ? 0 : Math.ceil(Math.min(until.left(), MAX_TIMER_MS));
@@ -182,7 +183,7 @@ export class Hub {
   #wait(
     source: Source,
     { deadline, signal }: Terms,
-    wanted: Pick<Reader, "after" | "now" | "count" | "bytes" | "upto" | "until">,
+    wanted: Pick<Reader, "after" | "now" | "count" | "bytes" | "upto" | "all" | "until">,
   ): Promise<Part> {
     source.idle?.cancel();
     source.idle = null;
@@ -248,7 +249,7 @@ export class Hub {
       if (target !== null && after < target && !reached(target)) return;
       if (available.count === 0 && feed.state !== "LIVE") return;
     }
-    const part = feed.part(after, count, bytes, upto);
+    const part = feed.part(after, reader.all ? Infinity : count, bytes, upto);
     if (part.revision > source.furthest) source.furthest = part.revision;
     reader.settle(part);
     this.#makeRoom(source);
