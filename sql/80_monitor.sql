@@ -11,7 +11,7 @@ COMMENT ON FUNCTION @extschema@.etcd_fdw_core_version() IS 'The version of the p
 CREATE FUNCTION @extschema@.etcd_fdw_stat_rows() RETURNS TABLE(
     database text, server text, role text, calls bigint, rows bigint, bytes_sent bigint, bytes_received bigint, errors bigint,
     latency_sum double precision, latency_max double precision, coalesced bigint, retries bigint, failovers bigint,
-    transactions bigint)
+    transactions bigint, cache_hits bigint, cache_misses bigint, cache_bytes bigint)
   LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'etcd_fdw_call';
 COMMENT ON FUNCTION @extschema@.etcd_fdw_stat_rows() IS 'What view etcd_fdw_stat shows, of all databases; internal to etcd_fdw.';
 REVOKE ALL ON FUNCTION @extschema@.etcd_fdw_stat_rows() FROM PUBLIC;
@@ -20,17 +20,34 @@ GRANT EXECUTE ON FUNCTION @extschema@.etcd_fdw_stat_rows() TO pg_monitor;
 CREATE VIEW @extschema@.etcd_fdw_stat AS
   SELECT s.server, s.role, s.calls, s.rows, s.bytes_sent, s.bytes_received, s.errors, s.latency_sum,
     CASE WHEN s.calls OPERATOR(pg_catalog.>) 0::pg_catalog.int8
-      THEN s.latency_sum OPERATOR(pg_catalog./) s.calls::pg_catalog.float8 END AS latency_mean, s.latency_max, s.coalesced, s.retries, s.failovers, s.transactions
+      THEN s.latency_sum OPERATOR(pg_catalog./) s.calls::pg_catalog.float8 END AS latency_mean, s.latency_max, s.coalesced, s.retries, s.failovers, s.transactions,
+    s.cache_hits, s.cache_misses, s.cache_bytes
   FROM @extschema@.etcd_fdw_stat_rows() s
   WHERE s.database OPERATOR(pg_catalog.=) pg_catalog.current_database()::pg_catalog.text;
 COMMENT ON VIEW @extschema@.etcd_fdw_stat IS
-  'What the proxy has done for each server and role of this database (''public'' where tables are used without a user mapping of the role''s own) since it started or etcd_fdw_stat_reset(): calls of etcd, rows that came with them, bytes, errors, latencies in milliseconds, reads that shared a request, calls that were repeated, changes of the endpoint, transactions that were committed.';
+  'What the proxy has done for each server and role of this database (''public'' where tables are used without a user mapping of the role''s own) since it started or etcd_fdw_stat_reset(): calls of etcd, rows that came with them, bytes, errors, latencies in milliseconds, reads that shared a request, calls that were repeated, changes of the endpoint, transactions that were committed; reads of cached tables that the proxy has answered and those that it could not, and the bytes of its answers.';
 GRANT SELECT ON @extschema@.etcd_fdw_stat TO PUBLIC;
 
 CREATE FUNCTION @extschema@.etcd_fdw_stat_reset() RETURNS boolean
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'etcd_fdw_call';
 COMMENT ON FUNCTION @extschema@.etcd_fdw_stat_reset() IS 'Sets the figures of view etcd_fdw_stat to 0, in all databases.';
 REVOKE ALL ON FUNCTION @extschema@.etcd_fdw_stat_reset() FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.etcd_fdw_cache_rows() RETURNS TABLE(
+    database text, server text, role text, key text, range_end text, state text, revision bigint, keys bigint, bytes bigint,
+    hits bigint, misses bigint, verifications bigint, repairs bigint)
+  LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'etcd_fdw_call';
+COMMENT ON FUNCTION @extschema@.etcd_fdw_cache_rows() IS 'What view etcd_fdw_cache shows, of all databases; internal to etcd_fdw.';
+REVOKE ALL ON FUNCTION @extschema@.etcd_fdw_cache_rows() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.etcd_fdw_cache_rows() TO pg_monitor;
+
+CREATE VIEW @extschema@.etcd_fdw_cache AS
+  SELECT c.server, c.role, c.key, c.range_end, c.state, c.revision, c.keys, c.bytes, c.hits, c.misses, c.verifications, c.repairs
+  FROM @extschema@.etcd_fdw_cache_rows() c
+  WHERE c.database OPERATOR(pg_catalog.=) pg_catalog.current_database()::pg_catalog.text;
+COMMENT ON VIEW @extschema@.etcd_fdw_cache IS
+  'The ranges of keys that the proxy caches, once for each server and role of this database that has read them: the state (LIVE answers; while it is LOADING, LOST or WAITING, etcd does), the revision, keys and bytes that are held, reads that were answered and those that were not, comparisons with etcd and times that a cache was found to be wrong and loaded anew.';
+GRANT SELECT ON @extschema@.etcd_fdw_cache TO PUBLIC;
 
 CREATE FUNCTION @extschema@.etcd_fdw_proxy_row() RETURNS TABLE(
     pid integer, version text, deno text, started_at timestamptz, memory_resident bigint, memory_heap bigint, sessions integer,

@@ -101,4 +101,6 @@ export function txnOf(outcome: Outcome): Fields[] {
   return requests;
 }
 
+export const payloadOf = (outcome: Outcome): Uint8Array => frameOf(outcome).payload;
+
 export const methodOf = (outcome: Outcome): number => frameOf(outcome).code;

@@ -26,6 +26,8 @@ export interface RangeRequest extends RevisionFilters {
   /** The reply holds no keys, only how many there are; etcd counts without regard to the revision filters. */
   countOnly?: boolean;
   order?: Order;
+  /** Which cache in the proxy may answer it (cached.ts), as bytes. */
+  cache?: Uint8Array;
 }
 
 /** RangeRequest.SortTarget by the names of the fields. */
@@ -37,6 +39,11 @@ export interface Order {
   target: SortTarget;
   descending: boolean;
 }
+
+/** In RangeRequest and TxnRequest: CacheTerms (cached.ts). In RangeResponse: 1 when a cache has answered. */
+export const CACHE_FIELD = 1001;
+/** In RangeResponse: the field and its 1, as they are on the wire. */
+export const CACHED_MARK = Uint8Array.of(0xc8, 0x3e, 1);
 
 /** RangeRequest.SortOrder */
 const ASCEND = 1;
@@ -68,16 +75,22 @@ export function encodeRangeRequest(request: RangeRequest): Uint8Array {
   bounds.forEach((bound, i) => {
     if (bound !== undefined) writer.uint32(10 + i << 3).int64(bound);
   });
+  if (request.cache !== undefined) writer.uint32(CACHE_FIELD << 3 | 2).bytes(request.cache);
   return writer.finish();
 }
 
-/** A TxnRequest without comparisons that makes these reads, all at one revision. At most MAX_TXN_OPS of them. */
-export function encodeReadTxn(requests: RangeRequest[]): Uint8Array {
+/**
+ * A TxnRequest without comparisons that makes these reads, all at one revision. At most MAX_TXN_OPS of them. Which cache may
+ * answer is said once for all.
+ */
+export function encodeReadTxn(requests: RangeRequest[], cache?: Uint8Array): Uint8Array {
   const writer = new BinaryWriter(encodeUtf8);
   for (const request of requests) {
     // success: a RequestOp whose request_range this is
-    writer.uint32(2 << 3 | 2).fork().uint32(1 << 3 | 2).bytes(encodeRangeRequest(request)).join();
+    const alone = encodeRangeRequest({ ...request, cache: undefined });
+    writer.uint32(2 << 3 | 2).fork().uint32(1 << 3 | 2).bytes(alone).join();
   }
+  if (cache !== undefined) writer.uint32(CACHE_FIELD << 3 | 2).bytes(cache);
   return writer.finish();
 }
 

@@ -4,7 +4,14 @@
 import { BinaryReader } from "@bufbuild/protobuf/wire";
 import { decodeUtf8 } from "../base/bytes.ts";
 import { EtcdFdwError } from "../base/errors.ts";
-import { type Order, ORDER_DESCEND, type RangeRequest, SORT_TARGETS } from "./messages.ts";
+import {
+  CACHE_FIELD,
+  CACHED_MARK,
+  type Order,
+  ORDER_DESCEND,
+  type RangeRequest,
+  SORT_TARGETS,
+} from "./messages.ts";
 import { fieldSize, Out, wideSize } from "./wire.ts";
 
 /** mvccpb.KeyValue, as far as overlaying needs it. */
@@ -108,6 +115,9 @@ export function decodeRangeRequest(message: Uint8Array): RangeRequest {
       case 13:
         request.maxCreateRevision = String(reader.int64());
         break;
+      case CACHE_FIELD:
+        request.cache = reader.bytes();
+        break;
       default:
         return false;
     }
@@ -192,6 +202,14 @@ export function headerStanding(header: Uint8Array): Standing {
 /** The revision in a ResponseHeader. */
 export const headerRevision = (header: Uint8Array): bigint => headerStanding(header).revision;
 
+/** The header in front of any of etcd's answers; zeros when there is none. */
+export function answerHeader(message: Uint8Array): Standing {
+  if (message[0] !== (1 << 3 | 2)) return headerStanding(EMPTY);
+  const reader = new BinaryReader(message, decodeUtf8);
+  reader.tag();
+  return headerStanding(reader.bytes());
+}
+
 export function decodeRangeResponse(message: Uint8Array): RangeResponse {
   const response: RangeResponse = { header: EMPTY, revision: 0n, rows: [], more: false, count: 0n };
   eachField(message, (field, reader) => {
@@ -212,6 +230,8 @@ export interface Page extends Omit<RangeResponse, "rows" | "revision"> {
   revision: bigint;
   /** The KeyValues' bytes. */
   rows: Uint8Array[];
+  /** A cache has answered. */
+  cached?: boolean;
 }
 
 /** Rows that are taken without a pause. */
@@ -237,6 +257,7 @@ export function* decodePage(
       } else if (field === 1) page.header = reader.bytes();
       else if (field === 3) page.more = reader.bool();
       else if (field === 4) page.count = BigInt(reader.int64());
+      else if (field === CACHE_FIELD) page.cached = reader.bool();
       else reader.skip(wire, field);
     }
   } catch (cause) {
@@ -260,7 +281,7 @@ export function keyOf(raw: Uint8Array): Uint8Array {
 }
 
 /** The header with this revision. Of a field that comes twice, protobuf takes the last one. */
-function headerOf({ header, revision }: Page): Uint8Array {
+export function headerAt(header: Uint8Array, revision: bigint): Uint8Array {
   if (headerRevision(header) === revision) return header;
   const out = new Out(header.length + 1 + wideSize(revision));
   out.raw(header);
@@ -270,9 +291,10 @@ function headerOf({ header, revision }: Page): Uint8Array {
 
 /** Inverse of decodePage(), in pieces as well. Its header tells the revision that was read. */
 export function* encodePage(page: Page): Generator<undefined, Uint8Array, unknown> {
-  const { rows, more, count } = page;
-  const header = headerOf(page);
-  let size = fieldSize(header.length) + (more ? 2 : 0) + 1 + wideSize(count);
+  const { rows, more, count, cached } = page;
+  const header = headerAt(page.header, page.revision);
+  let size = fieldSize(header.length) + (more ? 2 : 0) + 1 + wideSize(count) +
+    (cached ? CACHED_MARK.length : 0);
   for (const raw of rows) size += fieldSize(raw.length);
   const out = new Out(size);
   out.field(1 << 3 | 2, header);
@@ -282,6 +304,7 @@ export function* encodePage(page: Page): Generator<undefined, Uint8Array, unknow
   }
   if (more) out.open(3 << 3, 1);
   out.wide(4 << 3, count);
+  if (cached) out.raw(CACHED_MARK);
   return out.bytes;
 }
 

@@ -140,6 +140,18 @@ export function* encodeEvents(
   return out.bytes;
 }
 
+/** What an event did: the KeyValue's bytes, of which a deletion's holds key and mod_revision alone. */
+export function changeOf({ raw }: WatchedEvent): { deleted: boolean; kv: Uint8Array } {
+  const change: { deleted: boolean; kv: Uint8Array } = { deleted: false, kv: new Uint8Array(0) };
+  eachField(raw, (field, reader) => {
+    if (field === 1) change.deleted = reader.int32() === 1;
+    else if (field === KV) change.kv = reader.bytes();
+    else return false;
+    return true;
+  });
+  return change;
+}
+
 /** What is watched. */
 export interface Watched {
   key: Uint8Array;
@@ -231,6 +243,22 @@ export function decodeWatchedPage(message: Uint8Array): WatchedPage {
     return true;
   });
   return page;
+}
+
+/**
+ * A READ_TXN that counts the keys of the range when none of them is newer than a revision. When it succeeds with as many
+ * keys as there were at that revision, these are the same ones: keys can only have vanished otherwise.
+ */
+export function encodeUnchanged(
+  { key, rangeEnd }: Pick<Watched, "key" | "rangeEnd">,
+  revision: bigint,
+): Uint8Array {
+  const range = { key, rangeEnd: rangeEnd ?? undefined };
+  return encodeTxn({
+    compare: [{ ...range, target: "mod", result: "less", value: revision + 1n }],
+    success: [{ range: { key, rangeEnd, countOnly: true } }],
+    failure: [],
+  });
 }
 
 /**

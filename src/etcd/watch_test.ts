@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { encodeUtf8 } from "../base/bytes.ts";
-import { WatchReply, WatchRequest } from "./api.ts";
+import { Event, RangeReply, WatchReply, WatchRequest } from "./api.ts";
+import { answerHeader, decodeKeyRow } from "./ranges.ts";
 import {
+  changeOf,
   decodeWatchedPage,
   encodeWatch,
   encodeWatchedPage,
@@ -62,4 +64,19 @@ Deno.test("a WatchedPage comes back as it was, its events untouched", () => {
   const { events } = decodeWatchResponse(raw);
   const page = { revision: 1n << 60n, events, left: 12_345_678, upto: 1n << 62n, behind: 300 };
   assert.deepEqual(decodeWatchedPage(encodeWatchedPage(page)), page);
+});
+
+Deno.test("changeOf: what an event did to which key, and answerHeader: who answered, at which revision", () => {
+  const kv = { key: Uint8Array.of(7), mod_revision: "12" };
+  const [put, deletion] = [{ kv }, { type: 1, kv }].map((event) => Event.encode(event));
+  const changes = [put, deletion].map((raw) => changeOf({ revision: 12n, raw }));
+  assert.deepEqual(changes.map(({ deleted }) => deleted), [false, true]);
+  for (const change of changes) assert.deepEqual(decodeKeyRow(change.kv).key, Uint8Array.of(7));
+  const header = { cluster_id: "18446744073709551615", revision: "9007199254740993", raft_term: "5" };
+  assert.deepEqual(answerHeader(RangeReply.encode({ header, count: "1" })), {
+    cluster: 18446744073709551615n,
+    revision: 9007199254740993n,
+    term: 5n,
+  });
+  assert.deepEqual(answerHeader(new Uint8Array(0)), { cluster: 0n, revision: 0n, term: 0n });
 });

@@ -117,6 +117,7 @@ export const Ask = {
   PROXY: 143,
   WATCH: 144,
   CHANGES: 145,
+  CACHES: 160,
 } as const;
 
 /** Of UNARY. */

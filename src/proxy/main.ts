@@ -1,8 +1,8 @@
-// The proxy's entry: `main.ts SOCKET [MEGABYTES]`, started and watched by the background worker, in the data directory.
+// The proxy's entry: `main.ts SOCKET [MEGABYTES [CACHE_MEGABYTES]]`, started and watched by the background worker, in the data directory.
 //
 // It lives as long as its stdin is open: the worker holds the other end, so that the proxy is gone when the
 // server is, however that ended. The socket is left behind; the next proxy replaces it. The second argument bounds what it
-// holds for all sessions together: staged rows, requests, replies.
+// holds for all sessions together: staged rows, requests, replies. The third one bounds what all caches hold beside that.
 //
 // The narrowest permissions it runs with, as the worker gives them (flags.ts has them as a constant):
 //   DENO_DIR=pg_stat_tmp/etcd_fdw/deno DENO_NO_UPDATE_CHECK=1
@@ -22,6 +22,7 @@ import { realRuntime } from "./runtime.ts";
 import { listen } from "./session/server.ts";
 
 const DEFAULT_MEGABYTES = 1024;
+const DEFAULT_CACHE_MEGABYTES = 128;
 
 async function exitWithStdin(): Promise<never> {
   try {
@@ -32,9 +33,10 @@ async function exitWithStdin(): Promise<never> {
 }
 
 async function main(args: string[]): Promise<void> {
-  const [path, megabytes = String(DEFAULT_MEGABYTES)] = args;
-  if (path === undefined || args.length > 2 || !/^[1-9]\d{0,7}$/.test(megabytes)) {
-    log("two arguments are needed, the path of the socket and the megabytes that may be held");
+  const [path, megabytes = String(DEFAULT_MEGABYTES), cached = String(DEFAULT_CACHE_MEGABYTES)] = args;
+  const isValid = /^[1-9]\d{0,7}$/.test(megabytes) && /^\d{1,8}$/.test(cached);
+  if (path === undefined || args.length > 3 || !isValid) {
+    log("the path of the socket is needed, and the megabytes that may be held by sessions and by caches");
     Deno.exit(2);
   }
   for (const signal of ["SIGTERM", "SIGINT"] as const) Deno.addSignalListener(signal, () => Deno.exit(0));
@@ -51,7 +53,8 @@ async function main(args: string[]): Promise<void> {
   const runtime = realRuntime(grpcTransport);
   const budget = new Budget(Number(megabytes) * 1024 * 1024, undefined, "the proxy");
   const windows = budget.part(WATCHES_SHARE, "all watches together");
-  const clusters = new Clusters(runtime, log, { windows });
+  const caches = new Budget(Number(cached) * 1024 * 1024, undefined, "all caches together");
+  const clusters = new Clusters(runtime, log, { windows, caches });
   const startedAt = runtime.wallClock();
   const info: ProxyInfo = {
     stats: clusters.stats,
@@ -61,6 +64,7 @@ async function main(args: string[]): Promise<void> {
       ...{ started_at: startedAt, clusters: clusters.size, connections: clusters.connections },
       ...memory(),
     }),
+    caches: () => clusters.caches.rows(),
   };
   try {
     await listen(path, { runtime, open: (...what) => clusters.open(...what), log, info, budget });

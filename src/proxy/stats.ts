@@ -15,6 +15,10 @@ export interface Counters {
   retries: number;
   failovers: number;
   transactions: number;
+  /** Reads that a cache has answered, those that it should have, and the bytes of the former. */
+  cache_hits: number;
+  cache_misses: number;
+  cache_bytes: number;
 }
 
 export interface StatRow extends Counters, Label {}
@@ -23,6 +27,7 @@ function zero(): Counters {
   return {
     ...{ calls: 0, rows: 0, bytes_sent: 0, bytes_received: 0, errors: 0, latency_sum: 0, latency_max: 0 },
     ...{ coalesced: 0, retries: 0, failovers: 0, transactions: 0 },
+    ...{ cache_hits: 0, cache_misses: 0, cache_bytes: 0 },
   };
 }
 

@@ -83,4 +83,9 @@ export class TestClient {
 }
 
 /** What sessions report to when nobody looks. */
-export const NO_INFO = (): ProxyInfo => ({ stats: new Stats(() => 0), sessions: 0, about: () => ({}) });
+export const NO_INFO = (): ProxyInfo => ({
+  stats: new Stats(() => 0),
+  sessions: 0,
+  about: () => ({}),
+  caches: () => [],
+});

@@ -30,6 +30,9 @@ export async function prepare({ etcd, connect }: Bench): Promise<void> {
     CREATE FOREIGN TABLE sorted (key text COLLATE "C", value text) SERVER bench OPTIONS (prefix '${PREFIX}');
     CREATE FOREIGN TABLE written (key text, value text) SERVER bench OPTIONS (prefix '/written/');
     CREATE FOREIGN TABLE immediate (key text, value text) SERVER bench OPTIONS (prefix '/written/', write_mode 'immediate');
+    CREATE FOREIGN TABLE cached (key text, value text) SERVER bench OPTIONS (prefix '${PREFIX}', cache 'true');
+    CREATE FOREIGN TABLE stale (key text, value text) SERVER bench
+      OPTIONS (prefix '${PREFIX}', cache 'true', consistency 's');
     CREATE FOREIGN TABLE nothing (key text, value text) SERVER bench OPTIONS (prefix '/nothing/')`);
   await client.end();
 }
@@ -125,7 +128,12 @@ async function fixed({ connect, etcd }: Bench): Promise<Figure[]> {
 }
 
 /** Microseconds of each of pgbench's transactions: a client in C, whose own time hardly counts. */
-async function pgbench(sandbox: Sandbox, script: string, transactions: number): Promise<number[]> {
+async function pgbench(
+  sandbox: Sandbox,
+  script: string,
+  transactions: number,
+  clients = 1,
+): Promise<number[]> {
   const directory = await Deno.makeTempDir();
   try {
     await Deno.writeTextFile(`${directory}/script.sql`, script);
@@ -135,6 +143,8 @@ async function pgbench(sandbox: Sandbox, script: string, transactions: number): 
       "-n",
       "-M",
       "prepared",
+      "-c",
+      String(clients),
       "-t",
       String(transactions),
       "-f",
@@ -263,6 +273,43 @@ async function lookup({ connect, etcd }: Bench): Promise<Figure[]> {
   return figures;
 }
 
+/** One key of a table that the proxy caches, beside one that it does not: p50, in turn, with one client and with 16. */
+async function cached({ sandbox, connect }: Bench): Promise<Figure[]> {
+  const client = await connect();
+  // Until all keys are held, etcd answers.
+  for (let hits = 0; hits === 0;) {
+    for (const table of ["cached", "stale"]) await client.query(`SELECT count(*) FROM ${table}`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const [row] = (await client.query("SELECT sum(cache_hits) AS hits FROM etcd_fdw_stat")).rows;
+    hits = Number(row.hits);
+  }
+  await client.end();
+  const script = (table: string) =>
+    `\\set i random(0, ${KEYS - 1})
+    SELECT value FROM ${table} WHERE key = '${PREFIX}' || lpad((:i)::text, 8, '0');`;
+  const figures: Figure[] = [];
+  for (const clients of [1, 16]) {
+    const run = async (table: string) =>
+      median(await pgbench(sandbox, script(table), clients === 1 ? 1500 : 400, clients)) / 1000;
+    const rounds: Record<string, number>[] = [];
+    for (let round = 0; round < 6; round++) {
+      const times = { bench: await run("bench"), cached: await run("cached"), stale: await run("stale") };
+      if (round > 0) rounds.push(times);
+    }
+    for (const [table, what] of [["cached", "linearizable"], ["stale", "serializable"]]) {
+      figures.push({
+        case: "cached",
+        what: `SELECT of one cached key, ${what}, ${clients} client${clients > 1 ? "s" : ""} (pgbench), p50`,
+        value: median(rounds.map((one) => one[table])),
+        unit: "ms",
+        limit: { what: "not cached", value: median(rounds.map(({ bench }) => bench)) },
+        ratio: median(rounds.map((one) => one[table] / one.bench)),
+      });
+    }
+  }
+  return figures;
+}
+
 const putOf = (key: string, value: string) => {
   const encoder = new TextEncoder();
   return Uint8Array.from([
@@ -362,5 +409,5 @@ async function bulk({ etcd, connect }: Bench): Promise<Figure[]> {
 }
 
 export const CASES: Record<string, (bench: Bench) => Promise<Figure[]>> = {
-  ...{ scan, memory, fixed, point, get, upper, lookup, insert, puts, bulk },
+  ...{ scan, memory, fixed, point, get, cached, upper, lookup, insert, puts, bulk },
 };

@@ -20,6 +20,8 @@
 #define RANGE_KVS		2
 #define RANGE_MORE		3
 #define RANGE_COUNT		4
+/* Of the proxy's own: src/etcd/messages.ts. */
+#define RANGE_CACHED	1001
 #define DELETED_KVS		3
 /* Of WatchedPage: src/etcd/watch.ts. */
 #define WATCHED_REVISION 1
@@ -192,6 +194,9 @@ open_range(EtcdPage *page, const char *at, const char *end)
 			case RANGE_COUNT:
 				etcd_expect(&field, WIRE_VARINT);
 				page->count = (int64) field.number;
+				break;
+			case RANGE_CACHED:
+				page->cached = true;
 				break;
 			default:
 				break;

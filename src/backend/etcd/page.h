@@ -40,6 +40,7 @@ typedef struct EtcdPage
 	EtcdPageKind kind;
 	uint32		kvs;
 	bool		more;
+	bool		cached;			/* the proxy has answered, not etcd */
 	int64		count;
 	int64		revision;
 	uint64		cluster;		/* who answers; 0 when that is not said */

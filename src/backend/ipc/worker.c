@@ -49,6 +49,7 @@ PGDLLEXPORT void etcd_fdw_worker_main(Datum arg);
 
 static char *deno_path = NULL;
 static int	proxy_memory = 1024;
+static int	cache_memory = 128;
 
 void
 etcd_worker_init(void)
@@ -62,6 +63,12 @@ etcd_worker_init(void)
 							"What the etcd proxy may hold for all sessions together: writes that are not committed, requests and replies.",
 							"A proxy takes it when it starts.",
 							&proxy_memory, 1024, 64, 1024 * 1024,
+							PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("etcd_fdw.cache_memory",
+							"What the etcd proxy may hold for all cached tables together, beside etcd_fdw.proxy_memory.",
+							"0 caches nothing. A proxy takes it when it starts.",
+							&cache_memory, 128, 0, 1024 * 1024,
 							PGC_SIGHUP, GUC_UNIT_MB,
 							NULL, NULL, NULL);
 }
@@ -225,6 +232,7 @@ start_proxy(int *pipe_fd)
 	char		path_env[MAXPGPATH * 2];
 	char		deno_dir[MAXPGPATH * 2];
 	char		memory[32];
+	char		cached[32];
 	int			fds[2];
 	pid_t		pid;
 	const char *path = getenv("PATH");
@@ -232,7 +240,7 @@ start_proxy(int *pipe_fd)
 		deno, "run", "--no-prompt", "--no-config", "--no-remote", "--no-npm", "--quiet",
 		"--allow-net", "--ignore-env",
 		"--allow-read=" ETCD_SOCKET_FILES, "--allow-write=" ETCD_SOCKET_FILES,
-		bundle, ETCD_SOCKET_PATH, memory, NULL
+		bundle, ETCD_SOCKET_PATH, memory, cached, NULL
 	};
 	char	   *envp[] = {
 		path_env, deno_dir, "DENO_NO_UPDATE_CHECK=1", "NO_COLOR=1",
@@ -241,6 +249,7 @@ start_proxy(int *pipe_fd)
 
 	find_programs(deno, bundle);
 	snprintf(memory, sizeof(memory), "%d", proxy_memory);
+	snprintf(cached, sizeof(cached), "%d", cache_memory);
 	snprintf(path_env, sizeof(path_env), "PATH=%s", path ? path : "/usr/local/bin:/usr/bin:/bin");
 	snprintf(deno_dir, sizeof(deno_dir), "DENO_DIR=%s/%s/deno", DataDir, ETCD_RUN_DIR);
 	if (pipe(fds) != 0)

@@ -120,6 +120,9 @@ explain_counters(const EtcdCounters *counters, ExplainState *es)
 	ExplainPropertyUInteger("Etcd Pages", NULL, counters->pages, es);
 	ExplainPropertyUInteger("Etcd Bytes", NULL, counters->bytes, es);
 	ExplainPropertyUInteger("Etcd Rows", NULL, counters->rows, es);
+	/* Those that the proxy has answered by itself. */
+	if (counters->cached > 0)
+		ExplainPropertyUInteger("Etcd Cached Pages", NULL, counters->cached, es);
 }
 
 static void

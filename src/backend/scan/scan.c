@@ -422,6 +422,7 @@ next_page(EtcdScan *scan)
 				   request->method == METHOD_READ_TXN ? ETCD_PAGE_TXN : ETCD_PAGE_RANGE);
 	scan->counters.pages++;
 	scan->counters.rows += page->kvs;
+	scan->counters.cached += page->cached;
 	note_revision(scan, page);
 	if (scan->wanted >= 0)
 		scan->wanted = Max(scan->wanted - page->kvs, 0);
@@ -493,6 +494,7 @@ read_aggregates(EtcdScan *scan)
 	etcd_page_open(&page, request->reply, request->reply_len, ETCD_PAGE_TXN);
 	scan->counters.pages++;
 	scan->counters.rows += page.kvs;
+	scan->counters.cached += page.cached;
 	note_revision(scan, &page);
 	initStringInfo(&input);
 	appendStringInfoString(&input, "{\"state\":");

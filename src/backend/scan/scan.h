@@ -20,6 +20,7 @@ typedef struct EtcdCounters
 	uint64		pages;
 	uint64		bytes;
 	uint64		rows;
+	uint64		cached;			/* pages that a cache of the proxy's has answered */
 } EtcdCounters;
 
 /* What is at hand of a scan, and what is on its way: see scan.c. */

@@ -79,6 +79,9 @@ static const OptionDef option_defs[] = {
 	{"keys_only", "keys_only", TABLE, KIND_BOOL, "false"},
 	{"revision", "revision", TABLE, KIND_REVISION, "0"},
 	{"consistency", "consistency", TABLE, KIND_CONSISTENCY, "l"},
+	{"cache", "cache", SERVER | TABLE, KIND_BOOL, "false"},
+	{"max_staleness", "max_staleness", SERVER | TABLE, KIND_MILLISECONDS, NULL},
+	{"cache_verify", "cache_verify", SERVER | TABLE, KIND_PERIOD, "600"},
 	{"key", "key", TABLE, KIND_NONEMPTY, NULL},
 	{"range_end", "range_end", TABLE, KIND_NONEMPTY, NULL},
 	{"key_pattern", "key_pattern", TABLE, KIND_PATTERN, NULL},
@@ -259,6 +262,32 @@ check_key_range(List *options)
 }
 
 /*
+ * What a cache in the proxy may be: of the present, and stale only where that
+ * is what the table asks for.
+ */
+static void
+check_cache(List *options, int place)
+{
+	const char *consistency = get_text(options, "consistency");
+
+	check_needs(options, "max_staleness", "cache", "It bounds how old a cached answer may be.");
+	check_needs(options, "cache_verify", "cache", "It says how often a cache is compared with etcd.");
+	if (place != TABLE)
+		return;
+	if (find_setting(options, "max_staleness") != NULL &&
+		(!option_parse_consistency(consistency, &consistency) || strcmp(consistency, "s") != 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("option \"max_staleness\" needs option \"consistency\" to be \"s\""),
+				 errhint("Linearizable answers are never stale.")));
+	if (get_bool(options, "cache") && strcmp(get_text(options, "revision"), "0") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("options \"cache\" and \"revision\" cannot both be given"),
+				 errhint("A cache holds the present state.")));
+}
+
+/*
  * The endpoints, and whether they are spoken to in TLS: as use_tls says, else
  * as their URLs say, else with TLS when there are certificates for it.
  */
@@ -312,6 +341,7 @@ etcd_fdw_validator(PG_FUNCTION_ARGS)
 			check_file_privilege(def->name);
 	}
 	check_key_range(options);
+	check_cache(options, place);
 	check_needs(options, "password", "username", "A password is that of a user.");
 	check_needs(options, "keyfile", "certfile", "A private key is that of a certificate.");
 	if (place == SERVER || place == WRAPPER)

@@ -78,6 +78,8 @@ option_parse_number(const char *name, OptionKind kind, const char *value)
 			/* A pause may be none; a time limit of none would let nothing happen. */
 			return parse_integer(name, value, strcmp(name, "retry_backoff_ms") == 0 ? 0 : 1,
 								 MAX_MILLISECONDS, "a time in milliseconds");
+		case KIND_PERIOD:
+			return parse_integer(name, value, 0, MAX_MILLISECONDS / 1000, "a time in seconds, 0 for never");
 		case KIND_POSITIVE:
 			return parse_integer(name, value, 1, MAX_POSITIVE, "a number");
 		case KIND_BYTES:
@@ -317,6 +319,7 @@ option_check_value(const char *name, OptionKind kind, const char *value)
 		case KIND_MILLISECONDS:
 		case KIND_COUNT:
 		case KIND_POSITIVE:
+		case KIND_PERIOD:
 		case KIND_BYTES:
 			(void) option_parse_number(name, kind, value);
 			break;

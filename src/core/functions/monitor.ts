@@ -18,8 +18,10 @@ interface Certificate {
 
 const STAT_NUMBERS = [
   ...["calls", "rows", "bytes_sent", "bytes_received", "errors", "latency_sum", "latency_max"],
-  ...["coalesced", "retries", "failovers", "transactions"],
+  ...["coalesced", "retries", "failovers", "transactions", "cache_hits", "cache_misses", "cache_bytes"],
 ];
+
+const CACHE_NUMBERS = ["keys", "bytes", "hits", "misses", "verifications", "repairs"];
 
 const ofProxy = (method: number) => () => ({ method, payload: jsonPayload({}), proxy: true as const });
 
@@ -34,6 +36,16 @@ export const MONITOR: Record<string, AnyFunction> = {
       ]),
   ),
   etcd_fdw_stat_reset: simple(ofProxy(Ask.STAT_RESET), (reply) => [[jsonReply(reply)]]),
+  etcd_fdw_cache_rows: simple(
+    ofProxy(Ask.CACHES),
+    (reply) =>
+      (jsonReply(reply) as Record<string, Cell>[]).map((row) => [
+        ...[text(String(row.database)), text(String(row.server)), text(String(row.role))],
+        ...[text(String(row.key)), row.range_end === null ? null : text(String(row.range_end))],
+        ...[text(String(row.state)), row.revision],
+        ...CACHE_NUMBERS.map((name) => row[name]),
+      ]),
+  ),
   etcd_fdw_proxy_row: simple(ofProxy(Ask.PROXY), (reply) => {
     const about = jsonReply(reply);
     return [[

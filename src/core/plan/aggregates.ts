@@ -61,7 +61,7 @@ function ask({ asked: _, ...state }: AggregateState): Outcome {
       latest: Number(state.revision === "0"),
       state: JSON.stringify({ ...state, asked }),
     },
-    payload: readsFrame(todo.slice(0, asked).map(([name, range]) => request(name, range, state))),
+    payload: readsFrame(todo.slice(0, asked).map(([name, range]) => request(name, range, state)), state),
   };
 }
 

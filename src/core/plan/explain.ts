@@ -1,6 +1,7 @@
 // What EXPLAIN shows of a scan: the request as it would be sent.
 
 import { fromHex, printable } from "../../base/bytes.ts";
+import { type CacheTerms, decodeCacheTerms } from "../../etcd/cached.ts";
 import { isSingleKey, type KeyRange } from "../../etcd/keyrange.ts";
 import { applyConditions, type Comparator, type Condition } from "./conditions.ts";
 import { decodeRange, type ScanPlan } from "./plan.ts";
@@ -68,6 +69,13 @@ function lateText(condition: Condition, params: string[]): string | null {
   }
 }
 
+/** Which keys the cache holds that may answer, and how old it may be. */
+function cacheText({ start, end, maxStaleness }: CacheTerms): string {
+  const range = { start, end };
+  const keys = start.length > 0 && isSingleKey(range) ? quote(start) : rangeText(range);
+  return maxStaleness === 0 ? keys : `${keys}, at most ${maxStaleness} ms old`;
+}
+
 /** What is asked for beside the keys. */
 function requestLines(plan: ScanPlan, input: ExplainInput): [string, string][] {
   const lines: [string, string][] = [];
@@ -87,6 +95,7 @@ function requestLines(plan: ScanPlan, input: ExplainInput): [string, string][] {
   const revision = plan.revision !== "0" ? plan.revision : input.revision;
   if (revision !== "0") lines.push(["Etcd Revision", revision]);
   if (plan.serializable) lines.push(["Etcd Consistency", "serializable"]);
+  if (plan.cache !== undefined) lines.push(["Etcd Cache", cacheText(decodeCacheTerms(fromHex(plan.cache)))]);
   if (plan.keysOnly && input.verbose && input.aggregates.length === 0) lines.push(["Etcd Keys Only", "true"]);
   return lines;
 }

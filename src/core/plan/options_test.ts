@@ -26,3 +26,26 @@ Deno.test("readTableOptions: a range that ends before it begins is refused by na
     message: 'range_end of foreign table "t" does not sort after its key',
   });
 });
+
+Deno.test("readTableOptions: a cache holds all of the table's keys, by the server's options or the table's own", () => {
+  const start = encodeUtf8("/s/");
+  const range = { start, end: encodeUtf8("/s0") };
+  const cacheOf = (options: Record<string, string>, server: Record<string, string> = {}) =>
+    read({ prefix: "/s/", ...options }, server).cache;
+  assert.equal(cacheOf({}), null);
+  assert.deepEqual(cacheOf({ cache: "true" }), { ...range, maxStaleness: 0, verify: 600 });
+  assert.deepEqual(
+    cacheOf({ consistency: "s" }, { cache: "true", max_staleness: "50", cache_verify: "0" }),
+    { ...range, maxStaleness: 50, verify: 0 },
+  );
+  const own = { cache: "true", consistency: "s", max_staleness: "7", cache_verify: "9" };
+  assert.deepEqual(cacheOf(own, { max_staleness: "50" }), { ...range, maxStaleness: 7, verify: 9 });
+  // Linearizable answers are not stale; the past is not cached.
+  assert.equal(cacheOf({ cache: "true" }, { max_staleness: "50" })?.maxStaleness, 0);
+  assert.equal(cacheOf({ cache: "false" }, { cache: "true" }), null);
+  assert.equal(cacheOf({ revision: "5" }, { cache: "true" }), null);
+  assert.deepEqual(
+    cacheOf({ cache: "true", key_pattern: "/s/a/{x}" })?.start,
+    encodeUtf8("/s/a/"),
+  );
+});

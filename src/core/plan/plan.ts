@@ -5,6 +5,7 @@ import { fromHex, toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { encodeRangeRequest, type SortTarget } from "../../etcd/messages.ts";
 import type { Limits } from "../../etcd/batches.ts";
+import { encodeCacheTerms } from "../../etcd/cached.ts";
 import { isSingleKey, type KeyRange } from "../../etcd/keyrange.ts";
 import { type Column, columnMap, needsValue, readColumn, showsBytes } from "./columns.ts";
 import { applyConditions, type Condition, rangeBound, recognize } from "./conditions.ts";
@@ -24,6 +25,8 @@ export interface ScanPlan {
   keysOnly?: true;
   serializable?: true;
   revision: string;
+  /** Which cache in the proxy may answer (src/etcd/cached.ts), in hexadecimal. */
+  cache?: string;
   /** What etcd takes in one request, by the server's options. */
   limits: Limits;
 }
@@ -77,6 +80,7 @@ function build(input: PlanInput, options: TableOptions, columns: Column[]): Buil
   }
   if (options.keysOnly || !input.values && !columns.some(needsValue)) plan.keysOnly = true;
   if (options.serializable) plan.serializable = true;
+  if (options.cache !== null) plan.cache = toHex(encodeCacheTerms(options.cache));
   return { plan, exact, used };
 }
 
@@ -93,13 +97,14 @@ function keyBound(plan: ScanPlan, options: TableOptions): number {
 /** See PlanAnswer. The backend adds a revision of its own, and asks core where the query has a LIMIT. */
 function lookupOf(plan: ScanPlan): string[] {
   const { conditions, range, revisions, revision, strip, keysOnly, serializable } = plan;
+  const cache = plan.cache === undefined ? undefined : fromHex(plan.cache);
   const [only] = conditions;
   if (conditions.length !== 1 || only.kind !== "equal" || revisions !== undefined || revision !== "0") {
     return [];
   }
   if (range === undefined || typeof only.value === "number" && only.value !== 0) return [];
   const none = new Uint8Array(0);
-  const rest = toHex(encodeRangeRequest({ key: none, rangeEnd: null, keysOnly, serializable }));
+  const rest = toHex(encodeRangeRequest({ key: none, rangeEnd: null, keysOnly, serializable, cache }));
   const key = typeof only.value === "number" ? "" : strip + only.value;
   if (typeof only.value !== "number") {
     const [start, end] = range;

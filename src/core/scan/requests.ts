@@ -33,12 +33,26 @@ export interface Common {
   serializable?: true;
   filters?: RevisionFilters;
   order?: Order;
+  /** Which cache may answer (src/etcd/cached.ts), in hexadecimal. */
+  cache?: string;
 }
 
 export function rangeRequest(range: HexRange, common: Omit<Common, "limits">, limit: number): RangeRequest {
   const { revision, keysOnly, serializable, filters, order } = common;
-  return { ...toEtcd(fromHexRange(range)), limit, revision, serializable, keysOnly, order, ...filters };
+  const cache = cacheBytes(common);
+  return {
+    ...toEtcd(fromHexRange(range)),
+    limit,
+    revision,
+    serializable,
+    keysOnly,
+    order,
+    cache,
+    ...filters,
+  };
 }
+
+const cacheBytes = ({ cache }: Pick<Common, "cache">) => cache === undefined ? undefined : fromHex(cache);
 
 /** What the request for a key takes beside it, at most. */
 export const REQUEST_BYTES = 100;
@@ -63,10 +77,10 @@ export function keysFrame(
   const sizeOf = (i: number) => REQUEST_BYTES + keys[i][0].length / 2;
   const asked = batchEnd(0, keys.length, sizeOf, limits);
   if (asked === 1) return { asked, frame: rangeFrame(keys[0], { ...common, order: undefined }, 0) };
-  return { asked, frame: readsFrame(keys.slice(0, asked).map(requestOf)) };
+  return { asked, frame: readsFrame(keys.slice(0, asked).map(requestOf), common) };
 }
 
 /** A Txn of reads that are written out one by one. */
-export function readsFrame(requests: RangeRequest[]): Uint8Array {
-  return frame(Method.READ_TXN, encodeReadTxn(requests));
+export function readsFrame(requests: RangeRequest[], common: Pick<Common, "cache">): Uint8Array {
+  return frame(Method.READ_TXN, encodeReadTxn(requests, cacheBytes(common)));
 }

@@ -65,12 +65,12 @@ function resolve(input: BeginInput): { ranges: KeyRange[]; strip: number; common
   const filters: RevisionFilters | null = revisionFilters(plan.revisions ?? [], input.params);
   if (ranges.length === 0 || filters === null) return null;
   const revision = plan.revision !== "0" ? plan.revision : input.revision;
-  const { keysOnly, serializable, limits } = plan;
+  const { keysOnly, serializable, limits, cache } = plan;
   const order = readOrder(input.order);
   return {
     ranges,
     strip: strip.length,
-    common: { limits, revision, keysOnly, serializable, filters, order },
+    common: { limits, revision, keysOnly, serializable, filters, order, cache },
   };
 }
 

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
-import { encodeUtf8, toHex } from "../../base/bytes.ts";
+import { encodeUtf8, fromHex, toHex } from "../../base/bytes.ts";
+import { cacheTermsIn, encodeCacheTerms } from "../../etcd/cached.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
+import { readsOf } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
 import { FIRST_PAGE_KEYS, MAX_TXN_OPS, PAGE_BYTES, PAGE_GROWTH } from "../../ipc/limits.ts";
 import type {
@@ -19,6 +21,7 @@ import {
   hex,
   key,
   methodOf,
+  payloadOf,
   plan as planOf,
   rangeOf as request,
   text,
@@ -189,4 +192,22 @@ Deno.test("an order that has no pages asks for all that is wanted at once", () =
   const first = begin(plan({}), [], "0", { limit: "5000", order: "mod_revision desc" });
   const fields = request(first);
   assert.deepEqual([fields[3], fields[5], fields[6]], [5000n, 2n, 3n]);
+});
+
+Deno.test("which cache may answer goes with every request of a scan, once for a Txn", () => {
+  const options = { prefix: "/a/", cache: "true" };
+  const terms = encodeCacheTerms({
+    ...{ start: encodeUtf8("/a/"), end: encodeUtf8("/a0"), maxStaleness: 0, verify: 600 },
+  });
+  const termsOf = (outcome: Outcome) => cacheTermsIn(payloadOf(outcome));
+  const first = begin(plan(options));
+  assert.deepEqual(termsOf(first), terms);
+  assert.deepEqual(termsOf(nextPage(page(first))), terms);
+  const keys = begin(plan(options, [compare("= any", key, array("/a/b", "/a/c"))]));
+  assert.deepEqual(termsOf(keys), terms);
+  assert.deepEqual(readsOf(payloadOf(keys)).map(cacheTermsIn), [undefined, undefined]);
+  assert.deepEqual(termsOf(begin(plan(options), [], "0", { aggregates: ["count", "max"] })), terms);
+  const [, , , , rest] = planOf({ options, quals: [compare("=", key, text("/a/b"))] }).lookup;
+  assert.deepEqual(cacheTermsIn(fromHex(rest)), terms);
+  assert.equal(termsOf(begin(plan({ prefix: "/a/" }))), undefined);
 });

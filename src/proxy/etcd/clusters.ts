@@ -9,6 +9,8 @@ import type { ClusterHandle } from "../handle.ts";
 import type { Runtime, Timer } from "../runtime.ts";
 import { Stats } from "../stats.ts";
 import { Budget } from "../memory.ts";
+import { cached, Caches, type ClusterCaches } from "../cache/caches.ts";
+import { Written } from "../cache/written.ts";
 import { Hub } from "../watch/hub.ts";
 import { Cluster, type ClusterOptions } from "./cluster.ts";
 import { Coalescer } from "./coalesce.ts";
@@ -20,11 +22,14 @@ const GRACE_MS = 60_000;
 
 /** What the windows of all watches may hold where nobody says it. */
 const WINDOWS_BYTES = 64 * 1024 * 1024;
+/** What all caches may hold where nobody says it. */
+const CACHES_BYTES = 64 * 1024 * 1024;
 
 interface Entry {
   cluster: Cluster;
   coalescer: Coalescer;
   hub: Hub;
+  caches: ClusterCaches;
   users: number;
   /** Runs while nobody uses it. */
   timer: Timer | null;
@@ -37,6 +42,7 @@ export class Clusters {
   readonly #log: (message: string) => void;
   readonly #graceMs: number;
   readonly #windows: Budget;
+  readonly caches: Caches;
   readonly #create: (options: ClusterOptions) => Cluster;
 
   constructor(
@@ -46,6 +52,7 @@ export class Clusters {
       graceMs = GRACE_MS,
       create = (options: ClusterOptions) => new Cluster(options),
       windows = new Budget(WINDOWS_BYTES),
+      caches = new Budget(CACHES_BYTES),
     } = {},
   ) {
     this.#runtime = runtime;
@@ -53,14 +60,15 @@ export class Clusters {
     this.#log = log;
     this.#graceMs = graceMs;
     this.#windows = windows;
+    this.caches = new Caches(runtime, caches, log);
     this.#create = create;
   }
 
   /**
-   * A handle on the cluster that OPEN names, for a session that was granted these leases; it connects at the first call.
-   * Throws EtcdFdwError 22023.
+   * A handle on the cluster that OPEN names, for a session that was granted these leases and has written this; it connects at
+   * the first call. Throws EtcdFdwError 22023.
    */
-  open(open: OpenPayload, granted = new GrantedLeases()): ClusterHandle {
+  open(open: OpenPayload, granted = new GrantedLeases(), written = new Written()): ClusterHandle {
     const { endpoints, username, password, tls } = checked(open);
     // Who knows another password, or none, must not get the connection of one who knows it.
     const key = JSON.stringify([endpoints, username, password, tls]);
@@ -70,7 +78,8 @@ export class Clusters {
       const cluster = this.#create({ runtime, endpoints, username, password, tls, log: this.#log });
       const coalescer = new Coalescer(runtime, (...call) => cluster.call(...call));
       const hub = new Hub(runtime, cluster, this.#windows);
-      this.#entries.set(key, entry = { cluster, coalescer, hub, users: 0, timer: null });
+      const caches = this.caches.of(cluster, hub);
+      this.#entries.set(key, entry = { cluster, coalescer, hub, caches, users: 0, timer: null });
     }
     entry.timer?.cancel();
     entry.users++;
@@ -78,13 +87,13 @@ export class Clusters {
     const { cluster, coalescer, hub } = entry;
     const shared = { runtime: this.#runtime, cluster, coalescer, hub, stats: this.stats };
     const handle = makeHandle(shared, open, {
-      share: () => this.open(open, granted),
+      share: () => this.open(open, granted, written),
       close: () => {
         if (!released) this.#release(key, entry);
         released = true;
       },
     });
-    return fenced(handle, open, granted);
+    return fenced(cached(handle, entry.caches, this.stats.of(handle.label), written), open, granted);
   }
 
   /** How many clusters are kept. */
@@ -101,6 +110,7 @@ export class Clusters {
     if (--entry.users > 0) return;
     entry.timer = this.#runtime.after(this.#graceMs, () => {
       this.#entries.delete(key);
+      entry.caches.close();
       entry.hub.close();
       entry.cluster.close();
     });

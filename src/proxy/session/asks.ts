@@ -9,6 +9,7 @@ import { Ask } from "../../ipc/frame.ts";
 import { type Deadline, waitFor } from "../deadline.ts";
 import { type ClusterHandle, LateError, type PartedAnswer } from "../handle.ts";
 import type { Runtime, Timer } from "../runtime.ts";
+import type { CacheRow } from "../cache/caches.ts";
 import type { StatRow, Stats } from "../stats.ts";
 import { Estate } from "./estate.ts";
 
@@ -19,6 +20,7 @@ export interface ProxyInfo {
   sessions: number;
   /** Sessions, connections to etcd and so on, as they are now. */
   about(): Record<string, string | number>;
+  caches(): CacheRow[];
 }
 
 /**
@@ -93,6 +95,8 @@ export class Asks {
         return json(true);
       case Ask.PROXY:
         return json(this.#info.about());
+      case Ask.CACHES:
+        return json(this.#info.caches());
     }
     if (handle === null) throw new EtcdFdwError("08P01", `ask ${code} needs a server`);
     if (code === Ask.EVENTS) return await handle.events(payload, by);

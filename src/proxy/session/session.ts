@@ -26,6 +26,7 @@ import {
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import { StageCode } from "../../ipc/stage.ts";
 import { Deadline } from "../deadline.ts";
+import { Written } from "../cache/written.ts";
 import { GrantedLeases } from "../fence.ts";
 import { type ClusterHandle, LateError } from "../handle.ts";
 import { Budget, type Expectations } from "../memory.ts";
@@ -38,7 +39,7 @@ import { paceOf, work } from "./work.ts";
 export interface SessionOptions {
   runtime: Runtime;
   /** May throw; then the requests of the channel fail with what it has thrown. */
-  open: (payload: OpenPayload, granted: GrantedLeases) => ClusterHandle;
+  open: (payload: OpenPayload, granted: GrantedLeases, written: Written) => ClusterHandle;
   log: (message: string) => void;
   info: ProxyInfo;
   /** Of the whole proxy. */
@@ -83,6 +84,7 @@ export class Session implements ConnectionEvents {
   readonly #decoder: FrameDecoder;
   readonly #asks: Asks;
   readonly #granted = new GrantedLeases();
+  readonly #written = new Written();
   readonly #channels = new Map<number, SessionChannel>();
   /** For what is asked of the proxy alone. */
   readonly #serverless = new SessionChannel(null);
@@ -180,7 +182,7 @@ export class Session implements ConnectionEvents {
     }
     try {
       if (refusal !== undefined) throw refusal;
-      const handle = this.#options.open(parseOpen(payload), this.#granted);
+      const handle = this.#options.open(parseOpen(payload), this.#granted, this.#written);
       const pace = paceOf(this.#runtime);
       this.#channels.set(
         channel,

@@ -17,6 +17,7 @@ import {
   type Page,
 } from "../../etcd/ranges.ts";
 import { decodeTxn, encodeReadResponses, readsOf } from "../../etcd/txn.ts";
+import { cacheTermsIn } from "../../etcd/cached.ts";
 import { type KeyRange, singleKey, successor } from "../../etcd/keyrange.ts";
 import type { Limits } from "../../etcd/batches.ts";
 import { Method } from "../../ipc/frame.ts";
@@ -317,12 +318,13 @@ export function* readRange(message: Uint8Array, view: View): Work<Uint8Array> {
 /** A Txn of reads, likewise: all of them at one revision. */
 export function* readTxn(message: Uint8Array, view: View): Work<Uint8Array> {
   const { header, revision, responses } = decodeTxn(yield* ask(Method.READ_TXN, message));
+  const cache = cacheTermsIn(message);
   const results: Uint8Array[] = [];
   for (const [i, read] of readsOf(message).entries()) {
     const request = decodeRangeRequest(read);
     const own = yield* hasOwn(view, keyRangeOf(request));
     // What is asked once more is asked of the state that the Txn has read.
-    const at = { ...request, revision: revisionOf(request) ?? String(revision) };
+    const at = { ...request, revision: revisionOf(request) ?? String(revision), cache };
     if (!own && view.note === null) results.push(responses[i]!);
     else if (request.countOnly || own && request.rangeEnd !== null) {
       results.push(yield* encodePage(yield* (own ? overlaid(at, view) : fetchCount(at, view))));
