@@ -12,7 +12,7 @@ import { proxyPids } from "../helpers/proxy.ts";
 import { suite } from "../helpers/suite.ts";
 import { delay, waitFor } from "../helpers/wait.ts";
 
-const { db, etcd, engine, test } = await suite("follow");
+const { db, etcd, test } = await suite("follow");
 
 const server = "ALTER DATABASE etcd_fdw SET etcd_fdw.default_server = 'etcd'";
 await db.sql(`${etcd.createServerSql("etcd")}; ${server}; SET etcd_fdw.default_server = 'etcd'`);
@@ -239,8 +239,7 @@ test("with etcd_fdw in shared_preload_libraries they go on by themselves: after 
   const { bindir } = await findPostgres();
   await db.sql(`CREATE FOREIGN TABLE loaded (key text, value text) SERVER etcd OPTIONS (prefix '/loaded/');
     CREATE TABLE loaded_copy (key text PRIMARY KEY, value text)`);
-  const libraries = engine === "plv8" ? "plv8, etcd_fdw" : "etcd_fdw";
-  await db.sql(`ALTER SYSTEM SET shared_preload_libraries = ${libraries}`);
+  await db.sql("ALTER SYSTEM SET shared_preload_libraries = etcd_fdw");
   const from = await revision();
   const heard = await Listener.on(db, "loaded");
   await db.sql(
