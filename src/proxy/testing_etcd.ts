@@ -93,6 +93,13 @@ export class TestEtcd {
     await process?.status;
   }
 
+  /** Ends it and starts it again without its data: what a restore of an old backup leaves. */
+  async forget(): Promise<void> {
+    await this.kill();
+    await Deno.remove(`${this.#directory}/member`, { recursive: true });
+    await this.restart();
+  }
+
   /** Ends it and removes its data. */
   async stop(): Promise<void> {
     await this.kill();

@@ -300,6 +300,7 @@ test("triggers: one that raises, one that would escape its role, one that reads 
       IF NEW.value = 'raise' THEN RAISE 'not this one'; END IF;
       IF NEW.value = 'escape' THEN SET ROLE postgres; END IF;
       EXECUTE 'RESET ROLE';
+      PERFORM pg_advisory_unlock_all();
       INSERT INTO a_seen SELECT NEW.key, current_user, session_user, (SELECT value FROM a WHERE key = NEW.key),
         (SELECT count(*) FROM a);
       RETURN NEW; END $$;

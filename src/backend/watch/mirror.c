@@ -535,7 +535,11 @@ try_work(Work *work, int isolation, void (*attempt) (void *), const char *activi
 	ErrorData  *error = etcd_attempt_at(isolation, attempt, work, activity);
 
 	if (error != NULL)
+	{
 		work->reached = 0;
+		/* It may have failed before its scan was made. */
+		etcd_feed(NULL);
+	}
 	return error;
 }
 
@@ -757,6 +761,8 @@ etcd_fdw_mirror_main(Datum arg)
 	{
 		MemoryContextReset(loop_context);
 		CHECK_FOR_INTERRUPTS();
+		if (!etcd_follow_holds())
+			proc_exit(0);
 		if (ConfigReloadPending || is_stale || row->revision == 0)
 		{
 			is_stale = false;

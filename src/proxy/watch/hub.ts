@@ -76,6 +76,8 @@ class Source {
   idle: Timer | null = null;
   /** Goes on with the stream that is held up. */
   resume: (() => void) | null = null;
+  /** Where it began. */
+  readonly began: bigint;
   /** The furthest place of those that have read. */
   furthest: bigint;
   /** What was taken of the budget. */
@@ -83,7 +85,7 @@ class Source {
 
   constructor(feed: Feed) {
     this.feed = feed;
-    this.furthest = feed.floor;
+    this.began = this.furthest = feed.floor;
   }
 
   /** Bytes that nobody has read. */
@@ -113,7 +115,7 @@ export class Hub {
 
   /**
    * What there is behind `after`, when there is enough of it or the waiting is over: a WatchedPage. Rejects with
-   * EtcdFdwError: 22023 when events asked for have been compacted away, what a read of the range is refused with, 08006
+   * EtcdFdwError: 22023 when events asked for have been compacted away or etcd has an older state than it had, what a read of the range is refused with, 08006
    * when etcd could not be watched, and 57014 when the signal was aborted.
    */
   async read(request: WatchRequest, terms: Terms): Promise<Uint8Array> {
@@ -362,7 +364,11 @@ export class Hub {
   /** One stream, until it ends or nothing more can come. */
   async #watch(source: Source, channel: Channel, options: CallOptions): Promise<Outcome<null>> {
     const { feed } = source;
-    const open = (now: bigint) => feed.open(now);
+    const open = (now: bigint) => {
+      // Who begins in the future has not heard anything yet.
+      if (feed.complete > source.began && feed.complete > now) throw restoredError(feed.complete, now);
+      return feed.open(now);
+    };
     try {
       const { failure } = await watchRange(channel, feed.watched, options, open, (message, say) => {
         source.say = say;
