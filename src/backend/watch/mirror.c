@@ -763,6 +763,9 @@ etcd_fdw_mirror_main(Datum arg)
 		CHECK_FOR_INTERRUPTS();
 		if (!etcd_follow_holds())
 			proc_exit(0);
+		/* A trigger's SET ROLE is for its transaction. */
+		if (GetUserId() != GetSessionUserId())
+			SetConfigOption("role", "none", PGC_USERSET, PGC_S_SESSION);
 		if (ConfigReloadPending || is_stale || row->revision == 0)
 		{
 			is_stale = false;
