@@ -19,6 +19,7 @@ CREATE TABLE @extschema@.etcd_fdw_follower (
   skip bigint NOT NULL DEFAULT 0,
   verify interval
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+CREATE UNIQUE INDEX etcd_fdw_follower_target ON @extschema@.etcd_fdw_follower (target);
 COMMENT ON TABLE @extschema@.etcd_fdw_follower IS
   'Subscriptions and mirrors with their positions; changed by etcd_subscribe() and its like only. Part of a dump.';
 GRANT SELECT ON @extschema@.etcd_fdw_follower TO PUBLIC;

@@ -85,19 +85,19 @@ export class TestEtcd {
     }
   }
 
-  /** Ends it and starts another store in its place, which has nothing. */
-  async forget(): Promise<void> {
-    await this.kill();
-    await Deno.remove(`${this.#directory}/member`, { recursive: true });
-    await this.restart();
-  }
-
   /** Ends it at once, as a crash does. */
   async kill(): Promise<void> {
     const process = this.#process;
     this.#process = null;
     process?.kill("SIGKILL");
     await process?.status;
+  }
+
+  /** Ends it and starts it again without its data: what a restore of an old backup leaves. */
+  async forget(): Promise<void> {
+    await this.kill();
+    await Deno.remove(`${this.#directory}/member`, { recursive: true });
+    await this.restart();
   }
 
   /** Ends it and removes its data. */

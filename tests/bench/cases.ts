@@ -408,6 +408,114 @@ async function bulk({ etcd, connect }: Bench): Promise<Figure[]> {
   return figures;
 }
 
+const NOTIFIED = 1_000;
+const MANY = 20_000;
+
+/** From a put at etcd to its NOTIFY, beside the same put's way to a watch at etcd. */
+async function notify({ etcd, connect }: Bench): Promise<Figure[]> {
+  const client = await connect();
+  const waiting = { notify: () => {}, watch: () => {} };
+  client.on("notification", () => waiting.notify());
+  await client.query("LISTEN bench; SELECT etcd_subscribe('bench', '/notify/', 'bench', server => 'bench')");
+  const created = new Promise<void>((resolve) => waiting.watch = resolve);
+  const end = etcd.client.watch(0, "/notify/", "/notify0", () => waiting.watch());
+  await created;
+  const notifies: number[] = [];
+  const watches: number[] = [];
+  for (let i = 0; i < NOTIFIED + 100; i++) {
+    const started = performance.now();
+    const arrival = (name: keyof typeof waiting) =>
+      new Promise<number>((resolve) => waiting[name] = () => resolve(performance.now() - started));
+    const both = Promise.all([arrival("notify"), arrival("watch")]);
+    await etcd.client.callMember(0, "/etcdserverpb.KV/Put", putOf("/notify/key", VALUE), 5000);
+    const [notified, watched] = await both;
+    if (i < 100) continue;
+    notifies.push(notified);
+    watches.push(watched);
+  }
+  end();
+  let told = 0;
+  waiting.notify = () => told++;
+  const puts = (prefix: string) =>
+    etcd.putMany(Array.from({ length: MANY }, (_, i): [string, string] => [`${prefix}${i}`, VALUE]));
+  const all = await inTurn(5, async () => {
+    told = 0;
+    await puts("/notify/");
+    while (told < MANY) await new Promise((resolve) => setTimeout(resolve, 2));
+  }, () => puts("/written/"));
+  await etcd.client.deletePrefix("/written/");
+  await client.query("SELECT etcd_unsubscribe('bench')");
+  await client.end();
+  const at = (values: number[], part: number) =>
+    values.toSorted((a, b) => a - b)[Math.floor(values.length * part)];
+  const times: Figure[] = ([["p50", 0.5], ["p99", 0.99]] as const).map(([name, part]) => ({
+    case: "notify",
+    what: `etcd's put to NOTIFY received, ${name} of ${NOTIFIED}`,
+    value: at(notifies, part),
+    unit: "ms",
+    limit: { what: `to a watch at etcd, ${name}`, value: at(watches, part) },
+    ratio: at(notifies, part) / at(watches, part),
+  }));
+  return [...times, {
+    case: "notify",
+    what: `${MANY} puts, until all are told`,
+    value: all.a,
+    unit: "ms",
+    limit: { what: "the puts alone", value: all.b },
+    ratio: all.ratio,
+  }];
+}
+
+/** A mirror's snapshot beside the same copy by hand, and how it keeps up with many writes. */
+async function mirror({ etcd, connect }: Bench): Promise<Figure[]> {
+  const client = await connect();
+  await client.query("DROP TABLE IF EXISTS copy; CREATE TABLE copy (key text PRIMARY KEY, value text)");
+  const follow = (source: string) =>
+    client.query(`TRUNCATE copy; SELECT etcd_mirror('bench', 'copy', '${source}')`);
+  const until = async (query: string) => {
+    while (!(await client.query(`SELECT (${query}) AS done`)).rows[0].done) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  };
+  const snapshot = async () => {
+    await follow("bench");
+    await until("SELECT revision > 0 FROM etcd_fdw_follower WHERE name = 'bench'");
+    await client.query("SELECT etcd_unmirror('bench')");
+  };
+  const byHand = () => client.query("TRUNCATE copy; INSERT INTO copy SELECT key, value FROM bench");
+  const whole = await inTurn(3, snapshot, byHand);
+  await follow("written");
+  await until("SELECT revision > 0 FROM etcd_fdw_follower WHERE name = 'bench'");
+  const puts = (round: string) =>
+    etcd.putMany(
+      Array.from({ length: MANY }, (_, i): [string, string] => [`/written/${i}`, `${round}${VALUE}`]),
+    );
+  let round = 0;
+  const followed = async () => {
+    await puts(String(++round));
+    await until(`SELECT count(*) = ${MANY} FROM copy WHERE value = '${round}${VALUE}'`);
+  };
+  const events = await inTurn(5, followed, () => puts("x"));
+  await client.query("SELECT etcd_unmirror('bench')");
+  await etcd.client.deletePrefix("/written/");
+  await client.end();
+  return [{
+    case: "mirror",
+    what: `snapshot of ${KEYS} keys`,
+    value: whole.a,
+    unit: "ms",
+    limit: { what: "INSERT ... SELECT by hand", value: whole.b },
+    ratio: whole.ratio,
+  }, {
+    case: "mirror",
+    what: `${MANY} puts, until the table shows them`,
+    value: events.a,
+    unit: "ms",
+    limit: { what: "the puts alone", value: events.b },
+    ratio: events.ratio,
+  }];
+}
+
 export const CASES: Record<string, (bench: Bench) => Promise<Figure[]>> = {
-  ...{ scan, memory, fixed, point, get, cached, upper, lookup, insert, puts, bulk },
+  ...{ scan, memory, fixed, point, get, cached, upper, lookup, insert, puts, bulk, notify, mirror },
 };

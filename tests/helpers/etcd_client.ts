@@ -152,6 +152,26 @@ export class EtcdClient {
     }
   }
 
+  /** Watches a range at a member; tells how many events each response has. The call ends it. */
+  watch(member: number, key: string, rangeEnd: string, heard: (events: number) => void): () => void {
+    const stream = this.#clients[member].makeBidiStreamRequest(
+      "/etcdserverpb.Watch/Watch",
+      toBuffer,
+      toArray,
+      new grpc.Metadata(),
+    );
+    stream.on("data", (message: Uint8Array) => {
+      let events = 0;
+      readFields(message, (field) => events += Number(field === 11));
+      heard(events);
+    });
+    stream.on("error", () => {});
+    const create = new BinaryWriter().tag(1, WireType.LengthDelimited).bytes(toBytes(key))
+      .tag(2, WireType.LengthDelimited).bytes(toBytes(rangeEnd)).finish();
+    stream.write(new BinaryWriter().tag(1, WireType.LengthDelimited).bytes(create).finish());
+    return () => stream.cancel();
+  }
+
   /** Revision of the put. */
   async put(key: Bytes, value: Bytes): Promise<bigint> {
     return headerRevision(await this.call("/etcdserverpb.KV/Put", putRequest(toBytes(key), toBytes(value))));

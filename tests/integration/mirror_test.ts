@@ -292,19 +292,22 @@ test("a row that is refused stops its mirror alone; it goes on when the cause is
 });
 
 test("triggers: one that raises, one that would escape its role, one that reads the foreign table", async () => {
-  await db.sql(`SET ROLE alice;
+  await db.sql(`CREATE ROLE member; GRANT member TO alice; SET ROLE alice;
     CREATE FOREIGN TABLE a (key text, value text) SERVER etcd OPTIONS (prefix '/a/');
     CREATE TABLE a_copy (key text PRIMARY KEY, value text);
     CREATE TABLE a_seen (key text, who text, session text, at_etcd text, rest int);
     CREATE FUNCTION a_look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      IF NEW.value = 'role' THEN SET ROLE member; INSERT INTO a_seen VALUES (NEW.key, current_user); RETURN NEW; END IF;
       IF NEW.value = 'raise' THEN RAISE 'not this one'; END IF;
       IF NEW.value = 'escape' THEN SET ROLE postgres; END IF;
       EXECUTE 'RESET ROLE';
+      PERFORM pg_advisory_unlock_all();
       INSERT INTO a_seen SELECT NEW.key, current_user, session_user, (SELECT value FROM a WHERE key = NEW.key),
         (SELECT count(*) FROM a);
       RETURN NEW; END $$;
     CREATE TRIGGER look BEFORE INSERT OR UPDATE ON a_copy FOR EACH ROW EXECUTE FUNCTION a_look();
-    SELECT etcd_mirror('a', 'a_copy', 'a', server => NULL); RESET ROLE`);
+    GRANT ALL ON a_seen, a_copy TO member;
+    SELECT etcd_mirror('a', 'a_copy', 'a'); RESET ROLE`);
   await inState("a", "running");
   await etcd.put("/a/1", "1");
   await etcd.put("/a/2", "2");
@@ -313,6 +316,13 @@ test("triggers: one that raises, one that would escape its role, one that reads 
     ["/a/2", "alice", "alice", "2"],
   ]);
   assert.deepEqual(await db.sql("SELECT max(rest) AS rest FROM a_seen"), [{ rest: 2 }]);
+  // A role that the owner may take lasts for the trigger's transaction alone.
+  await etcd.put("/a/role", "role");
+  await rowsOf("SELECT key FROM a_seen WHERE who = 'member'", [["/a/role"]]);
+  await etcd.put("/a/1", "again");
+  // Once for the row that is proposed, and once for the one that is changed.
+  await rowsOf("SELECT who, count(*)::int FROM a_seen WHERE key = '/a/1' GROUP BY 1", [["alice", 3]]);
+  await etcd.delete("/a/role");
   const raised = Number(await etcd.put("/a/3", "raise"));
   assert.match((await inState("a", "failed")).error, /^P0001: not this one/);
   await db.sql(`SELECT etcd_resume('a', skip => ${raised})`);
@@ -323,7 +333,10 @@ test("triggers: one that raises, one that would escape its role, one that reads 
     return row.error === null ? null : row;
   });
   assert.match(escape.error, /^42501: .*role "postgres"/);
-  assert.deepEqual(await db.sql("SELECT FROM a_seen WHERE who <> 'alice' OR session <> 'alice'"), []);
+  assert.deepEqual(
+    await db.sql("SELECT FROM a_seen WHERE who NOT IN ('alice', 'member') OR session <> 'alice'"),
+    [],
+  );
   await endAll();
 });
 
@@ -408,6 +421,37 @@ test("rights that are revoked, a target that is dropped, altered or locked: it w
     await same("SELECT key, value FROM w_copy", "SELECT key, value FROM w");
     await endAll();
   }
+});
+
+test("what is set for the owner's sessions does not lead its mirror astray", async () => {
+  await db.sql(
+    `SET ROLE alice; CREATE FOREIGN TABLE o (key text, value text) SERVER etcd OPTIONS (prefix '/o/');
+    CREATE TABLE o_copy (key text PRIMARY KEY, value text); RESET ROLE;
+    ALTER ROLE alice SET etcd_fdw.revision = '2'; ALTER ROLE alice SET default_transaction_read_only = on;
+    ALTER ROLE alice SET default_transaction_isolation = serializable; ALTER ROLE alice SET statement_timeout = '1ms';
+    ALTER ROLE alice SET enable_hashjoin = off`,
+  );
+  await etcd.put("/o/1", "1");
+  await db.sql("SET ROLE alice; SELECT etcd_mirror('o', 'o_copy', 'o'); RESET ROLE");
+  await same("TABLE o_copy", "TABLE o");
+  await etcd.put("/o/2", "2");
+  await etcd.delete("/o/1");
+  await same("TABLE o_copy", "TABLE o");
+  await endAll();
+  await db.sql("ALTER ROLE alice RESET ALL");
+});
+
+test("two that make a mirror of one table at the same time", async () => {
+  await db.sql(`CREATE TABLE two_copy (key text PRIMARY KEY, value text);
+    CREATE FOREIGN TABLE two (key text, value text) SERVER etcd OPTIONS (prefix '/two/')`);
+  const other = await db.connect();
+  await other.query("BEGIN; SELECT etcd_mirror('two', 'two_copy', 'two')");
+  const second = db.failure("SELECT etcd_mirror('three', 'two_copy', 'two')");
+  await delay(300);
+  await other.query("COMMIT");
+  assert.equal((await second).code, "23505");
+  await other.end();
+  await endAll();
 });
 
 test("compacted while it paused: a new snapshot that writes what differs", async () => {

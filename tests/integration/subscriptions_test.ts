@@ -475,6 +475,26 @@ test("subscriptions that come and go all the time do not disturb the worker", as
   await heard.end();
 });
 
+test("a database in another encoding: text where it can be written, bytes where not", async () => {
+  await db.sql("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+  const latin = await db.connect("postgres", "latin");
+  await latin.query("CREATE EXTENSION IF NOT EXISTS plv8").catch(() => null);
+  const told: { key?: string; value?: string; value_base64?: string }[] = [];
+  latin.on("notification", ({ payload }) => told.push(JSON.parse(payload!)));
+  await latin.query(`CREATE EXTENSION etcd_fdw; ${etcd.createServerSql("etcd")};
+    LISTEN l; SELECT etcd_subscribe('\u00e4', '/\u00e9/', 'l')`);
+  await etcd.put("/\u00e9/1", "\u00fc");
+  await etcd.put("/\u00e9/2", "\u20ac");
+  await waitFor("both", () => told.length === 2);
+  assert.deepEqual(told.map(({ key, value, value_base64 }) => [key, value, value_base64]), [
+    ["/\u00e9/1", "\u00fc", undefined],
+    ["/\u00e9/2", undefined, "4oKs"],
+  ]);
+  await latin.query("SELECT etcd_unsubscribe('\u00e4')");
+  await latin.end();
+  await db.sql("DROP DATABASE latin WITH (FORCE)");
+});
+
 test("an extension that is dropped, and made again, leaves no worker and no loop behind", async () => {
   await db.sql(`CREATE DATABASE other`);
   const other = await db.connect("postgres", "other");
@@ -489,8 +509,12 @@ test("an extension that is dropped, and made again, leaves no worker and no loop
     SELECT etcd_subscribe('o', '/other/', 'o')`);
   await waitFor("a worker", async () => await followers() === 1);
   await other.query("DROP EXTENSION etcd_fdw CASCADE");
-  await other.query(`CREATE EXTENSION etcd_fdw; ${etcd.createServerSql("etcd")};
-    SELECT etcd_subscribe('o', '/other/', 'o')`);
+  await other.query(
+    `CREATE SCHEMA "s %s"; SET search_path = "s %s"; CREATE EXTENSION etcd_fdw; ${
+      etcd.createServerSql("etcd")
+    };
+    SELECT etcd_subscribe('o', '/other/', 'o')`,
+  );
   const told: string[] = [];
   other.on("notification", ({ payload }) => told.push(payload!));
   await other.query("LISTEN o");

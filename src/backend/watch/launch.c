@@ -70,6 +70,8 @@ typedef enum Wish
 /* What this transaction wants at its commit, and for which table. */
 static Wish wish = WISH_NONE;
 static Oid	wish_table = InvalidOid;
+/* Of a worker. */
+static LOCKTAG own_lock;
 
 static Oid
 own_tablespace(void)
@@ -244,7 +246,10 @@ etcd_follow_lock(EtcdFollowerLock kind, const char *name)
 	for (int i = 0; i < LOCK_TRIES; i++)
 	{
 		if (LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL)
+		{
+			own_lock = tag;
 			return true;
+		}
 		pid = holder_of(&tag);
 		if (pid != 0 && kind == ETCD_LOCK_DATABASE)
 		{
@@ -256,6 +261,20 @@ etcd_follow_lock(EtcdFollowerLock kind, const char *name)
 		CHECK_FOR_INTERRUPTS();
 	}
 	return false;
+}
+
+/*
+ * Whether the lock is still there: a trigger of the target can give back all
+ * such locks of its session.  Then it is taken again.
+ */
+bool
+etcd_follow_holds(void)
+{
+	LockAcquireResult result = LockAcquire(&own_lock, ExclusiveLock, true, true);
+
+	if (result == LOCKACQUIRE_ALREADY_HELD || result == LOCKACQUIRE_ALREADY_CLEAR)
+		LockRelease(&own_lock, ExclusiveLock, true);
+	return result != LOCKACQUIRE_NOT_AVAIL;
 }
 
 void

@@ -13,6 +13,7 @@
 extern void etcd_follow_init(void);
 extern bool etcd_follow_connect(Datum arg, Oid role);
 extern bool etcd_follow_lock(EtcdFollowerLock kind, const char *name);
+extern bool etcd_follow_holds(void);
 extern void etcd_follow_unlock(EtcdFollowerLock kind, const char *name);
 extern BackgroundWorkerHandle *etcd_launch_mirror(const EtcdFollower *mirror);
 

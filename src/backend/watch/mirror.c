@@ -365,8 +365,12 @@ put_tuple(Work *work, OneRow *one, const EtcdTarget *target, HeapTuple tuple, Tu
 {
 	char	   *key = key_text(target, tuple, desc);
 
-	work->bad_key = key;
-	work->bad_len = strlen(key);
+	/* It is told when the transaction, with its memory, has failed. */
+	if (work->one_by_one)
+	{
+		work->bad_key = MemoryContextStrdup(loop_context, key);
+		work->bad_len = strlen(key);
+	}
 	for (int i = 0; i < desc->natts; i++)
 	{
 		bool		isnull;
@@ -375,6 +379,8 @@ put_tuple(Work *work, OneRow *one, const EtcdTarget *target, HeapTuple tuple, Tu
 		one->nulls[i] = isnull ? 'n' : ' ';
 	}
 	try_step(work, put_one_row, one, work->row->skip != 0);
+	if (work->bad_key != NULL)
+		pfree((void *) work->bad_key);
 	work->bad_key = NULL;
 	pfree(key);
 }
@@ -535,7 +541,11 @@ try_work(Work *work, int isolation, void (*attempt) (void *), const char *activi
 	ErrorData  *error = etcd_attempt_at(isolation, attempt, work, activity);
 
 	if (error != NULL)
+	{
 		work->reached = 0;
+		/* It may have failed before its scan was made. */
+		etcd_feed(NULL);
+	}
 	return error;
 }
 
@@ -757,6 +767,11 @@ etcd_fdw_mirror_main(Datum arg)
 	{
 		MemoryContextReset(loop_context);
 		CHECK_FOR_INTERRUPTS();
+		if (!etcd_follow_holds())
+			proc_exit(0);
+		/* A trigger's SET ROLE is for its transaction. */
+		if (GetUserId() != GetSessionUserId())
+			SetConfigOption("role", "none", PGC_USERSET, PGC_S_SESSION);
 		if (ConfigReloadPending || is_stale || row->revision == 0)
 		{
 			is_stale = false;

@@ -78,6 +78,7 @@ export class Feed {
   #floor: bigint;
   /** All events up to this revision have come. */
   #complete: bigint;
+  readonly #began: bigint;
   /** Of the member that was asked last, when it was; null before. */
   #standing: Standing | null = null;
   /** Watches that were asked for and not acknowledged, in their order, and the others by id. */
@@ -95,7 +96,7 @@ export class Feed {
   /** @param after Events of later revisions are wanted. */
   constructor(watched: Watched, after: bigint) {
     this.watched = watched;
-    this.#floor = after;
+    this.#floor = this.#began = after;
     this.#complete = after;
   }
 
@@ -125,7 +126,9 @@ export class Feed {
   open(standing: Standing): Uint8Array[] {
     const { cluster, revision: now, term } = standing;
     const before = this.#standing;
-    if (before !== null && (cluster !== before.cluster || term < before.term || now < this.#complete)) {
+    // Who begins in the future has not been told anything yet.
+    const isOlder = now < this.#complete && this.#complete > this.#began;
+    if (before !== null && (cluster !== before.cluster || term < before.term || isOlder)) {
       this.state = "RESTORED";
       return [];
     }

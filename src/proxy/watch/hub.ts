@@ -127,7 +127,7 @@ export class Hub {
 
   /**
    * What there is behind `after`, when there is enough of it or the waiting is over: a WatchedPage. Rejects with
-   * EtcdFdwError: 22023 when events asked for have been compacted away, what a read of the range is refused with, 08006
+   * EtcdFdwError: 22023 when events asked for have been compacted away or etcd has an older state than it had, what a read of the range is refused with, 08006
    * when etcd could not be watched, and 57014 when the signal was aborted.
    */
   async read(request: WatchRequest, terms: Terms): Promise<Uint8Array> {

@@ -127,6 +127,29 @@ Deno.test("Hub: an etcd that ends and comes back leaves no gap", () =>
     assert.deepEqual(got, names(0, 40));
   }));
 
+Deno.test("Hub: an etcd that comes back with an older state is an error, not silence up to where it was", () =>
+  world(async (w) => {
+    for (const key of names(0, 20)) await w.put(key);
+    const { revision } = await w.read("/p/", 1n, { wait: 0 });
+    const waiting = errorFrom(w.read("/p/", revision, { count: 1, wait: 20_000, known: true }));
+    const future = w.read("/p/", 5n, { count: 1, wait: 20_000, prev: true });
+    assert.equal((await future).keys.length, 1);
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    await w.etcd.forget();
+    const before = performance.now();
+    await w.put("/p/new");
+    assert.equal((await waiting).sqlstate, "22023");
+    assert.ok(performance.now() - before < 10_000);
+    assert.deepEqual((await w.read("/p/", 1n, { wait: 0 })).keys, ["/p/new"]);
+    // Who waits for what is yet to come goes on waiting.
+    const later = w.read("/p/", 4n, { count: 1, wait: 20_000 });
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    await w.etcd.kill();
+    await w.etcd.restart();
+    for (const key of names(0, 4)) await w.put(key);
+    assert.deepEqual((await later).keys, ["/p/2"]);
+  }));
+
 Deno.test("Hub: a user watches what he may read, and no more", () =>
   world(async (w) => {
     for (
