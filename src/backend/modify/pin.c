@@ -9,8 +9,8 @@
  */
 #include "postgres.h"
 
+#include "base/bytes.h"
 #include "etcd/page.h"
-#include "etcd/wire.h"
 #include "constants.h"
 #include "ipc/request.h"
 #include "modify/pin.h"

@@ -351,7 +351,7 @@ function tooLarge({ items, writes, batch }: Form, options: CommitOptions): EtcdF
   const limits = `max_request_bytes is ${options.maxRequestBytes}, max_txn_ops is ${options.maxTxnOps}`;
   return new EtcdFdwError("54000", "transaction is too large for one Txn of etcd", {
     detail: `Its ${items.length} writes and comparisons take ${writes.length} Txns; ${limits}.` +
-      (batch.reads === null ? "" : " Under SERIALIZABLE, all of them must be in one."),
+      (batch.reads === null ? "" : " With rows that were locked, and under SERIALIZABLE, all of them must be in one."),
     hint: options.nested
       ? "Raise etcd's --max-request-bytes and the server's max_request_bytes, or write less in a transaction."
       : "Raise etcd's --max-txn-ops and the server's max_txn_ops, or write less in a transaction.",
