@@ -242,7 +242,7 @@ export class Records {
     if (before !== 0 && entry.seenMod !== 0n && !this.#agrees(record, before, entry, command)) return;
     if (isInsert && before !== 0 && this.#number(before, 20) !== DELETED) throw duplicateKey(entry.key);
     const isDelete = entry.kind === StageKind.DELETE;
-    if (before !== 0 && (isDelete || entry.kind === StageKind.UPDATE) && this.#number(before, 16) > command) {
+    if ((isDelete || entry.kind === StageKind.UPDATE) && this.#changedSince(before, command)) {
       throw changedWithin(isDelete);
     }
     const length = isDelete ? 0 : entry.value.length;
@@ -267,6 +267,16 @@ export class Records {
     }
     this.#setNumber(record, 0, version);
     this.#newest = version;
+  }
+
+  /** Whether a later command than this one has written the key, be it that the statement has inserted it again since. */
+  #changedSince(newest: number, command: number): boolean {
+    for (let version = newest; version !== 0; version = this.#number(version, 0)) {
+      const written = this.#number(version, 16);
+      // What was there when the statement began is older.
+      if (written !== command) return written > command;
+    }
+    return false;
   }
 
   /**
