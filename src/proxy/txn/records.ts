@@ -8,7 +8,7 @@
 // others would have to wait for if there are many, is done by and by.
 
 import { BTree } from "./btree.ts";
-import { compareBytes, printable } from "../../base/bytes.ts";
+import { compareBytes, printableKey } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { type StageEntry, StageKind } from "../../ipc/stage.ts";
 import type { Budget } from "../memory.ts";
@@ -484,7 +484,7 @@ export class Records {
 
 /** The key of a statement's row that is there already. */
 export function duplicateKey(key: Uint8Array): EtcdFdwError {
-  return new EtcdFdwError("23505", `duplicate key in etcd: "${printable(key)}"`, {
+  return new EtcdFdwError("23505", `duplicate key in etcd: "${printableKey(key)}"`, {
     detail: "The key already exists.",
   });
 }
@@ -504,7 +504,7 @@ function changedWithin(isDelete: boolean): EtcdFdwError {
 /** Another client has changed the key, if it is known which. */
 export function conflict(key?: Uint8Array): EtcdFdwError {
   return new EtcdFdwError("40001", "could not serialize access due to concurrent update in etcd", {
-    detail: key === undefined ? "" : `The key "${printable(key)}" was changed by another client.`,
+    detail: key === undefined ? "" : `The key "${printableKey(key)}" was changed by another client.`,
     hint: "The transaction might succeed if retried.",
   });
 }
