@@ -56,7 +56,7 @@ CREATE FUNCTION @extschema@.etcd_put_returning(
     prev_version bigint, prev_lease bigint)
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'etcd_fdw_call';
 COMMENT ON FUNCTION @extschema@.etcd_put_returning(text, text, text, bigint, interval, boolean, boolean) IS
-  'Writes as etcd_put() does and shows what the key was before; NULLs when it was not there.';
+  'Writes as etcd_put() does and shows what the key was before; NULLs when it was not there. What is not text is shown in hexadecimal, as bytea is, with a warning.';
 
 CREATE FUNCTION @extschema@.etcd_delete(
     server text, key text, prefix boolean DEFAULT false, range_end text DEFAULT NULL)
@@ -70,7 +70,7 @@ CREATE FUNCTION @extschema@.etcd_delete_returning(
   RETURNS SETOF @extschema@.etcd_row
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'etcd_fdw_call';
 COMMENT ON FUNCTION @extschema@.etcd_delete_returning(text, text, boolean, text) IS
-  'Deletes as etcd_delete() does and shows what was deleted.';
+  'Deletes as etcd_delete() does and shows what was deleted. What is not text is shown in hexadecimal, as bytea is, with a warning.';
 
 CREATE FUNCTION @extschema@.etcd_changes(server text, prefix text, after_revision bigint)
   RETURNS TABLE(key text, value text, create_revision bigint, mod_revision bigint, version bigint, lease bigint, deleted boolean)

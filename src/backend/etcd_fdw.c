@@ -10,6 +10,7 @@
 #include "ipc/channel.h"
 #include "ipc/worker.h"
 #include "modify/direct.h"
+#include "modify/lock.h"
 #include "modify/modify.h"
 #include "modify/prepare.h"
 #include "plan/analyze.h"
@@ -57,6 +58,7 @@ etcd_fdw_handler(PG_FUNCTION_ARGS)
 	etcd_import_callbacks(routine);
 	etcd_prepare_callbacks(routine);
 	etcd_modify_callbacks(routine);
+	etcd_lock_callbacks(routine);
 	etcd_direct_callbacks(routine);
 	PG_RETURN_POINTER(routine);
 }

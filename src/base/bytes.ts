@@ -2,6 +2,8 @@
 
 import { EtcdFdwError } from "./errors.ts";
 
+/** What errors show of a key; the backend shows as much (base/bytes.c). */
+const PRINTED_BYTES = 256;
 const HEX = Array.from({ length: 256 }, (_, byte) => (byte + 256).toString(16).slice(1));
 
 /** Lower-case hexadecimal, two digits a byte. */
@@ -72,6 +74,11 @@ export function decodeUtf8(bytes: Uint8Array): string {
     i += length || 1;
   }
   return out;
+}
+
+/** A key as errors name it: cut where it is long. */
+export function printableKey(key: Uint8Array): string {
+  return key.length > PRINTED_BYTES ? printable(key.subarray(0, PRINTED_BYTES)) + "..." : printable(key);
 }
 
 /** Bytes as a person reads them: printable UTF-8 stays, the rest becomes \xNN, a backslash is doubled. */

@@ -3,7 +3,7 @@
 //
 // It stands between a session and the cluster, and reads the requests as etcd will. Without these options nothing is read.
 
-import { compareBytes, fromHex, printable } from "../base/bytes.ts";
+import { compareBytes, fromHex, printableKey } from "../base/bytes.ts";
 import { EtcdFdwError } from "../base/errors.ts";
 import { LeaderRequest, LeaseReply, LeaseRequest, WatchCreate } from "../etcd/api.ts";
 import { type KeyRange, prefixRange, singleKey } from "../etcd/keyrange.ts";
@@ -222,7 +222,9 @@ export class Fence {
     if (allowed === null) return;
     const within = compareBytes(start, allowed.start) >= 0 &&
       (allowed.end === null || end !== null && compareBytes(end, allowed.end) <= 0);
-    if (!within) this.#refuseBeyond(`key "${printable(start)}"${end === null ? " and all behind it" : ""}`);
+    if (!within) {
+      this.#refuseBeyond(`key "${printableKey(start)}"${end === null ? " and all behind it" : ""}`);
+    }
   }
 
   #checkLease(id: string): void {
@@ -233,7 +235,7 @@ export class Fence {
   #refuseBeyond(what: string): never {
     throw new EtcdFdwError("42501", `${what} lies outside the prefix of server "${this.#server}"`, {
       hint: `Its option prefix is "${
-        printable(this.#allowed!.start)
+        printableKey(this.#allowed!.start)
       }"; use a server without one for other keys.`,
     });
   }

@@ -126,6 +126,14 @@ const OWN_CHANGES: [name: string, statements: string[]][] = [
   ["a DELETE by a range that its function changes", [
     "DELETE FROM % WHERE key = (SELECT '/t/1' || gone_%('/t/1'))",
   ]],
+  ...["DELETE FROM % WHERE key IN (SELECT key FROM a)", "UPDATE % SET value = '5' FROM a WHERE %.key = a.key"]
+    .map(
+      (
+        change,
+      ): [string, string[]] => [`a row that a function deletes and the statement inserts again: ${change}`, [
+        `WITH a AS (INSERT INTO % VALUES ('/t/1', gone_%('/t/1') || '7') RETURNING key) ${change}`,
+      ]],
+    ),
   ["two rows whose functions update each other", ["UPDATE % SET value = value || 'o' || other_%(key)"]],
   ["a row that was written before", [
     "BEGIN",

@@ -121,6 +121,36 @@ test("bytes that are not text have forms of their own, and text says so", async 
   assert.equal((await rows("SELECT * FROM etcd_history('\\x2f62ff'::bytea)")).length, 2);
 });
 
+test("what a function has overwritten or deleted is shown, be it text or not", async () => {
+  await reset();
+  await db.sql("SELECT etcd_put('\\x2f622f61'::bytea, '\\x00ff'::bytea), etcd_put('/b/b', 'ok')");
+  const session = await db.connect();
+  const warnings: string[] = [];
+  session.on("notice", ({ severity, message }) => warnings.push(`${severity}: ${message}`));
+  const shown = async (query: string) => (await session.query({ text: query, rowMode: "array" })).rows;
+  try {
+    assert.deepEqual(await shown("SELECT prev_key, prev_value FROM etcd_put_returning('/b/a', 'x')"), [
+      ["/b/a", "\\x00ff"],
+    ]);
+    assert.equal(await value("SELECT etcd_get('/b/a')"), "x");
+    await db.sql("SELECT etcd_put('\\x2f622fff'::bytea, '\\xfe'::bytea)");
+    assert.deepEqual(await shown("SELECT key, value FROM etcd_delete_returning('/b/', true)"), [
+      ["/b/a", "x"],
+      ["/b/b", "ok"],
+      ["\\x2f622fff", "\\xfe"],
+    ]);
+    assert.deepEqual(warnings, [
+      'WARNING: etcd_put_returning() cannot show "\\x00\\xff" as text',
+      'WARNING: etcd_delete_returning() cannot show "/b/\\xff" as text',
+    ]);
+    // Where nothing is lost, it is an error.
+    await db.sql("SELECT etcd_put('\\x2f622fff'::bytea, '\\xfe'::bytea)");
+    assert.equal((await db.failure("SELECT * FROM etcd_range('/b/', true)")).code, "22021");
+  } finally {
+    await session.end();
+  }
+});
+
 test("etcd_changes: the latest state of each key, deletions among them", async () => {
   await reset();
   const start = await etcd.client.revision();

@@ -175,6 +175,123 @@ test("a SERIALIZABLE transaction that only reads is never refused", async () => 
   assert.equal(await outcome(two, "COMMIT"), "");
 });
 
+test("SELECT FOR UPDATE and FOR SHARE: a locked row that another client writes is refused at the commit", async () => {
+  for (
+    const clause of [
+      "FOR UPDATE",
+      "FOR NO KEY UPDATE",
+      "FOR SHARE",
+      "FOR KEY SHARE NOWAIT",
+      "FOR UPDATE SKIP LOCKED",
+    ]
+  ) {
+    const locked = (where: string) => `SELECT value FROM i WHERE ${where} ${clause}`;
+    const outcomes = await atEachLevel(async (level) => {
+      // Written itself.
+      await begin(level, { "/i/1": "1", "/i/2": "2" });
+      await one.query(locked("key = '/i/1'"));
+      await etcd.put("/i/1", "50");
+      const own = await outcome(one, "UPDATE i SET value = '2' WHERE key = '/i/1'") ||
+        await outcome(one, "COMMIT");
+      // Something else written, here or in PostgreSQL.
+      await begin(level, { "/i/1": "1", "/i/2": "2" });
+      await one.query(locked("key = '/i/1'"));
+      await etcd.put("/i/1", "50");
+      await one.query("UPDATE i SET value = 'x' WHERE key = '/i/2'");
+      const other = await outcome(one, "COMMIT");
+      await begin(level, { "/i/1": "1", "/i/2": "2" });
+      await one.query(locked("key = '/i/1'") + "; CREATE TABLE made_meanwhile ()");
+      await etcd.client.deletePrefix("/i/1");
+      const local = await outcome(one, "COMMIT");
+      return [own, other, local];
+    });
+    assert.deepEqual(outcomes, LEVELS.map(() => ["40001", "40001", "40001"]), clause);
+  }
+});
+
+test("rows that are locked and stay as they are, or that no lock is asked for, refuse nothing", async () => {
+  await db.sql(
+    "CREATE TABLE IF NOT EXISTS beside AS SELECT '/i/' || n AS key, n FROM generate_series(1, 3) n",
+  );
+  const outcomes = await atEachLevel(async (level) => {
+    if (level === "SERIALIZABLE") return ["", "", ""];
+    const results = [];
+    for (
+      const query of [
+        "SELECT value FROM i WHERE value <> '2' ORDER BY key LIMIT 1 FOR UPDATE",
+        "SELECT * FROM beside JOIN i USING (key) WHERE n = 1 FOR UPDATE OF i",
+        "SELECT * FROM beside JOIN i USING (key) FOR UPDATE OF beside",
+      ]
+    ) {
+      await begin(level, { "/i/1": "1", "/i/2": "2", "/i/3": "3" });
+      await one.query(query);
+      await etcd.put("/i/2", "50");
+      await etcd.put("/i/3", "50");
+      await one.query("INSERT INTO i VALUES ('/i/4', 'x')");
+      results.push(await outcome(one, "COMMIT"));
+    }
+    return results;
+  });
+  assert.deepEqual(outcomes, LEVELS.map(() => ["", "", ""]));
+  // What the transaction has written itself is locked with it.
+  await begin("READ COMMITTED", { "/i/1": "1" });
+  await one.query("UPDATE i SET value = 'own' WHERE key = '/i/1'; INSERT INTO i VALUES ('/i/5', 'own')");
+  assert.deepEqual((await one.query("SELECT key, value FROM i ORDER BY key FOR UPDATE")).rows, [
+    { key: "/i/1", value: "own" },
+    { key: "/i/5", value: "own" },
+  ]);
+  await one.query("UPDATE i SET value = value || '!'");
+  assert.equal(await outcome(one, "COMMIT"), "");
+  assert.deepEqual(await db.sql("SELECT value FROM i"), [{ value: "own!" }, { value: "own!" }]);
+});
+
+test("a row that changes between a statement's scan and its lock is looked at anew, or refused", async () => {
+  await db.sql(`CREATE FUNCTION meanwhile(k text, v text) RETURNS boolean LANGUAGE plpgsql VOLATILE AS
+    $$ BEGIN IF v IS NULL THEN PERFORM etcd_delete(k); ELSE PERFORM etcd_put(k, v); END IF; RETURN true; END $$`);
+  const query = (k: string, v: string) =>
+    `SELECT key, value FROM i WHERE value < 'm' AND meanwhile('${k}', ${v}) ORDER BY key LIMIT 3 FOR UPDATE`;
+  const rows = { "/i/1": "a", "/i/2": "b" };
+  for (
+    const [k, v, expected] of [
+      ["/i/1", "'c'", [{ key: "/i/1", value: "c" }, { key: "/i/2", value: "b" }]],
+      ["/i/1", "'z'", [{ key: "/i/2", value: "b" }]],
+      ["/i/1", "NULL", [{ key: "/i/2", value: "b" }]],
+    ] as const
+  ) {
+    await begin("READ COMMITTED", rows);
+    // The row is asked for once more when it is looked at anew, and then the function writes it again.
+    const { rows: found } = await one.query(query(k, v)).catch((error) => ({ rows: error.code }));
+    assert.deepEqual(found, expected, v);
+    await begin("REPEATABLE READ", rows);
+    assert.equal(await outcome(one, query(k, v)), "40001");
+  }
+  await one.query("ROLLBACK");
+  await two.query("ROLLBACK");
+  const past = await etcd.revision();
+  await db.sql(`SET etcd_fdw.revision = ${past}`);
+  const error = await db.failure("SELECT * FROM i FOR SHARE");
+  assert.equal(error.code, "0A000");
+  assert.match(error.detail!, /past revision/);
+  await db.sql("RESET etcd_fdw.revision");
+});
+
+test("partitions and views: rows are locked where they are", async () => {
+  await db.sql(`CREATE TABLE parts (key text COLLATE "C", value text) PARTITION BY RANGE (key);
+    CREATE FOREIGN TABLE parts_i PARTITION OF parts FOR VALUES FROM ('/i/') TO ('/i0') SERVER etcd OPTIONS (prefix '/i/');
+    CREATE TABLE parts_l PARTITION OF parts FOR VALUES FROM ('/l/') TO ('/l0');
+    CREATE VIEW seen AS SELECT value, key FROM i; INSERT INTO parts_l VALUES ('/l/1', 'l')`);
+  for (const table of ["parts", "seen"]) {
+    await begin("READ COMMITTED", { "/i/1": "1", "/i/2": "2" });
+    await one.query(`SELECT value FROM ${table} WHERE key >= '/i/2' FOR UPDATE`);
+    await etcd.put("/i/1", "50");
+    await one.query("SAVEPOINT a; INSERT INTO i VALUES ('/i/8', 'x')");
+    await etcd.put("/i/2", "50");
+    assert.equal(await outcome(one, "COMMIT"), "40001", table);
+  }
+  await two.query("ROLLBACK");
+  await db.sql("DROP TABLE parts");
+});
+
 test("8 sessions with 500 guarded increments each, repeated on 40001, end in exactly 4,000", async () => {
   await etcd.client.deletePrefix("/i/");
   await etcd.put("/i/counter", "0");

@@ -258,6 +258,73 @@ test("two columns of one field are written one at a time", async () => {
   }
 });
 
+test("an element of an array that two columns name from either end is written by one of them", async () => {
+  await db.sql(
+    `CREATE FOREIGN TABLE ends (key text, first text OPTIONS (json 'l.0'), second text OPTIONS (json 'l.1'),
+      last text OPTIONS (json 'l.-1'), deep text OPTIONS (json 'm.0.x'), same_deep text OPTIONS (json 'm.-2.x'),
+      value text) SERVER etcd OPTIONS (prefix '/doc/')`,
+  );
+  await etcd.client.deletePrefix("/doc/");
+  await etcd.put("/doc/1", '{"l": ["one", "two"], "m": [{}, {}]}');
+  for (const set of ["second = 'x', last = 'y'", "deep = 'x', same_deep = 'y'"]) {
+    const error = await db.failure(`UPDATE ends SET ${set}`);
+    assert.equal(error.code, "55000", set);
+    assert.match(error.message, /cannot both be set/);
+  }
+  const set = "first = 'x', last = 'y', deep = 'z'";
+  assert.deepEqual(
+    (await db.sql(`UPDATE ends SET ${set} RETURNING value`)).map(({ value }) => JSON.parse(value)),
+    [{ l: ["x", "y"], m: [{ x: "z" }, {}] }],
+  );
+  await db.sql("DELETE FROM ends");
+});
+
+test("floats keep their sign, and errors show the beginning of a long key", async () => {
+  await db.sql(
+    `CREATE FOREIGN TABLE floats (key text, f float8 OPTIONS (json 'f'), g float4 OPTIONS (json 'g'))
+    SERVER etcd OPTIONS (prefix '/f/'); INSERT INTO floats VALUES ('/f/1', '-0', '-0')`,
+  );
+  assert.deepEqual(await db.sql("SELECT f::text, g::text FROM floats"), [{ f: "-0", g: "-0" }]);
+  const long = `'/t/' || repeat('k', 500000)`;
+  await db.sql(`INSERT INTO t (key) VALUES (${long})`);
+  for (const block of ["", "BEGIN;"]) {
+    const error = await db.failure(`${block} INSERT INTO t (key) VALUES (${long})`);
+    assert.equal(error.code, "23505");
+    assert.ok(`${error.message}${error.detail}`.length < 1000);
+    await db.sql("ROLLBACK");
+  }
+  const error = await db.failure(`INSERT INTO t (key) VALUES ('/t/' || repeat('k', 2000000))`);
+  assert.equal(error.code, "54000");
+  assert.ok(`${error.message}${error.detail}`.length < 1000);
+  await db.sql("DELETE FROM t");
+});
+
+const [{ server_version_num: version }] = await db.sql("SHOW server_version_num");
+if (Number(version) >= 180_000) {
+  test("a virtual generated column is computed, and has no place in etcd", async () => {
+    await db.sql(
+      `CREATE FOREIGN TABLE computed (key text, a int OPTIONS (json 'a'), b int GENERATED ALWAYS AS (a * 2) VIRTUAL)
+        SERVER etcd OPTIONS (prefix '/v/');
+      CREATE FOREIGN TABLE wrong_place (key text, a int OPTIONS (json 'a'),
+        b int OPTIONS (json 'b') GENERATED ALWAYS AS (a * 2) VIRTUAL) SERVER etcd OPTIONS (prefix '/v/')`,
+    );
+    assert.deepEqual(await db.sql("INSERT INTO computed (key, a) VALUES ('/v/1', 5) RETURNING a, b"), [{
+      a: 5,
+      b: 10,
+    }]);
+    assert.deepEqual(await db.sql("UPDATE computed SET a = 6 WHERE b = 10 RETURNING b"), [{ b: 12 }]);
+    assert.deepEqual(await db.sql("SELECT b FROM computed WHERE b > 11"), [{ b: 12 }]);
+    assert.equal(new TextDecoder().decode((await etcd.get("/v/1"))!.value), '{"a": 6}');
+    for (
+      const statement of ["SELECT a FROM wrong_place", "INSERT INTO wrong_place (key, a) VALUES ('/v/2', 1)"]
+    ) {
+      const error = await db.failure(statement);
+      assert.match(error.message, /column "b" of foreign table "wrong_place" is virtual/, statement);
+      assert.match(error.hint!, /STORED/);
+    }
+  });
+}
+
 test("BEFORE UPDATE triggers and fields of fields", async () => {
   await db.sql(`DELETE FROM doc; CREATE FOREIGN TABLE deep (key text, spec jsonb OPTIONS (json 'spec'),
       n int OPTIONS (json 'spec.n'), say text OPTIONS (json 'say')) SERVER etcd OPTIONS (prefix '/doc/');

@@ -369,6 +369,35 @@ test("a row that a join finds twice is changed once", async () => {
   assert.equal((await etcd.get("/w/1"))!.version > 1n, true);
 });
 
+test("a volatile function sees the rows that its statement has written before", async () => {
+  await db.sql(
+    `CREATE FUNCTION next_key(t text) RETURNS text LANGUAGE plpgsql VOLATILE AS $$ DECLARE n int; BEGIN
+      EXECUTE 'SELECT count(*) + 1 FROM ' || t INTO n; RETURN '/w/' || n; END $$;
+    CREATE FOREIGN TABLE seen_at_once (key text, value text) SERVER etcd OPTIONS (prefix '/w/', write_mode 'immediate');
+    CREATE FOREIGN TABLE numbered (key text DEFAULT next_key('kv'), value text) SERVER etcd OPTIONS (prefix '/w/');
+    CREATE TABLE parted (key text, value text) PARTITION BY RANGE (key);
+    CREATE FOREIGN TABLE parted_w PARTITION OF parted FOR VALUES FROM ('/w/') TO ('/w0') SERVER etcd OPTIONS (prefix '/w/')`,
+  );
+  for (
+    const statement of [
+      "INSERT INTO kv SELECT next_key('kv'), 'x' FROM generate_series(1, 3)",
+      "INSERT INTO kv VALUES (next_key('kv'), 'x'), (next_key('kv'), 'x'), (next_key('kv'), 'x')",
+      "INSERT INTO kv SELECT n, 'x' FROM (SELECT next_key('kv') AS n FROM generate_series(1, 3) OFFSET 0) s WHERE n <> ''",
+      "INSERT INTO kv SELECT '/w/' || i, 'x' FROM generate_series(1, 3) i WHERE next_key('kv') = '/w/' || i",
+      "INSERT INTO kv SELECT (SELECT next_key('kv') WHERE i > 0), 'x' FROM generate_series(1, 3) i",
+      "INSERT INTO seen_at_once SELECT next_key('kv'), 'x' FROM generate_series(1, 3)",
+      "INSERT INTO numbered (value) SELECT 'x' FROM generate_series(1, 3)",
+      "INSERT INTO parted SELECT next_key('parted'), 'x' FROM generate_series(1, 3)",
+      "COPY numbered (value) FROM PROGRAM 'printf \"x\\nx\\nx\\n\"'",
+    ]
+  ) {
+    await reset();
+    await db.sql(statement);
+    assert.deepEqual(await stored(), { "/w/1": "x", "/w/2": "x", "/w/3": "x" }, statement);
+  }
+  await db.sql("DROP TABLE parted");
+});
+
 test("a scan does not see what its own statement writes", async () => {
   await reset(Object.fromEntries(Array.from({ length: 3000 }, (_, i) => [`/w/h${i}`, "x"])));
   await db.sql("UPDATE kv SET key = key || 'y'");

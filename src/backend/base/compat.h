@@ -101,6 +101,18 @@ compat_foreign_upper_path(PlannerInfo *root, RelOptInfo *rel, PathTarget *target
 #define compat_sampler_fract(reservoir) sampler_random_fract((reservoir)->randstate)
 #endif
 
+/* 18 has generated columns that are not stored. */
+static inline bool
+compat_is_virtual(Form_pg_attribute att)
+{
+#if PG_VERSION_NUM >= 180000
+	return att->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL;
+#else
+	(void) att;
+	return false;
+#endif
+}
+
 /* What a GUC's check hook keeps; 16 brought its own memory for it. */
 static inline void *
 compat_guc_alloc(size_t size)

@@ -32,6 +32,8 @@ typedef struct Call
 {
 	Callee	   *callee;
 	FunctionCallInfo fcinfo;
+	EtcdTalk   *talk;
+	bool		warned;			/* that something is not shown as text */
 	Oid			serverid;		/* InvalidOid: not looked for yet */
 	Tuplestorestate *store;		/* NULL: the first row's only column is the result */
 	bool		has_value;
@@ -66,24 +68,44 @@ server_of(void *arg)
 }
 
 /*
+ * Bytes as a column shows them that are no text: what a call shows of what it has
+ * changed is shown nowhere else, and so in the form that bytea has.
+ */
+static Datum
+show_bytes(Call *call, const char *data, uint32 len)
+{
+	const char *name = call->callee->name;
+	bool		error = !call->talk->wrote;
+	StringInfoData hex;
+
+	if (error || !call->warned)
+		ereport(error ? ERROR : WARNING,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("%s() cannot show \"%s\" as text", name, etcd_printable(data, Min(len, 100))),
+				 error ? errdetail("Its bytes are not valid text in encoding \"%s\".", GetDatabaseEncodingName())
+				 : errdetail("It is shown in hexadecimal, as bytea is, and so is all else that is not valid text in encoding \"%s\".",
+							 GetDatabaseEncodingName()),
+				 errhint("Give the key as bytea: %s('...'::bytea) shows bytea.", name)));
+	call->warned = true;
+	initStringInfo(&hex);
+	appendStringInfoString(&hex, "\\x");
+	etcd_append_hex(&hex, data, len);
+	return PointerGetDatum(cstring_to_text_with_len(hex.data, hex.len));
+}
+
+/*
  * The value of a column that takes bytes as they are.
  */
 static Datum
-make_bytes(const Callee *callee, const ResultColumn *column, const char *data, uint32 len)
+make_bytes(Call *call, const ResultColumn *column, const char *data, uint32 len)
 {
-	Datum		value;
+	text	   *converted;
 	bytea	   *bytes;
 
 	if (column->type == TEXTOID)
 	{
-		value = PointerGetDatum(etcd_text_from_utf8(data, len));
-		if (DatumGetPointer(value) == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
-					 errmsg("%s() cannot show \"%s\" as text", callee->name, etcd_printable(data, Min(len, 100))),
-					 errdetail("Its bytes are not valid text in encoding \"%s\".", GetDatabaseEncodingName()),
-					 errhint("Give the key as bytea: %s('...'::bytea) shows bytea.", callee->name)));
-		return value;
+		converted = etcd_text_from_utf8(data, len);
+		return converted != NULL ? PointerGetDatum(converted) : show_bytes(call, data, len);
 	}
 	bytes = palloc(VARHDRSZ + len);
 	SET_VARSIZE(bytes, VARHDRSZ + len);
@@ -116,17 +138,17 @@ put_row(Call *call, Datum *values, bool *isnull)
 }
 
 static bool
-key_value(const Callee *callee, const ResultColumn *column, const EtcdKeyValue *kv, bool with_values, Datum *value)
+key_value(Call *call, const ResultColumn *column, const EtcdKeyValue *kv, bool with_values, Datum *value)
 {
 	static const char *const numbers[] = {"create_revision", "mod_revision", "version", "lease"};
 
 	if (strcmp(column->name, "key") == 0)
-		*value = make_bytes(callee, column, kv->key, kv->key_len);
+		*value = make_bytes(call, column, kv->key, kv->key_len);
 	else if (strcmp(column->name, "value") == 0)
 	{
 		if (!with_values || kv->deleted)
 			return false;
-		*value = make_bytes(callee, column, kv->value, kv->value_len);
+		*value = make_bytes(call, column, kv->value, kv->value_len);
 	}
 	else if (strcmp(column->name, "kind") == 0)
 		*value = CStringGetTextDatum(kv->deleted ? "delete" : "put");
@@ -134,7 +156,7 @@ key_value(const Callee *callee, const ResultColumn *column, const EtcdKeyValue *
 	{
 		if (kv->prev_value == NULL)
 			return false;
-		*value = make_bytes(callee, column, kv->prev_value, kv->prev_len);
+		*value = make_bytes(call, column, kv->prev_value, kv->prev_len);
 	}
 	else if (strcmp(column->name, "deleted") == 0)
 		*value = BoolGetDatum(kv->deleted);
@@ -151,7 +173,7 @@ key_value(const Callee *callee, const ResultColumn *column, const EtcdKeyValue *
 				return true;
 			}
 		}
-		elog(ERROR, "column \"%s\" of %s() is no field of a key", column->name, callee->name);
+		elog(ERROR, "column \"%s\" of %s() is no field of a key", column->name, call->callee->name);
 	}
 	return true;
 }
@@ -166,7 +188,7 @@ take_key(void *arg, const EtcdKeyValue *kv, bool with_values)
 	bool	   *isnull = palloc(callee->desc->natts * sizeof(bool));
 
 	for (int i = 0; i < callee->desc->natts; i++)
-		isnull[i] = !key_value(callee, &callee->columns[i], kv, with_values, &values[i]);
+		isnull[i] = !key_value(call, &callee->columns[i], kv, with_values, &values[i]);
 	put_row(call, values, isnull);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(call->row);
@@ -184,7 +206,7 @@ take_bytes(void *arg, const char *data, uint32 len)
 	MemoryContext old = MemoryContextSwitchTo(call->row);
 
 	values[0] = Int64GetDatum(call->position);
-	values[1] = make_bytes(call->callee, &call->callee->columns[1], data, len);
+	values[1] = make_bytes(call, &call->callee->columns[1], data, len);
 	put_row(call, values, isnull);
 	call->position += len;
 	MemoryContextSwitchTo(old);
@@ -233,7 +255,7 @@ take_rows(Call *call, List *cells)
 			{
 				char	   *bytes = etcd_from_hex(cell, &len);
 
-				values[i] = make_bytes(callee, column, bytes, len);
+				values[i] = make_bytes(call, column, bytes, len);
 			}
 			else if (cell != NULL)
 				values[i] = OidInputFunctionCall(column->input, cell, column->ioparam, column->typmod);
@@ -293,6 +315,7 @@ etcd_fdw_call(PG_FUNCTION_ARGS)
 
 	call.callee = etcd_callee_find(fcinfo);
 	call.fcinfo = fcinfo;
+	call.talk = &talk;
 	call.result = CurrentMemoryContext;
 	if (call.callee->returns_set)
 		call.store = begin_store(call.callee, fcinfo);

@@ -122,6 +122,7 @@ send_step(EtcdTalk *talk, const EtcdAnswer *step, bool to_proxy, bool writes)
 		PreventCommandIfReadOnly(talk->name);
 		/* What follows in an SQL function is another command, which sees what this one has done. */
 		(void) GetCurrentCommandId(true);
+		talk->wrote = true;
 	}
 	if (to_proxy)
 		request = etcd_ask_proxy(step, CurrentMemoryContext);

@@ -23,6 +23,7 @@ typedef struct EtcdTalk
 	/* Sees each request before it is made; NULL: nobody looks. */
 	void		(*keep) (void *arg, const EtcdAnswer *step, int rows, bool writes);
 	void	   *arg;
+	bool		wrote;			/* something that etcd keeps was asked for */
 } EtcdTalk;
 
 extern void etcd_ask_again(EtcdTalk *talk, const EtcdAnswer *step, int rows, bool writes);

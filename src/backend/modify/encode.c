@@ -323,8 +323,8 @@ json_of(Datum value, Oid type)
 	if (type == INT2OID || type == INT4OID || type == INT8OID || type == NUMERICOID ||
 		type == FLOAT4OID || type == FLOAT8OID)
 	{
-		/* Not "NaN" and its like, which JSON has no number for. */
-		if (strspn(shown, "0123456789+-.eE") == strlen(shown))
+		/* Not "NaN" and its like, nor "-0": JSON, or jsonb, has no number for them. */
+		if (strspn(shown, "0123456789+-.eE") == strlen(shown) && strcmp(shown, "-0") != 0)
 			return DirectFunctionCall1(jsonb_in, CStringGetDatum(shown));
 	}
 	json.type = jbvString;
@@ -443,6 +443,32 @@ open_way(const Field *field, bool take_away, Datum *document)
 }
 
 /*
+ * Where the field lies in the document, whatever its path calls it: an element of
+ * an array is counted from either end.
+ */
+static char *
+place_of(const Field *field, Datum document)
+{
+	StringInfoData place;
+
+	initStringInfo(&place);
+	for (int i = 0; i < field->nsteps; i++)
+	{
+		Jsonb	   *parent = held_at(field, i, document);
+		char	   *step = TextDatumGetCString(field->steps[i]);
+
+		if (parent != NULL && JB_ROOT_IS_ARRAY(parent) && !JB_ROOT_IS_SCALAR(parent))
+		{
+			int			index = (int) strtol(step, NULL, 10);
+
+			step = psprintf("%d", index < 0 ? (int) JB_ROOT_COUNT(parent) + index : index);
+		}
+		appendStringInfo(&place, "%d:%s", (int) strlen(step), step);
+	}
+	return place.data;
+}
+
+/*
  * Whether the row's column becomes a field of the document.  NULL in a new row
  * counts only where the statement names the column: others are NULL because
  * nobody said anything about them.
@@ -492,6 +518,8 @@ put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, co
 {
 	const char *last_path = "";
 	int			last = 0;
+	List	   *places = NIL;
+	List	   *attnums = NIL;
 
 	for (int i = 0; i + 1 < list_length(writer->fields); i += 2)
 	{
@@ -499,6 +527,9 @@ put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, co
 		const char *literal = list_nth(writer->paths, list_nth_int(writer->fields, i + 1));
 		Field		field = {writer, attnum, key, key_len, NULL, 0};
 		Datum		path;
+		char	   *place;
+		ListCell   *lc;
+		ListCell   *set;
 		bool		isnull;
 		Datum		value;
 
@@ -513,6 +544,14 @@ put_fields(EtcdWriter *writer, TupleTableSlot *slot, const EtcdKeyValue *old, co
 		value = slot_getattr(slot, attnum, &isnull);
 		if (!open_way(&field, isnull, &document))
 			continue;
+		place = place_of(&field, document);
+		forboth(lc, places, set, attnums)
+		{
+			if (strcmp(lfirst(lc), place) == 0)
+				set_twice(writer, lfirst_int(set), attnum);
+		}
+		places = lappend(places, place);
+		attnums = lappend_int(attnums, attnum);
 		if (isnull)
 			document = DirectFunctionCall2(jsonb_delete_path, document, path);
 		else

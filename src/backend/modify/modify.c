@@ -31,6 +31,7 @@
 #include "modify/prepare.h"
 #include "modify/show.h"
 #include "modify/trigger.h"
+#include "modify/watched.h"
 #include "scan/cell.h"
 #include "scan/modes.h"
 #include "scan/rows.h"
@@ -90,6 +91,7 @@ create_modify(EState *estate, ResultRelInfo *rinfo, const char *plan, Bitmapset 
 {
 	Relation	relation = rinfo->ri_RelationDesc;
 	Oid			table = RelationGetRelid(relation);
+	TriggerDesc *triggers = rinfo->ri_TrigDesc;
 	EtcdModify *modify = palloc0(sizeof(EtcdModify));
 
 	modify->writer = etcd_writer_create(relation, plan, named);
@@ -98,6 +100,8 @@ create_modify(EState *estate, ResultRelInfo *rinfo, const char *plan, Bitmapset 
 	modify->serverid = GetForeignTable(table)->serverid;
 	modify->command = estate->es_output_cid;
 	modify->immediate = etcd_writes_at_once(table);
+	modify->watched = (triggers != NULL && (triggers->trig_insert_before_row || triggers->trig_update_before_row ||
+											triggers->trig_delete_before_row)) || etcd_is_watched(estate);
 	modify->collision = collision_of(table, modify->immediate, do_nothing);
 	modify->work = AllocSetContextCreate(estate->es_query_cxt, "etcd_fdw modify", ALLOCSET_DEFAULT_SIZES);
 	initStringInfo(&modify->payload);
@@ -317,11 +321,9 @@ etcdExecForeignBatchInsert(EState *estate, ResultRelInfo *rinfo, TupleTableSlot 
 static int
 etcdGetForeignModifyBatchSize(ResultRelInfo *rinfo)
 {
-	TriggerDesc *triggers = rinfo->ri_TrigDesc;
+	EtcdModify *modify = rinfo->ri_FdwState;
 
-	if (etcd_shows_rows(rinfo) || (triggers != NULL && triggers->trig_insert_before_row))
-		return 1;
-	return BATCH_ROWS;
+	return modify == NULL || modify->watched || etcd_shows_rows(rinfo) ? 1 : BATCH_ROWS;
 }
 
 /*

@@ -31,6 +31,7 @@ typedef struct EtcdModify
 	CommandId	command;		/* that writes; later ones see it */
 	EtcdCollision collision;
 	bool		immediate;
+	bool		watched;		/* functions or triggers of the statement may look at its rows */
 	bool		pinned;			/* the statement's revision is from before its writes at once */
 	EtcdRows   *rows;			/* that the scan found, for UPDATE and DELETE */
 	AttrNumber	tid_attno;

@@ -116,7 +116,7 @@ etcd_send_write(EtcdModify *modify, int len, bool wait, EtcdStageReply *reply)
 	}
 	overtaken = etcd_stage_note(modify->userid, modify->serverid, !modify->immediate, modify->command);
 	/* Whether this very row is concerned is for the proxy to say: it is an error of the statement, which may be caught. */
-	wait = wait || waits_to_know(modify) || (overtaken && modify->rows != NULL);
+	wait = wait || waits_to_know(modify) || (modify->immediate && modify->watched) || (overtaken && modify->rows != NULL);
 	if (wait || modify->immediate)
 		context = AllocSetContextCreate(modify->estate->es_query_cxt, "etcd_fdw write", ALLOCSET_SMALL_SIZES);
 	request = etcd_stage(modify->userid, modify->serverid, STAGE_WRITE, modify->payload.data, len,

@@ -11,7 +11,6 @@
 
 #include "base/bytes.h"
 #include "etcd/page.h"
-#include "etcd/wire.h"
 #include "constants.h"
 #include "ipc/request.h"
 #include "modify/pin.h"

@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "base/compat.h"
 #include "plan/describe.h"
 #include "server/option.h"
 
@@ -27,6 +28,23 @@ describe_column(StringInfo buf, Oid table, Form_pg_attribute att, bool used)
 					 used ? "true" : "false");
 	etcd_options_json(buf, GetForeignColumnOptions(table, att->attnum));
 	appendStringInfoChar(buf, '}');
+}
+
+/*
+ * PostgreSQL computes such a column from the others wherever it is read, and
+ * nothing is stored: it is no part of what etcd has.
+ */
+static void
+check_virtual(Relation relation, Form_pg_attribute att)
+{
+	if (GetForeignColumnOptions(RelationGetRelid(relation), att->attnum) == NIL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+			 errmsg("column \"%s\" of foreign table \"%s\" is virtual, and has no place in etcd",
+					NameStr(att->attname), RelationGetRelationName(relation)),
+			 errhint("Drop its options, or declare it as STORED."),
+			 errtablecol(relation, att->attnum)));
 }
 
 /*
@@ -57,6 +75,11 @@ etcd_describe_table(StringInfo buf, Relation relation, Bitmapset *used)
 
 		if (att->attisdropped)
 			continue;
+		if (compat_is_virtual(att))
+		{
+			check_virtual(relation, att);
+			continue;
+		}
 		appendStringInfoString(buf, separator);
 		describe_column(buf, table, att,
 						whole_row || bms_is_member(att->attnum - FirstLowInvalidHeapAttributeNumber, used));

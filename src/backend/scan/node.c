@@ -27,6 +27,27 @@ typedef struct EtcdScanNode
 	EtcdRows   *rows;			/* that the statement is to change; NULL for a mere scan */
 } EtcdScanNode;
 
+/*
+ * Whether rows of the scan will be asked for by their ctid: by this statement's
+ * own UPDATE or DELETE, by one in its WITH, or to be locked.
+ */
+static bool
+identifies_rows(Index scanrelid, PlannedStmt *query)
+{
+	ListCell   *lc;
+
+	if (scanrelid == 0)
+		return false;
+	foreach(lc, query->rowMarks)
+	{
+		PlanRowMark *mark = lfirst_node(PlanRowMark, lc);
+
+		if (mark->rti == scanrelid && RowMarkRequiresRowShareLock(mark->markType))
+			return true;
+	}
+	return list_member_int(query->resultRelations, scanrelid);
+}
+
 static void
 etcdBeginForeignScan(ForeignScanState *node, int eflags)
 {
@@ -41,10 +62,11 @@ etcdBeginForeignScan(ForeignScanState *node, int eflags)
 	node->fdw_state = state;
 	state->scan = etcd_scan_create(plan->fdw_private, compat_scan_user(plan, estate),
 								   node->ss.ss_ScanTupleSlot->tts_tupleDescriptor, estate);
-	/* Of this statement's own UPDATE or DELETE, or of one in its WITH. */
-	if (plan->scan.scanrelid > 0 &&
-		list_member_int(estate->es_plannedstmt->resultRelations, plan->scan.scanrelid))
+	if (identifies_rows(plan->scan.scanrelid, estate->es_plannedstmt))
+	{
 		state->rows = etcd_rows_create(estate, RelationGetRelid(node->ss.ss_currentRelation));
+		etcd_rows_read_as(state->rows, state->scan->userid);
+	}
 	state->params = ExecInitExprList(plan->fdw_exprs, &node->ss.ps);
 	state->param_types = list_nth(plan->fdw_private, ETCD_SCAN_PARAM_TYPES);
 	state->limit = list_nth_int(numbers, ETCD_SCAN_LIMIT);

@@ -1,6 +1,7 @@
 /*
  * rows.c
- *	  What an UPDATE or DELETE has to know of the rows that its scan found.
+ *	  What an UPDATE, DELETE or SELECT FOR UPDATE has to know of the rows that its
+ *	  scan found.
  *
  * A row's identity on its way through the plan is a ctid that counts the rows
  * kept here: so the key is the one that etcd has, byte for byte, whatever the
@@ -55,6 +56,7 @@ struct EtcdRows
 	MemoryContextCallback release;
 	EState	   *estate;
 	Oid			table;
+	Oid			userid;			/* as whom they are read */
 	MemoryContext context;
 	bool		values;			/* are kept with the keys */
 	RowRecord  *rows;
@@ -270,28 +272,63 @@ etcd_rows_add(EtcdRows *rows, const EtcdKeyValue *kv, bool has_value, ItemPointe
 }
 
 /*
- * The row with this ctid, until the next call; false when the statement has
- * changed it already: as with a local table, that happens once.  A value that
- * no scan had is NULL.
+ * The row with this ctid, until the next call.  A value that no scan had is NULL.
  */
-bool
-etcd_rows_take(EtcdRows *rows, ItemPointer tid, EtcdKeyValue *kv)
+static RowRecord *
+row_at(EtcdRows *rows, ItemPointer tid, EtcdKeyValue *kv)
 {
 	uint32		index = ItemPointerGetBlockNumber(tid) * ROWS_PER_BLOCK + ItemPointerGetOffsetNumber(tid) - 1;
 	RowRecord  *row;
 
 	if (index >= rows->count)
-		elog(ERROR, "the row to be changed is not known");
+		elog(ERROR, "the row with this ctid is not known");
 	row = &rows->rows[index];
-	if (row->taken)
-		return false;
-	row->taken = true;
 	memcpy(kv->numbers, row->numbers, sizeof(kv->numbers));
 	kv->key = row_bytes(rows, index);
 	kv->key_len = row->key_len;
 	kv->value = row->has_value ? kv->key + row->key_len : NULL;
 	kv->value_len = row->value_len;
-	return true;
+	return row;
+}
+
+/*
+ * The row to be changed; false when the statement has changed it already: as
+ * with a local table, that happens once.
+ */
+bool
+etcd_rows_take(EtcdRows *rows, ItemPointer tid, EtcdKeyValue *kv)
+{
+	RowRecord  *row = row_at(rows, tid, kv);
+	bool		taken = row->taken;
+
+	row->taken = true;
+	return !taken;
+}
+
+/*
+ * The row to be locked.
+ */
+void
+etcd_rows_look(EtcdRows *rows, ItemPointer tid, EtcdKeyValue *kv)
+{
+	(void) row_at(rows, tid, kv);
+}
+
+/*
+ * The role as which a scan has found the rows: the first of them, should views
+ * make several of it.
+ */
+void
+etcd_rows_read_as(EtcdRows *rows, Oid userid)
+{
+	if (!OidIsValid(rows->userid))
+		rows->userid = userid;
+}
+
+Oid
+etcd_rows_user(EtcdRows *rows)
+{
+	return rows->userid;
 }
 
 /*

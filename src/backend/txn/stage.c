@@ -72,7 +72,7 @@ etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len, 
 	char		prefix[4];
 	uint8		flags = 0;
 
-	if (kind == ETCD_READ_PRESENT && must_record())
+	if (kind == ETCD_READ_LOCK || (kind == ETCD_READ_PRESENT && must_record()))
 	{
 		transaction = etcd_transaction_begin(userid, serverid);
 		transaction->recorded = true;

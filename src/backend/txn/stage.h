@@ -26,7 +26,8 @@ typedef enum EtcdReadKind
 {
 	ETCD_READ_ALONE,			/* nothing: it reads etcd as it is */
 	ETCD_READ_PRESENT,			/* it sees what the transaction's commands before its own have written */
-	ETCD_READ_PAST				/* the same, of a revision that the user has named, which stays as it is */
+	ETCD_READ_LOCK,				/* the same, and what it sees must still hold when the transaction commits */
+	ETCD_READ_PAST				/* as ETCD_READ_PRESENT, of a revision that the user has named, which stays as it is */
 } EtcdReadKind;
 
 extern EtcdRequest *etcd_send(Oid userid, Oid serverid, uint8 method, const char *payload, int len,

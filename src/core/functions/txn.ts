@@ -1,6 +1,6 @@
 // Txns: as JSON, and the ones that are needed most by name.
 
-import { decodeUtf8, encodeUtf8, fromHex, printable, toHex } from "../../base/bytes.ts";
+import { decodeUtf8, encodeUtf8, fromHex, printable, printableKey, toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import {
   DeleteReply,
@@ -349,15 +349,19 @@ const incr: SqlFunction<IncrState> = {
     const [kv] = RangeReply.decode(reply).kvs;
     const now = kv === undefined ? "0" : decodeUtf8(kv.value);
     if (!/^-?\d{1,19}$/.test(now)) {
-      throw new EtcdFdwError("22P02", `the value of key "${printable(key)}" in etcd is not a whole number`, {
-        detail: `It is "${printable(kv.value.subarray(0, 40))}".`,
-      });
+      throw new EtcdFdwError(
+        "22P02",
+        `the value of key "${printableKey(key)}" in etcd is not a whole number`,
+        {
+          detail: `It is "${printable(kv.value.subarray(0, 40))}".`,
+        },
+      );
     }
     const sum = BigInt(now) + BigInt(args.number("by"));
     if (sum < LEAST || sum > MOST) {
       throw new EtcdFdwError(
         "22003",
-        `the value of key "${printable(key)}" in etcd is out of range for bigint`,
+        `the value of key "${printableKey(key)}" in etcd is out of range for bigint`,
       );
     }
     const compare = kv === undefined

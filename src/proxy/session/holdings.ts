@@ -4,7 +4,7 @@
 // A lock and a leadership are the first place in a queue, as etcd/queue.ts has it. The key is held by nothing but its lease,
 // and whoever has it watches it: with the key goes what it stands for.
 
-import { fromHex, printable, toHex } from "../../base/bytes.ts";
+import { fromHex, printableKey, toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { LeaseGrantRequest, LeaseReply, LeaseRequest, OnlyHeader } from "../../etcd/api.ts";
 import { type Claim, decodeClaim, encodeClaim, encodeProclaim, type Place } from "../../etcd/queue.ts";
@@ -320,7 +320,7 @@ function leaseLost(): EtcdFdwError {
 
 function placeLost({ key }: Place): EtcdFdwError {
   return new EtcdFdwError("08006", "the place in the queue was lost", {
-    detail: `Somebody has deleted etcd's key "${printable(key)}", or revoked its lease.`,
+    detail: `Somebody has deleted etcd's key "${printableKey(key)}", or revoked its lease.`,
   });
 }
 

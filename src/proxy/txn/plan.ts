@@ -1,7 +1,7 @@
 // What a commit consists of: each key's guard and operation, the DELETEs of whole ranges as one operation each, what was
 // read; and how this is cut into Txns.
 
-import { compareBytes, printable } from "../../base/bytes.ts";
+import { compareBytes, printableKey } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { encodeSteps, groupingBytes, levelsFor, mostSteps, type Step, stepSize } from "../../etcd/nested.ts";
 import type { KeyRange } from "../../etcd/keyrange.ts";
@@ -341,7 +341,7 @@ export function* explain(form: Form, options: CommitOptions): Work<EtcdFdwError>
 export function checkRow(key: Uint8Array, value: Uint8Array, options: CommitOptions): void {
   const size = stepSize({ guard: { key, mod: ABSENT }, op: { put: { key, value, lease: ABSENT } } });
   if (size <= roomIn(options)) return;
-  throw new EtcdFdwError("54000", `row is too large for etcd: "${printable(key)}"`, {
+  throw new EtcdFdwError("54000", `row is too large for etcd: "${printableKey(key)}"`, {
     detail: `It takes ${size} bytes, and a request may have ${options.maxRequestBytes}.`,
     hint: "Raise etcd's --max-request-bytes and the server's max_request_bytes, or store less in a row.",
   });
@@ -351,7 +351,9 @@ function tooLarge({ items, writes, batch }: Form, options: CommitOptions): EtcdF
   const limits = `max_request_bytes is ${options.maxRequestBytes}, max_txn_ops is ${options.maxTxnOps}`;
   return new EtcdFdwError("54000", "transaction is too large for one Txn of etcd", {
     detail: `Its ${items.length} writes and comparisons take ${writes.length} Txns; ${limits}.` +
-      (batch.reads === null ? "" : " Under SERIALIZABLE, all of them must be in one."),
+      (batch.reads === null
+        ? ""
+        : " With rows that were locked, and under SERIALIZABLE, all of them must be in one."),
     hint: options.nested
       ? "Raise etcd's --max-request-bytes and the server's max_request_bytes, or write less in a transaction."
       : "Raise etcd's --max-txn-ops and the server's max_txn_ops, or write less in a transaction.",

@@ -8,7 +8,7 @@
 // others would have to wait for if there are many, is done by and by.
 
 import { BTree } from "./btree.ts";
-import { compareBytes, printable } from "../../base/bytes.ts";
+import { compareBytes, printableKey } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { type StageEntry, StageKind } from "../../ipc/stage.ts";
 import type { Budget } from "../memory.ts";
@@ -242,7 +242,7 @@ export class Records {
     if (before !== 0 && entry.seenMod !== 0n && !this.#agrees(record, before, entry, command)) return;
     if (isInsert && before !== 0 && this.#number(before, 20) !== DELETED) throw duplicateKey(entry.key);
     const isDelete = entry.kind === StageKind.DELETE;
-    if (before !== 0 && (isDelete || entry.kind === StageKind.UPDATE) && this.#number(before, 16) > command) {
+    if ((isDelete || entry.kind === StageKind.UPDATE) && this.#changedSince(before, command)) {
       throw changedWithin(isDelete);
     }
     const length = isDelete ? 0 : entry.value.length;
@@ -267,6 +267,16 @@ export class Records {
     }
     this.#setNumber(record, 0, version);
     this.#newest = version;
+  }
+
+  /** Whether a later command than this one has written the key, be it that the statement has inserted it again since. */
+  #changedSince(newest: number, command: number): boolean {
+    for (let version = newest; version !== 0; version = this.#number(version, 0)) {
+      const written = this.#number(version, 16);
+      // What was there when the statement began is older.
+      if (written !== command) return written > command;
+    }
+    return false;
   }
 
   /**
@@ -474,7 +484,7 @@ export class Records {
 
 /** The key of a statement's row that is there already. */
 export function duplicateKey(key: Uint8Array): EtcdFdwError {
-  return new EtcdFdwError("23505", `duplicate key in etcd: "${printable(key)}"`, {
+  return new EtcdFdwError("23505", `duplicate key in etcd: "${printableKey(key)}"`, {
     detail: "The key already exists.",
   });
 }
@@ -494,7 +504,7 @@ function changedWithin(isDelete: boolean): EtcdFdwError {
 /** Another client has changed the key, if it is known which. */
 export function conflict(key?: Uint8Array): EtcdFdwError {
   return new EtcdFdwError("40001", "could not serialize access due to concurrent update in etcd", {
-    detail: key === undefined ? "" : `The key "${printable(key)}" was changed by another client.`,
+    detail: key === undefined ? "" : `The key "${printableKey(key)}" was changed by another client.`,
     hint: "The transaction might succeed if retried.",
   });
 }

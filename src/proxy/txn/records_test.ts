@@ -218,6 +218,12 @@ Deno.test("Records: a row that a later command has written is not the earlier on
         () => records.add(entry(kind, "/a"), 1, 3),
         (error: EtcdFdwError) => error.sqlstate === "27000",
       );
+      // Nor when the statement has inserted it again since.
+      const again = new Records(new Budget(1_000_000));
+      again.add(row(DELETE), 1, 4);
+      again.add(entry(INSERT, "/a", "y"), 1, 3);
+      assert.throws(() => again.add(row(kind), 1, 3), (error: EtcdFdwError) => error.sqlstate === "27000");
+      again.add(entry(kind, "/a", "z"), 1, 5);
       // What sees no row is not concerned.
       records.add(entry(UPSERT, "/a", "y"), 1, 3);
       records.add(row(DELETE), 1, 5);

@@ -204,7 +204,7 @@ Deno.test("size: a range that SERIALIZABLE must hold key by key is what is too l
     // The range that was read, the 40 keys, and the DELETE of the range.
     assert.match(
       error.detail,
-      /^Its 42 writes and comparisons take 3 Txns; .*Under SERIALIZABLE, all of them/,
+      /^Its 42 writes and comparisons take 3 Txns; .*under SERIALIZABLE, all of them/,
     );
     assert.equal((await rowsOf(call, "/g/")).length, 40);
   });

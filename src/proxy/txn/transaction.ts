@@ -7,7 +7,7 @@
 // Its leases are kept by COMMITTED, revoked by ABORTED and REFUSED, and left to their time by UNKNOWN: to revoke them after
 // a lost answer would delete rows that were committed.
 
-import { printable, toHex } from "../../base/bytes.ts";
+import { printableKey, toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
 import { decodeKeyRow, decodePage, decodeRangeRequest, decodeRangeResponse } from "../../etcd/ranges.ts";
 import { decodeLease, encodeLeaseGrant } from "../../etcd/lease.ts";
@@ -373,7 +373,7 @@ export class Transaction {
 }
 
 function notCommitted(key: Uint8Array): EtcdFdwError {
-  return new EtcdFdwError("55000", `cannot change key "${printable(key)}" at once`, {
+  return new EtcdFdwError("55000", `cannot change key "${printableKey(key)}" at once`, {
     detail:
       'The transaction has written it through a table with write_mode "transactional", and is not committed.',
     hint: 'Use a table with write_mode "transactional", or commit before.',
