@@ -19,7 +19,7 @@ test("an unknown option is answered with the list of valid ones", async () => {
   assert.equal(onServer.code, "HV00D");
   assert.match(
     onServer.hint!,
-    /^Valid options in this context are: connstr, endpoints, use_tls, .*, prefix\.$/,
+    /^Valid options in this context are: connstr, endpoints, use_tls, .*, prefix, cache, max_staleness, cache_verify\.$/,
   );
   const onTable = await failure("CREATE FOREIGN TABLE x (key text) SERVER etcd OPTIONS (perfix 'x')");
   assert.match(
