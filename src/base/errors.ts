@@ -39,6 +39,13 @@ export class EtcdFdwError extends Error implements ErrorFields {
    */
   static from(thrown: unknown): EtcdFdwError {
     if (thrown instanceof EtcdFdwError) return thrown;
+    // QuickJS says so when an engine's memory is full, and can go on.
+    if (thrown instanceof Error && thrown.message === "out of memory") {
+      return new EtcdFdwError("53200", "out of memory in the engine that plans requests to etcd", {
+        hint: "Use smaller values.",
+        cause: thrown,
+      });
+    }
     if (thrown instanceof Error) {
       return new EtcdFdwError("XX000", `internal error: ${thrown.message}`, {
         detail: thrown.stack ?? "",
