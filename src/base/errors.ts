@@ -15,6 +15,9 @@ export interface ErrorFields {
   hint: string;
 }
 
+/** What QuickJS and V8 say when an engine's memory is full; they can go on then. */
+const NO_ROOM = ["out of memory", "Array buffer allocation failed", "Invalid string length"];
+
 /** An error with a SQLSTATE. Everything thrown on purpose in core, ipc and proxy is one of these. */
 export class EtcdFdwError extends Error implements ErrorFields {
   readonly sqlstate: string;
@@ -39,8 +42,7 @@ export class EtcdFdwError extends Error implements ErrorFields {
    */
   static from(thrown: unknown): EtcdFdwError {
     if (thrown instanceof EtcdFdwError) return thrown;
-    // QuickJS says so when an engine's memory is full, and can go on.
-    if (thrown instanceof Error && thrown.message === "out of memory") {
+    if (thrown instanceof Error && NO_ROOM.includes(thrown.message)) {
       return new EtcdFdwError("53200", "out of memory in the engine that plans requests to etcd", {
         hint: "Use smaller values.",
         cause: thrown,
