@@ -15,6 +15,9 @@ export interface ErrorFields {
   hint: string;
 }
 
+/** What QuickJS and V8 say when an engine's memory is full; they can go on then. */
+const NO_ROOM = ["out of memory", "Array buffer allocation failed", "Invalid string length"];
+
 /** An error with a SQLSTATE. Everything thrown on purpose in core, ipc and proxy is one of these. */
 export class EtcdFdwError extends Error implements ErrorFields {
   readonly sqlstate: string;
@@ -39,6 +42,12 @@ export class EtcdFdwError extends Error implements ErrorFields {
    */
   static from(thrown: unknown): EtcdFdwError {
     if (thrown instanceof EtcdFdwError) return thrown;
+    if (thrown instanceof Error && NO_ROOM.includes(thrown.message)) {
+      return new EtcdFdwError("53200", "out of memory in the engine that plans requests to etcd", {
+        hint: "Use smaller values.",
+        cause: thrown,
+      });
+    }
     if (thrown instanceof Error) {
       return new EtcdFdwError("XX000", `internal error: ${thrown.message}`, {
         detail: thrown.stack ?? "",

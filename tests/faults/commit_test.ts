@@ -88,6 +88,26 @@ test("a commit that is cancelled: the outcome is not known", async () => {
   await assertAborted(error, ["08007"]);
 });
 
+test("a commit that outlasts a timeout of the statement or the transaction: the outcome is not known", async () => {
+  const [{ server_version_num: version }] = await db.sql("SHOW server_version_num");
+  const writes = "INSERT INTO local VALUES ('x'); INSERT INTO c VALUES ('/c/timed', 'x');";
+  const cases = [
+    ["statement_timeout", "", `DO $$ BEGIN ${writes} COMMIT; END $$`],
+    ["transaction_timeout", `BEGIN; ${writes}`, "COMMIT"],
+  ];
+  for (const [setting, before, commit] of cases) {
+    if (setting === "transaction_timeout" && Number(version) < 170_000) continue;
+    await db.sql("ROLLBACK");
+    await db.sql(`TRUNCATE local; SET ${setting} = '1s'`);
+    await db.sql(before);
+    await etcd.pause();
+    const error = await failure(commit);
+    await etcd.resume();
+    await assertAborted(error, ["08007"]);
+    await db.sql(`RESET ${setting}; DELETE FROM c`);
+  }
+});
+
 test("etcd is gone before the commit: nothing was written", async () => {
   await begin("/c/5");
   await etcd.kill(0);

@@ -121,6 +121,28 @@ test("bytes that are not text have forms of their own, and text says so", async 
   assert.equal((await rows("SELECT * FROM etcd_history('\\x2f62ff'::bytea)")).length, 2);
 });
 
+test("values that no request could hold are refused as such, and the session goes on", async () => {
+  await reset();
+  await db.sql(
+    "CREATE FOREIGN TABLE IF NOT EXISTS sized (key text COLLATE \"C\", value text) SERVER etcd OPTIONS (prefix '/s/')",
+  );
+  const cases: [statement: string, code: RegExp][] = [
+    ["SELECT etcd_put('/s/a', repeat('x', 200000000))", /^54000$/],
+    ["SELECT etcd_get(repeat('k', 200000000))", /^54000$/],
+    ["SELECT count(*) FROM sized WHERE key > '/s/' || repeat('k', 200000000)", /^54000$/],
+    ["SELECT count(*) FROM sized WHERE key LIKE '/s/' || repeat('k', 200000000) || '%'", /^54000$/],
+    // What one of the engines has no room for, and etcd refuses otherwise.
+    ["SELECT etcd_put('/s/a', repeat('x', 30000000))", /^(53200|54000)$/],
+  ];
+  for (const [statement, code] of cases) {
+    const error = await db.failure(statement);
+    assert.match(error.code, code, `${statement}: ${error.message}`);
+  }
+  await db.sql("SELECT etcd_put('/s/a', 'x')");
+  assert.equal(await value("SELECT etcd_get('/s/a')"), "x");
+  await db.sql("DROP FOREIGN TABLE sized");
+});
+
 test("what a function has overwritten or deleted is shown, be it text or not", async () => {
   await reset();
   await db.sql("SELECT etcd_put('\\x2f622f61'::bytea, '\\x00ff'::bytea), etcd_put('/b/b', 'ok')");

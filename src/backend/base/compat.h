@@ -29,12 +29,16 @@
 #include "optimizer/paths.h"
 #include "postmaster/bgworker.h"
 #include "storage/latch.h"
+#if PG_VERSION_NUM >= 170000
+#include "storage/proc.h"
+#endif
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
 #include "utils/resowner.h"
 #include "utils/syscache.h"
+#include "utils/timeout.h"
 #include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 140000
@@ -100,6 +104,16 @@ compat_foreign_upper_path(PlannerInfo *root, RelOptInfo *rel, PathTarget *target
 #else
 #define compat_sampler_fract(reservoir) sampler_random_fract((reservoir)->randstate)
 #endif
+
+/* 17 ends the session of a transaction that takes too long. */
+static inline void
+compat_end_transaction_timeout(void)
+{
+#if PG_VERSION_NUM >= 170000
+	if (TransactionTimeout > 0)
+		disable_timeout(TRANSACTION_TIMEOUT, false);
+#endif
+}
 
 /* 18 has generated columns that are not stored. */
 static inline bool

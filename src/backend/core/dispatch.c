@@ -29,6 +29,9 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
+/* What core is given at once: less than either engine has room for. */
+#define CORE_INPUT_BYTES		(64 * 1024 * 1024)
+
 /*
  * V8 measures its stack from where its isolate was made, by whoever was first,
  * and crashes when called from much deeper.  Nobody can have been further up
@@ -202,10 +205,16 @@ etcd_dispatch_bytes(Oid function, const char *op, StringInfo input, const char *
 					EtcdAnswer *answer)
 {
 	MemoryContext target = CurrentMemoryContext;
-	MemoryContext context = AllocSetContextCreate(target, "etcd_fdw dispatch", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext context;
 	FmgrInfo	flinfo;
 	Datum		row;
 
+	if (input->len > CORE_INPUT_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("values are too large for a request to etcd"),
+				 errdetail("They take %d bytes, in hexadecimal, and may take %d.", input->len, CORE_INPUT_BYTES)));
+	context = AllocSetContextCreate(target, "etcd_fdw dispatch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	fmgr_info_cxt(function, &flinfo, context);
 	check_engine(&flinfo);

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "base/bytes.h"
+#include "base/compat.h"
 #include "constants.h"
 #include "ipc/session.h"
 #include "txn/revision.h"
@@ -112,8 +113,12 @@ static EtcdRequest *
 send_commit(EtcdTransaction *transaction, MemoryContext context)
 {
 	EtcdChannel *channel = transaction->channel;
-	EtcdRequest *request = etcd_request_create(STAGE_COMMIT, channel->deadline, context);
+	EtcdRequest *request;
 
+	/* PostgreSQL does so a moment later.  It would end the session, which then could not say how it is in etcd. */
+	compat_end_transaction_timeout();
+	CHECK_FOR_INTERRUPTS();
+	request = etcd_request_create(STAGE_COMMIT, channel->deadline, context);
 	etcd_session_queue(FRAME_STAGE, STAGE_COMMIT, 0, channel->number, request->id, request->deadline, NULL, 0, NULL, 0);
 	transaction->state = ETCD_TRANSACTION_COMMITTING;
 	PG_TRY();

@@ -75,6 +75,19 @@ Deno.test("leases: those of a subtransaction go with it, and those that a row at
   assert.deepEqual(transaction.revoked, leases(2, 3, 1));
 });
 
+Deno.test("leases: one that no row has taken ends with the commit", async () => {
+  const etcd = new FakeEtcd();
+  const transaction = new TestTransaction(etcd.call);
+  const staged = await transaction.grant(60);
+  await transaction.grant(70);
+  transaction.stage(write([entry(StageKind.UPSERT, "/i", "x", undefined, staged)]));
+  const committed = transaction.commit();
+  await etcd.until(1);
+  etcd.pending[0].resolve(DONE);
+  await committed;
+  assert.deepEqual(transaction.revoked, leases(2));
+});
+
 Deno.test("leases: one for each ttl, while it is as good as new and no row at once has it", async () => {
   const etcd = new FakeEtcd();
   let now = 0;

@@ -4,8 +4,8 @@
 //   OPEN -> COMMITTING -> COMMITTED | REFUSED | UNKNOWN
 //   OPEN, REFUSED -> ABORTED
 //
-// Its leases are kept by COMMITTED, revoked by ABORTED and REFUSED, and left to their time by UNKNOWN: to revoke them after
-// a lost answer would delete rows that were committed.
+// Its leases that rows have are kept by COMMITTED; all are revoked by ABORTED and REFUSED, and left to their time by UNKNOWN:
+// to revoke them after a lost answer would delete rows that were committed.
 
 import { printableKey, toHex } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
@@ -51,8 +51,8 @@ interface Lease {
   level: number;
   /** In milliseconds of the driver's clock. */
   grantedAt: number;
-  /** A row that was written at once has it: the transaction's end does not concern it any more. */
-  used: boolean;
+  /** WRITTEN: a row that was written at once has it, and the transaction's end does not concern it any more. */
+  use: "NONE" | "STAGED" | "WRITTEN";
 }
 
 export class Transaction {
@@ -107,6 +107,7 @@ export class Transaction {
     into = this.#records,
   ): void {
     checkRow(entry.key, entry.value, this.#options);
+    if (entry.lease !== 0n) this.#useLease(entry.lease, into === this.#records ? "STAGED" : "WRITTEN");
     into.add(entry, level, command, (flags & StageFlag.CHECK) !== 0);
   }
 
@@ -145,7 +146,6 @@ export class Transaction {
       throw error;
     }
     if (batch === null) return { reply: { revision: 0n, count: 0, refused } };
-    this.#useLeases(entries);
     return { write: batch, count: 0, refused };
   }
 
@@ -155,10 +155,9 @@ export class Transaction {
     return { records: new Records(budget), deleted: [], reads: null };
   }
 
-  #useLeases(entries: StageEntry[]): void {
-    if (this.#leases.length === 0) return;
-    const used = new Set(entries.map(({ lease }) => lease));
-    for (const lease of this.#leases) lease.used ||= used.has(lease.id);
+  #useLease(id: bigint, use: "STAGED" | "WRITTEN"): void {
+    const lease = this.#leases.find((one) => one.id === id);
+    if (lease !== undefined && lease.use !== "WRITTEN") lease.use = use;
   }
 
   /**
@@ -291,13 +290,13 @@ export class Transaction {
     // A row lives as long as it says, by the whole seconds that etcd counts.
     const fresh = ({ grantedAt }: Lease) => now - grantedAt < Math.min(1, Number(seconds) / 10) * 1000;
     const known = this.#leases.find((one) =>
-      one.seconds === seconds && one.level <= level && !one.used && fresh(one)
+      one.seconds === seconds && one.level <= level && one.use !== "WRITTEN" && fresh(one)
     );
     if (known !== undefined) return { reply: { revision: known.id, count: 0, refused: [] } };
     const id = decodeLease(yield* ask(Method.LEASE_GRANT, encodeLeaseGrant(seconds)));
     if (epoch !== this.#epoch) this.#revoke(id);
     this.#stillIn(epoch);
-    this.#leases.push({ id, seconds, level, grantedAt: now, used: false });
+    this.#leases.push({ id, seconds, level, grantedAt: now, use: "NONE" });
     return { reply: { revision: id, count: 0, refused: [] } };
   }
 
@@ -310,8 +309,15 @@ export class Transaction {
   }
 
   #revokeFrom(level: number): void {
-    for (const lease of this.#leases) if (lease.level >= level && !lease.used) this.#revoke(lease.id);
+    for (const lease of this.#leases) {
+      if (lease.level >= level && lease.use !== "WRITTEN") this.#revoke(lease.id);
+    }
     this.#leases = this.#leases.filter((lease) => lease.level < level);
+  }
+
+  /** Of rows that ON CONFLICT DO NOTHING has left out, or that were never written. */
+  #revokeUnused(): void {
+    for (const { id, use } of this.#leases) if (use === "NONE") this.#revoke(id);
   }
 
   release(level: number): void {
@@ -352,6 +358,7 @@ export class Transaction {
   settle(outcome: "COMMITTED" | "REFUSED" | "UNKNOWN"): void {
     this.#state = outcome;
     if (outcome === "REFUSED") this.#revokeFrom(0);
+    if (outcome === "COMMITTED") this.#revokeUnused();
     this.#clear();
   }
 
