@@ -342,15 +342,17 @@ put_one_row(Work *work, void *arg)
 }
 
 /*
- * What tells the row apart, as the view shows it.
+ * What tells the row apart, as the view shows it; it outlives the transaction.
  */
 static char *
 key_text(const EtcdTarget *target, HeapTuple tuple, TupleDesc desc)
 {
+	MemoryContext old = MemoryContextSwitchTo(loop_context);
 	StringInfoData text;
 	int			column = -1;
 
 	initStringInfo(&text);
+	MemoryContextSwitchTo(old);
 	while ((column = bms_next_member(target->keys, column)) >= 0)
 	{
 		char	   *value = SPI_getvalue(tuple, desc, column);
