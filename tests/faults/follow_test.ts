@@ -135,6 +135,44 @@ test("worker, mirror, proxy, etcd and PostgreSQL are killed in turn while others
   await db.sql("SELECT etcd_unsubscribe('batches'), etcd_unsubscribe('chaos'), etcd_unmirror('copy')");
 });
 
+test("histories that are compacted while worker and proxy are killed: what was not told lies before a resync", async () => {
+  await db.sql(`CREATE FOREIGN TABLE short (key text, value text) SERVER etcd OPTIONS (prefix '/short/');
+    CREATE TABLE short_copy (key text PRIMARY KEY, value text);
+    SELECT etcd_mirror('short_copy', 'short_copy', 'short')`);
+  const heard = await Listener.on(db, "short");
+  await db.sql("SELECT etcd_subscribe('short', '/short/', 'short')");
+  const put: number[] = [];
+  for (let round = 0; round < 6; round++) {
+    if (round % 2 === 0) await db.sql("SELECT etcd_pause('short'), etcd_pause('short_copy')");
+    else await endProcesses("etcd_fdw follower");
+    for (let i = 0; i < 30; i++) put.push(Number(await etcd.put(`/short/${i % 11}`, `${round} ${i}`)));
+    await etcd.delete(`/short/${round}`);
+    await etcd.compact(await etcd.revision());
+    for (const pid of await proxyPids(dataDirectory)) Deno.kill(pid, "SIGKILL");
+    if (round % 2 === 0) await db.sql("SELECT etcd_resume('short'), etcd_resume('short_copy')");
+    await etcd.put(`/short/${round}`, "again").then((revision) => put.push(Number(revision)));
+    await delay(1_000);
+  }
+  const last = Number(await etcd.put("/short/last", "x"));
+  await waitFor("the last", () => heard.last >= last, { timeoutMs: 30_000 });
+  await same("short_copy", "short");
+  const told = heard.told.map(({ mod_revision }) => mod_revision);
+  assert.deepEqual(told, told.toSorted((a, b) => a - b));
+  const events = heard.told.filter(({ kind }) => kind === "put").map(({ mod_revision }) => mod_revision);
+  assert.equal(new Set(events).size, events.length);
+  const gaps = heard.told.flatMap(({ kind, mod_revision }, i) =>
+    kind === "resync" ? [{ from: heard.told[i - 1]?.mod_revision ?? 0, to: mod_revision }] : []
+  );
+  assert.ok(gaps.length >= 1);
+  for (const revision of put) {
+    const isTold = events.includes(revision);
+    const inGap = gaps.some(({ from, to }) => revision > from && revision <= to);
+    assert.ok(isTold !== inGap, `${revision}: ${isTold ? "told within a gap" : "not told"}`);
+  }
+  await heard.end();
+  await db.sql("SELECT etcd_unsubscribe('short'), etcd_unmirror('short_copy')");
+});
+
 test("another cluster, which is at a lower revision: resync, and a mirror that begins anew", async () => {
   await using other = await startEtcd();
   await other.put("/moved/there", "1");

@@ -118,6 +118,23 @@ test("the mapping of a foreign table: JSON fields, a pattern of keys, domains, g
   await endAll();
 });
 
+test("several keys that are one row, as numbers can be, are an error where they come together", async () => {
+  await db.sql(`CREATE FOREIGN TABLE n (id int, value text) SERVER etcd OPTIONS (key_pattern '/n/{id}');
+    CREATE TABLE n_copy (id int PRIMARY KEY, value text)`);
+  await etcd.put("/n/1", "one");
+  await db.sql("SELECT etcd_mirror('n', 'n_copy', 'n')");
+  await rowsOf("SELECT id, value FROM n_copy", [[1, "one"]]);
+  await endAll();
+  await etcd.put("/n/01", "other");
+  await db.sql("DELETE FROM n_copy; SELECT etcd_mirror('n', 'n_copy', 'n')");
+  assert.match((await inState("n", "failed")).error, /^21000: several keys/);
+  assert.deepEqual(await db.sql("TABLE n_copy"), []);
+  await etcd.delete("/n/01");
+  await db.sql("SELECT etcd_resume('n')");
+  await rowsOf("SELECT id, value FROM n_copy", [[1, "one"]]);
+  await endAll();
+});
+
 test("a prefix instead of a foreign table; keys and values that are no text; keys alone", async () => {
   await db.sql("CREATE TABLE bytes_copy (key bytea PRIMARY KEY, value bytea, mod_revision bigint)");
   await etcd.put(Uint8Array.of(0x2f, 0x62, 0x2f, 0xff, 0), Uint8Array.of(0, 1, 255));
@@ -421,6 +438,29 @@ test("rights that are revoked, a target that is dropped, altered or locked: it w
     await same("SELECT key, value FROM w_copy", "SELECT key, value FROM w");
     await endAll();
   }
+});
+
+test("a trigger that writes to etcd: on events, in a snapshot, and when a verification repairs", async () => {
+  await db.sql(`CREATE FOREIGN TABLE asked (key text, value text) SERVER etcd OPTIONS (prefix '/asked/');
+    CREATE FOREIGN TABLE answered (name text, value text) SERVER etcd OPTIONS (key_pattern '/answered/{name}');
+    CREATE TABLE asked_copy (key text PRIMARY KEY, value text);
+    CREATE FUNCTION answer() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      DELETE FROM answered WHERE name = substr(NEW.key, 8);
+      INSERT INTO answered VALUES (substr(NEW.key, 8), 'seen ' || NEW.value); RETURN NULL; END $$;
+    CREATE TRIGGER answer AFTER INSERT OR UPDATE ON asked_copy FOR EACH ROW EXECUTE FUNCTION answer();
+    INSERT INTO asked VALUES ('/asked/1', 'a');
+    SELECT etcd_mirror('asked', 'asked_copy', 'asked', verify => '1 s')`);
+  await rowsOf("SELECT * FROM answered", [["1", "seen a"]]);
+  await etcd.put("/asked/2", "b");
+  await rowsOf("SELECT * FROM answered ORDER BY name", [["1", "seen a"], ["2", "seen b"]]);
+  await etcd.put("/asked/1", "c");
+  await rowsOf("SELECT * FROM answered ORDER BY name", [["1", "seen c"], ["2", "seen b"]]);
+  await db.sql("DELETE FROM asked_copy WHERE key = '/asked/2'");
+  await etcd.delete("/answered/2");
+  await rowsOf("SELECT * FROM answered ORDER BY name", [["1", "seen c"], ["2", "seen b"]]);
+  await same("TABLE asked_copy", "TABLE asked");
+  assert.equal((await seen("asked")).repaired, "1");
+  await endAll();
 });
 
 test("what is set for the owner's sessions does not lead its mirror astray", async () => {

@@ -224,6 +224,22 @@ test("pause, resume and unsubscribe count from their commit on; what is rolled b
   await heard.end();
 });
 
+test("all keys there are, and those from one on", async () => {
+  const heard = await Listener.on(db, "all");
+  const from = await revision();
+  await db.sql(`SELECT etcd_subscribe('all', '', 'all'),
+    etcd_subscribe('end', NULL, 'all', key => '/v', range_end => '')`);
+  await etcd.put("/a", "1");
+  await etcd.put("/w", "1");
+  await etcd.put(Uint8Array.of(255, 255), "1");
+  const told = await heard.count(5);
+  const revisions = (name: string) =>
+    told.filter(({ subscription }) => subscription === name).map(({ mod_revision }) => mod_revision - from);
+  assert.deepEqual([revisions("all"), revisions("end")], [[1, 2, 3], [2, 3]]);
+  await db.sql("SELECT etcd_unsubscribe('all'), etcd_unsubscribe('end')");
+  await heard.end();
+});
+
 test("after_revision: what has happened before is told, too", async () => {
   const heard = await Listener.on(db, "past");
   const from = await revision();

@@ -76,6 +76,7 @@ typedef struct Work
 	int64		reached;		/* the revision that the target shows now */
 	int64		differences;	/* rows that were put right */
 	bool		one_by_one;		/* to find the row that the target refuses */
+	bool		merges;			/* several keys would be one row, which one by one does not show */
 	Stage		stage;
 	/* Of the row that was refused. */
 	int64		bad_revision;
@@ -290,6 +291,11 @@ put_keys_at_once(Work *work, const EtcdTarget *target)
 static void
 advance(Work *work, const EtcdFollowed *followed)
 {
+	if (work->merges)
+		ereport(ERROR,
+				(errcode(ERRCODE_CARDINALITY_VIOLATION),
+				 errmsg("several keys of etcd are the same row of the target of mirror \"%s\"", work->row->name),
+				 errhint("A number is the same with a zero before it: declare the columns of the key as text.")));
 	work->stage = STAGE_BUSY;
 	if (!etcd_follower_advance(work->row, followed))
 		ereport(ERROR,
@@ -342,15 +348,17 @@ put_one_row(Work *work, void *arg)
 }
 
 /*
- * What tells the row apart, as the view shows it.
+ * What tells the row apart, as the view shows it; it outlives the transaction.
  */
 static char *
 key_text(const EtcdTarget *target, HeapTuple tuple, TupleDesc desc)
 {
+	MemoryContext old = MemoryContextSwitchTo(loop_context);
 	StringInfoData text;
 	int			column = -1;
 
 	initStringInfo(&text);
+	MemoryContextSwitchTo(old);
 	while ((column = bms_next_member(target->keys, column)) >= 0)
 	{
 		char	   *value = SPI_getvalue(tuple, desc, column);
@@ -567,6 +575,7 @@ after_failure(Work *work, ErrorData *error, int isolation, void (*attempt) (void
 		ErrorData  *again;
 
 		work->one_by_one = true;
+		work->merges = error->sqlerrcode == ERRCODE_CARDINALITY_VIOLATION;
 		again = try_work(work, isolation, attempt, "looking for the row that is refused");
 		if (again == NULL)
 			return;				/* one by one there was no fault */
