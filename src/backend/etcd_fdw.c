@@ -20,7 +20,6 @@
 #include "txn/revision.h"
 #include "txn/transaction.h"
 #include "watch/launch.h"
-#include "watch/launch.h"
 
 #include "fmgr.h"
 #include "foreign/fdwapi.h"
