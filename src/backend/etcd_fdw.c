@@ -21,7 +21,6 @@
 #include "txn/revision.h"
 #include "txn/transaction.h"
 #include "watch/launch.h"
-#include "watch/launch.h"
 
 #include "fmgr.h"
 #include "foreign/fdwapi.h"

@@ -146,7 +146,7 @@ etcd_follow_connect(Datum arg, Oid role)
 		return false;
 	pfree(path);
 	BackgroundWorkerInitializeConnectionByOid(database, role, COMPAT_BYPASS_LOGIN);
-	/* What is set for sessions is not meant for this one: it reads the present, takes its time, and a crash must not undo it. */
+	/* What is set for sessions is not for this one: it reads the present, takes its time, and no crash undoes it. */
 	SetConfigOption("etcd_fdw.revision", "0", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("synchronous_commit", "on", PGC_USERSET, PGC_S_OVERRIDE);
 	if (GetConfigOption("transaction_timeout", true, false) != NULL)

@@ -1,0 +1,52 @@
+/*
+ * apply.h
+ *	  What a mirror's worker does in one transaction.
+ */
+#ifndef ETCD_FDW_APPLY_H
+#define ETCD_FDW_APPLY_H
+
+#include "postgres.h"
+
+#include "etcd/page.h"
+#include "watch/follower.h"
+
+/* How far an attempt at the target has come. */
+typedef enum EtcdMirrorStage
+{
+	ETCD_STAGE_REACHING,				/* etcd, and the target, have to be there */
+	ETCD_STAGE_PUTTING,				/* rows are put */
+	ETCD_STAGE_BUSY,					/* all is put, but somebody changes the mirror's row */
+	ETCD_STAGE_DONE					/* the position is moved on, if the transaction commits */
+} EtcdMirrorStage;
+
+/* What one attempt at the target works with, and finds out. */
+typedef struct EtcdMirrorWork
+{
+	EtcdFollower *row;
+	MemoryContext context;		/* that outlives the attempt */
+	EtcdPage   *page;			/* of events */
+	EtcdKeyValue *kvs;			/* the last event of each key, in the order of keys */
+	uint32		count;
+	int64		position;		/* that is to be verified */
+	int64		reached;		/* the revision that the target shows now */
+	int64		differences;	/* rows that were put right */
+	bool		one_by_one;		/* to find the row that the target refuses */
+	bool		merges;			/* several keys would be one row, which one by one does not show */
+	EtcdMirrorStage stage;
+	/* Of the row that was refused. */
+	int64		bad_revision;
+	const char *bad_key;
+	int			bad_len;
+	ErrorData  *error;
+} EtcdMirrorWork;
+
+extern bool etcd_mirror_refuses(const EtcdMirrorWork *work, const ErrorData *error);
+extern void etcd_mirror_read_events(EtcdMirrorWork *work);
+
+/* For etcd_attempt(); `arg` is an EtcdMirrorWork. */
+extern void etcd_mirror_apply_events(void *arg);
+extern void etcd_mirror_apply_snapshot(void *arg);
+extern void etcd_mirror_apply_verification(void *arg);
+extern void etcd_mirror_forget_position(void *arg);
+
+#endif							/* ETCD_FDW_APPLY_H */
