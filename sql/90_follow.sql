@@ -10,6 +10,7 @@ CREATE TABLE @extschema@.etcd_fdw_follower (
   prev boolean NOT NULL DEFAULT false,
   state text NOT NULL DEFAULT 'running',
   revision bigint NOT NULL,
+  cluster bigint NOT NULL DEFAULT 0,
   channel text,
   batch boolean NOT NULL DEFAULT false,
   source regclass,

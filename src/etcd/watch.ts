@@ -207,17 +207,23 @@ export interface WatchedPage {
   upto: bigint;
   /** Events of later revisions that are known already. */
   behind: number;
+  /** The id of the cluster whose revisions these are; 0 when that is not known. */
+  cluster: bigint;
 }
 
 const PAGE_REVISION = 1 << 3;
 const PAGE_LEFT = 2 << 3;
 const PAGE_UPTO = 3 << 3;
 const PAGE_BEHIND = 4 << 3;
+const PAGE_CLUSTER = 5 << 3;
 const PAGE_EVENT = 11 << 3 | 2;
 
-/** A message of our own, with the events where WatchResponse has them: revision 1, left 2, upto 3, behind 4, events 11. */
-export function encodeWatchedPage({ revision, events, left, upto, behind }: WatchedPage): Uint8Array {
-  let size = 1 + wideSize(revision) + 1 + varintSize(left) + 1 + wideSize(upto) + 1 + varintSize(behind);
+/** A message of our own, with the events where WatchResponse has them: revision 1, left 2, upto 3, behind 4, cluster 5, events 11. */
+export function encodeWatchedPage(
+  { revision, events, left, upto, behind, cluster }: WatchedPage,
+): Uint8Array {
+  let size = 1 + wideSize(revision) + 1 + varintSize(left) + 1 + wideSize(upto) + 1 + varintSize(behind) + 1 +
+    wideSize(cluster);
   for (const { raw } of events) size += fieldSize(raw.length);
   const out = new Out(size);
   out.wide(PAGE_REVISION, revision);
@@ -226,18 +232,20 @@ export function encodeWatchedPage({ revision, events, left, upto, behind }: Watc
   out.wide(PAGE_UPTO, upto);
   out.varint(PAGE_BEHIND);
   out.varint(behind);
+  out.wide(PAGE_CLUSTER, cluster);
   for (const { raw } of events) out.field(PAGE_EVENT, raw);
   return out.bytes;
 }
 
 /** Inverse of encodeWatchedPage(). */
 export function decodeWatchedPage(message: Uint8Array): WatchedPage {
-  const page = { revision: 0n, left: 0, upto: 0n, behind: 0, events: [] as WatchedEvent[] };
+  const page = { revision: 0n, left: 0, upto: 0n, behind: 0, cluster: 0n, events: [] as WatchedEvent[] };
   eachField(message, (field, reader) => {
     if (field === 1) page.revision = BigInt(reader.int64());
     else if (field === 2) page.left = Number(reader.int64());
     else if (field === 3) page.upto = BigInt(reader.int64());
     else if (field === 4) page.behind = Number(reader.int64());
+    else if (field === 5) page.cluster = BigInt(reader.uint64());
     else if (field === 11) page.events.push(eventOf(reader.bytes()));
     else return false;
     return true;

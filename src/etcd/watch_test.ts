@@ -62,7 +62,14 @@ Deno.test("encodeWatchEnd: a cancel_request with the watch's id", () => {
 Deno.test("a WatchedPage comes back as it was, its events untouched", () => {
   const raw = WatchReply.encode({ events: [{ type: 1, kv: { key: encodeUtf8("k"), mod_revision: "300" } }] });
   const { events } = decodeWatchResponse(raw);
-  const page = { revision: 1n << 60n, events, left: 12_345_678, upto: 1n << 62n, behind: 300 };
+  const page = {
+    revision: 1n << 60n,
+    events,
+    left: 12_345_678,
+    upto: 1n << 62n,
+    behind: 300,
+    cluster: (1n << 64n) - 1n,
+  };
   assert.deepEqual(decodeWatchedPage(encodeWatchedPage(page)), page);
 });
 

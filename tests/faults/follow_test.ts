@@ -173,33 +173,37 @@ test("histories that are compacted while worker and proxy are killed: what was n
   await db.sql("SELECT etcd_unsubscribe('short'), etcd_unmirror('short_copy')");
 });
 
-test("another cluster, which is at a lower revision: resync, and a mirror that begins anew", async () => {
-  await using other = await startEtcd();
-  await other.put("/moved/there", "1");
-  await db.sql(`${etcd.createServerSql("moved")};
+for (const [where, ahead] of [["lower", 0], ["higher", 3_000]] as const) {
+  test(`another cluster, which is at a ${where} revision: resync, and a mirror that begins anew`, async () => {
+    await using other = await startEtcd();
+    await other.putMany(Array.from({ length: ahead }, (_, i): [string, string] => [`/elsewhere/${i}`, ""]));
+    await other.put("/moved/there", "1");
+    await db.sql(`${etcd.createServerSql("moved")};
     CREATE FOREIGN TABLE moved (key text, value text) SERVER moved OPTIONS (prefix '/moved/');
     CREATE TABLE moved_copy (key text PRIMARY KEY, value text);
     SELECT etcd_mirror('moving', 'moved_copy', 'moved')`);
-  const heard = await Listener.on(db, "moved");
-  await db.sql("SELECT etcd_subscribe('moved', '/moved/', 'moved', server => 'moved')");
-  await etcd.put("/moved/here", "1");
-  await heard.count(1);
-  await same("moved_copy", "moved");
-  await db.sql(`ALTER SERVER moved OPTIONS (SET connstr '${other.connstr}')`);
-  // What they wait for now is answered first.
-  await etcd.put("/moved/here", "2");
-  await waitFor("resync", () => heard.told.some(({ kind }) => kind === "resync"), { timeoutMs: 40_000 });
-  const at = heard.told.findIndex(({ kind }) => kind === "resync");
-  assert.equal(heard.told[at].mod_revision, Number(await other.revision()));
-  const key = "/moved/more";
-  await other.put(key, "2");
-  await waitFor("what follows", () => heard.told.at(-1)!.key === key);
-  assert.equal(heard.told.length, at + 2);
-  await same("moved_copy", "moved", 40_000);
-  assert.equal(Number((await db.sql("SELECT count(*) AS n FROM moved_copy"))[0].n), 2);
-  await heard.end();
-  await db.sql("SELECT etcd_unsubscribe('moved'), etcd_unmirror('moving')");
-});
+    const heard = await Listener.on(db, "moved");
+    await db.sql("SELECT etcd_subscribe('moved', '/moved/', 'moved', server => 'moved')");
+    await etcd.put("/moved/here", "1");
+    await heard.count(1);
+    await same("moved_copy", "moved");
+    await db.sql(`ALTER SERVER moved OPTIONS (SET connstr '${other.connstr}')`);
+    // What they wait for now is answered first.
+    await etcd.put("/moved/here", "2");
+    await waitFor("resync", () => heard.told.some(({ kind }) => kind === "resync"), { timeoutMs: 40_000 });
+    const at = heard.told.findIndex(({ kind }) => kind === "resync");
+    assert.equal(heard.told[at].mod_revision, Number(await other.revision()));
+    const key = "/moved/more";
+    await other.put(key, "2");
+    await waitFor("what follows", () => heard.told.at(-1)!.key === key);
+    assert.equal(heard.told.length, at + 2);
+    await same("moved_copy", "moved", 40_000);
+    assert.equal(Number((await db.sql("SELECT count(*) AS n FROM moved_copy"))[0].n), 2);
+    await heard.end();
+    await db.sql("SELECT etcd_unsubscribe('moved'), etcd_unmirror('moving')");
+    await db.sql("DROP SERVER moved CASCADE; DROP TABLE moved_copy");
+  });
+}
 
 test("a user of etcd with rights to one prefix, whose token expires", async () => {
   await using fenced = await startEtcd({ extraArgs: ["--auth-token-ttl=2"] });

@@ -28,6 +28,7 @@
 #define WATCHED_LEFT	2
 #define WATCHED_UPTO	3
 #define WATCHED_BEHIND	4
+#define WATCHED_CLUSTER	5
 #define WATCHED_EVENTS	11
 #define EVENT_TYPE		1
 #define EVENT_KV		2
@@ -236,7 +237,7 @@ open_watched(EtcdPage *page)
 			count_key(page, &field);
 			continue;
 		}
-		if (field.field > WATCHED_BEHIND)
+		if (field.field > WATCHED_CLUSTER)
 			continue;
 		etcd_expect(&field, WIRE_VARINT);
 		if (field.field == WATCHED_REVISION)
@@ -245,8 +246,10 @@ open_watched(EtcdPage *page)
 			page->left = (int64) field.number;
 		else if (field.field == WATCHED_UPTO)
 			page->upto = (int64) field.number;
-		else
+		else if (field.field == WATCHED_BEHIND)
 			page->behind = (int64) field.number;
+		else
+			page->cluster = field.number;
 	}
 	page->more = page->left > 0 || page->upto > 0;
 }

@@ -248,7 +248,7 @@ void
 etcd_mirror_apply_events(void *arg)
 {
 	EtcdMirrorWork *work = arg;
-	EtcdFollowed followed = {work->page->revision, work->page->kvs, work->page->behind};
+	EtcdFollowed followed = {work->page->revision, work->page->kvs, work->page->behind, work->page->cluster};
 	work->stage = ETCD_STAGE_REACHING;
 	if (work->count > 0)
 	{
@@ -409,7 +409,7 @@ void
 etcd_mirror_apply_verification(void *arg)
 {
 	EtcdMirrorWork *work = arg;
-	EtcdFollowed followed = {work->position, 0, 0};
+	EtcdFollowed followed = {work->position, 0, 0, work->row->cluster};
 
 	(void) set_config_option("etcd_fdw.revision", psprintf(INT64_FORMAT, work->position), PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "core/dispatch.h"
+#include "etcd/page.h"
 #include "ipc/channel.h"
 #include "server/server.h"
 #include "watch/follower.h"
@@ -35,7 +36,7 @@
 #define COLUMNS \
 	"f.name, f.kind, f.owner::pg_catalog.oid, f.server, f.key, f.range_end, f.prev, f.state, f.revision, " \
 	"f.channel, f.batch, f.source::pg_catalog.oid, f.target::pg_catalog.oid, f.filter, f.key_columns, f.skip, " \
-	"(EXTRACT(epoch FROM f.verify) OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8"
+	"(EXTRACT(epoch FROM f.verify) OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8, f.cluster"
 
 /*
  * The schema of etcd_fdw; InvalidOid where the database does not have it.
@@ -203,6 +204,7 @@ read_follower(HeapTuple tuple, TupleDesc desc)
 	follower->key_columns = names_at(tuple, desc, 15);
 	follower->skip = DatumGetInt64(datum_at(tuple, desc, 16));
 	follower->verify_ms = DatumGetInt64(datum_at(tuple, desc, 17));
+	follower->cluster = (uint64) DatumGetInt64(datum_at(tuple, desc, 18));
 	return follower;
 }
 
@@ -343,18 +345,18 @@ etcd_follower_change(const char *statement, const EtcdFollower *follower, int64 
 bool
 etcd_follower_advance(const EtcdFollower *follower, const EtcdFollowed *followed)
 {
-	Oid			types[] = {TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID};
+	Oid			types[] = {TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID};
 	Datum		values[] = {
 		CStringGetTextDatum(follower->name), Int64GetDatum(follower->revision), Int64GetDatum(followed->revision),
-		Int64GetDatum(followed->events), Int64GetDatum(followed->behind)
+		Int64GetDatum(followed->events), Int64GetDatum(followed->behind), Int64GetDatum((int64) followed->cluster)
 	};
 	bool		moved;
 
 	SPI_connect();
-	moved = run("UPDATE %s.etcd_fdw_follower f SET revision = $3 WHERE f.ctid OPERATOR(pg_catalog.=) ("
+	moved = run("UPDATE %s.etcd_fdw_follower f SET revision = $3, cluster = $6 WHERE f.ctid OPERATOR(pg_catalog.=) ("
 				"SELECT g.ctid FROM %s.etcd_fdw_follower g WHERE g.name OPERATOR(pg_catalog.=) $1"
 				" AND g.revision OPERATOR(pg_catalog.=) $2 AND g.state OPERATOR(pg_catalog.=) 'running'::pg_catalog.text"
-				" FOR NO KEY UPDATE SKIP LOCKED)", 3, types, values, NULL, SPI_OK_UPDATE) == 1;
+				" FOR NO KEY UPDATE SKIP LOCKED)", 6, types, values, NULL, SPI_OK_UPDATE) == 1;
 	if (moved)
 		run("INSERT INTO %s.etcd_fdw_follower_status AS s (name, events, behind, in_step_at)"
 			" VALUES ($1, $4, $5, CASE WHEN $5 OPERATOR(pg_catalog.=) 0::pg_catalog.int8 THEN pg_catalog.clock_timestamp() END)"
@@ -491,4 +493,14 @@ etcd_present_revision(const char *server)
 	revision = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	SPI_finish();
 	return revision;
+}
+
+/*
+ * Whether the page is of another cluster than the position: its numbers mean
+ * something else.
+ */
+bool
+etcd_follower_strays(const EtcdFollower *follower, const EtcdPage *page)
+{
+	return follower->cluster != 0 && page->cluster != 0 && follower->cluster != page->cluster;
 }

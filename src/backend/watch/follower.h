@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "etcd/page.h"
 #include "ipc/request.h"
 #include "nodes/pg_list.h"
 #include "storage/lock.h"
@@ -37,6 +38,7 @@ typedef struct EtcdFollower
 	bool		prev;
 	bool		running;
 	int64		revision;		/* all up to there was handed on */
+	uint64		cluster;		/* whose revision it is; 0 when that is not known */
 	/* Of a subscription. */
 	char	   *channel;
 	bool		batch;			/* several events a payload */
@@ -55,6 +57,7 @@ typedef struct EtcdFollowed
 	int64		revision;
 	int64		events;
 	int64		behind;
+	uint64		cluster;		/* 0: not known */
 } EtcdFollowed;
 
 /* The worker of a database, or of one mirror of it. */
@@ -75,6 +78,7 @@ extern void etcd_follower_note_repair(const char *name, int64 differences);
 extern void etcd_follower_tag(LOCKTAG *tag, Oid table, EtcdFollowerLock kind, const char *name);
 extern void etcd_follower_change(const char *statement, const EtcdFollower *follower, int64 number);
 extern EtcdRequest *etcd_follower_ask(const EtcdFollower *follower, int wait_ms, MemoryContext context);
+extern bool etcd_follower_strays(const EtcdFollower *follower, const EtcdPage *page);
 extern bool etcd_owner_may_work(Oid owner);
 extern int64 etcd_present_revision(const char *server);
 

@@ -253,6 +253,16 @@ follow(EtcdFollower *row, int64 position, int wait, TimestampTz *noted, long *pa
 		return position;
 	if (error == NULL && etcd_reply_is_error(asking.request, &fields))
 		error = &fields;
+	if (error == NULL)
+	{
+		etcd_page_open(&page, asking.request->reply, asking.request->reply_len, ETCD_PAGE_WATCHED);
+		if (etcd_follower_strays(row, &page))
+		{
+			fields.sqlerrcode = ERRCODE_INVALID_PARAMETER_VALUE;
+			fields.message = "the server leads to another cluster";
+			error = &fields;
+		}
+	}
 	if (error != NULL && error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE)
 	{
 		ereport(LOG, (errmsg("mirror \"%s\" of etcd begins anew: %s", row->name, error->message)));
@@ -265,7 +275,6 @@ follow(EtcdFollower *row, int64 position, int wait, TimestampTz *noted, long *pa
 		after_failure(&work, error, XACT_READ_COMMITTED, NULL, pause);
 		return position;
 	}
-	etcd_page_open(&page, asking.request->reply, asking.request->reply_len, ETCD_PAGE_WATCHED);
 	work.page = &page;
 	if (page.kvs == 0 && *pause == 0 && !TimestampDifferenceExceeds(*noted, GetCurrentTimestamp(), NOTE_MS))
 		return page.revision;
@@ -278,6 +287,7 @@ follow(EtcdFollower *row, int64 position, int wait, TimestampTz *noted, long *pa
 	if (work.reached == 0)
 		return position;
 	row->revision = work.reached;
+	row->cluster = page.cluster;
 	*noted = GetCurrentTimestamp();
 	return work.reached;
 }

@@ -85,6 +85,7 @@ typedef struct Subscription
 	/* What became of it in the present transaction. */
 	Outcome		outcome;
 	int64		reached;
+	uint64		cluster;
 	bool		stored;
 	ErrorData  *error;
 	bool		seen;			/* while the rows are read again */
@@ -425,11 +426,17 @@ hand_on(Subscription *one)
 		etcd_page_open(&page, one->request->reply, one->request->reply_len, ETCD_PAGE_WATCHED);
 		one->reached = followed.revision = page.revision;
 		followed.behind = page.behind;
-		if (page.kvs == 0 && one->pause == 0 && !TimestampDifferenceExceeds(one->noted, GetCurrentTimestamp(), NOTE_MS))
+		followed.cluster = page.cluster;
+		if (etcd_follower_strays(one->row, &page))
+			fields.message = "the server leads to another cluster";
+		else if (page.kvs == 0 && one->pause == 0 && !TimestampDifferenceExceeds(one->noted, GetCurrentTimestamp(), NOTE_MS))
 			return OUTCOME_DONE;
-		followed.events = notify_events(one->row, &page);
+		else
+			followed.events = notify_events(one->row, &page);
 	}
-	else if (fields.sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE)
+	else if (fields.sqlerrcode != ERRCODE_INVALID_PARAMETER_VALUE)
+		etcd_raise(&fields);
+	if (fields.message != NULL)
 	{
 		StringInfoData payload;
 
@@ -441,14 +448,13 @@ hand_on(Subscription *one)
 		etcd_payload_resync(&payload, one->row->name, followed.revision);
 		Async_Notify(one->row->channel, payload.data);
 	}
-	else
-		etcd_raise(&fields);
 	if (!etcd_follower_advance(one->row, &followed))
 		return OUTCOME_BUSY;
 	if (fields.message != NULL)
 		ereport(LOG,
 				(errmsg("subscription \"%s\" of etcd goes on behind a gap: %s", one->row->name, fields.message)));
 	one->stored = true;
+	one->cluster = followed.cluster;
 	return OUTCOME_DONE;
 }
 
@@ -534,6 +540,7 @@ deliver(void)
 			if (one->stored)
 			{
 				one->row->revision = one->reached;
+				one->row->cluster = one->cluster;
 				one->noted = GetCurrentTimestamp();
 			}
 			rest(one, 0);

@@ -109,6 +109,11 @@ export class Feed {
     return this.#complete;
   }
 
+  /** Of the store that has told what is here; 0 before. */
+  get cluster(): bigint {
+    return this.#standing?.cluster ?? 0n;
+  }
+
   /** Bytes that it holds. */
   get bytes(): number {
     return this.#total - this.#start() + this.#unfinished;

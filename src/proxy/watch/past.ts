@@ -131,7 +131,9 @@ export async function changedKeys(
     });
   }
   const events = await inSlices(runtime, newestEvents(past.events));
-  return { reply: encodeWatchedPage({ revision: past.now, events, left: 0, upto: 0n, behind: 0 }) };
+  return {
+    reply: encodeWatchedPage({ revision: past.now, events, left: 0, upto: 0n, behind: 0, cluster: 0n }),
+  };
 }
 
 function tooManyEvents(): EtcdFdwError {
