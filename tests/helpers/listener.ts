@@ -20,6 +20,7 @@ export interface Told {
   version?: number;
   lease?: string;
   omitted?: boolean;
+  nth?: number;
 }
 
 /** What etcd says has happened, in its order. */

@@ -204,7 +204,7 @@ test("partitions, triggers of rows and statements, foreign keys", async () => {
     CREATE TABLE p_low PARTITION OF p_copy FOR VALUES FROM (MINVALUE) TO ('/p/5');
     CREATE TABLE p_high PARTITION OF p_copy FOR VALUES FROM ('/p/5') TO (MAXVALUE);
     CREATE TABLE told (n int GENERATED ALWAYS AS IDENTITY, what text, key text);
-    CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $$ BEGIN
       INSERT INTO told (what, key) VALUES (TG_WHEN || ' ' || TG_OP || ' ' || TG_LEVEL,
         CASE WHEN TG_LEVEL = 'ROW' THEN CASE WHEN TG_OP = 'DELETE' THEN OLD.key ELSE NEW.key END END);
       RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END; END $$;
@@ -313,7 +313,7 @@ test("triggers: one that raises, one that would escape its role, one that reads 
     CREATE FOREIGN TABLE a (key text, value text) SERVER etcd OPTIONS (prefix '/a/');
     CREATE TABLE a_copy (key text PRIMARY KEY, value text);
     CREATE TABLE a_seen (key text, who text, session text, at_etcd text, rest int);
-    CREATE FUNCTION a_look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    CREATE FUNCTION a_look() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $$ BEGIN
       IF NEW.value = 'role' THEN SET ROLE member; INSERT INTO a_seen VALUES (NEW.key, current_user); RETURN NEW; END IF;
       IF NEW.value = 'raise' THEN RAISE 'not this one'; END IF;
       IF NEW.value = 'escape' THEN SET ROLE postgres; END IF;
@@ -444,7 +444,7 @@ test("a trigger that writes to etcd: on events, in a snapshot, and when a verifi
   await db.sql(`CREATE FOREIGN TABLE asked (key text, value text) SERVER etcd OPTIONS (prefix '/asked/');
     CREATE FOREIGN TABLE answered (name text, value text) SERVER etcd OPTIONS (key_pattern '/answered/{name}');
     CREATE TABLE asked_copy (key text PRIMARY KEY, value text);
-    CREATE FUNCTION answer() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    CREATE FUNCTION answer() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $$ BEGIN
       DELETE FROM answered WHERE name = substr(NEW.key, 8);
       INSERT INTO answered VALUES (substr(NEW.key, 8), 'seen ' || NEW.value); RETURN NULL; END $$;
     CREATE TRIGGER answer AFTER INSERT OR UPDATE ON asked_copy FOR EACH ROW EXECUTE FUNCTION answer();
@@ -557,6 +557,8 @@ test("what cannot be is an error at the call", async () => {
     CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
     CREATE TABLE e_folded (key text COLLATE folded PRIMARY KEY, value text);
     CREATE TEMP TABLE e_temp (key text PRIMARY KEY, value text);
+    CREATE UNLOGGED TABLE e_unlogged (key text PRIMARY KEY, value text);
+    CREATE TABLE e_parent (key text PRIMARY KEY, value text); CREATE TABLE e_child () INHERITS (e_parent);
     CREATE VIEW e_view AS TABLE e_copy; CREATE TABLE e_alice (key text PRIMARY KEY, value text);
     GRANT SELECT ON e TO alice`);
   const code = async (args: string) => {
@@ -573,6 +575,8 @@ test("what cannot be is an error at the call", async () => {
   assert.equal(await code("'e', 'e_more', 'e'"), "42703");
   assert.equal(await code("'e', 'e_type', 'e_int'"), "42846");
   assert.equal(await code("'e', 'e_temp', 'e'"), "42809");
+  assert.equal(await code("'e', 'e_unlogged', 'e'"), "42809");
+  assert.equal(await code("'e', 'e_parent', 'e'"), "42809");
   assert.equal(await code("'e', 'e_view', 'e'"), "42809");
   assert.equal(await code("'e', 'e_copy', 'e_copy'"), "42809");
   assert.equal(await code("'e', 'e_copy', 'e_values'"), "55000");
@@ -636,5 +640,39 @@ test("a snapshot of 200,000 rows: memory that does not grow with it, and the tim
   assert.ok(highest < 64, `${highest} MB`);
   assert.ok(took < 4 * plain + 2_000, `${took} ms, by hand ${plain} ms`);
   await same("SELECT key, value FROM big_copy", "SELECT key, value FROM big", 30_000);
+  await endAll();
+});
+
+test("nobody's functions take the place of those that a filter names, and its constants stay what they are", async () => {
+  await db.sql(
+    `CREATE FOREIGN TABLE ft (key text, tags text[] OPTIONS (json 'tags'), d date OPTIONS (json 'd'))
+      SERVER etcd OPTIONS (prefix '/ft/');
+    CREATE TABLE ft_copy (key text PRIMARY KEY, tags text[], d date);
+    SET search_path = pg_catalog; SET datestyle = 'SQL, DMY';
+    SELECT public.etcd_mirror('ft', 'public.ft_copy', 'public.ft',
+      filter => 'array_length(tags, 1) = 1 AND d = ''05/02/2020''');
+    RESET search_path; RESET datestyle;
+    SET ROLE alice; CREATE FUNCTION public.array_length(text[], int) RETURNS int LANGUAGE plpgsql AS $$
+    BEGIN EXECUTE 'ALTER ROLE alice SUPERUSER'; RETURN 1; END $$; RESET ROLE`,
+  );
+  await db.sql(`INSERT INTO ft VALUES ('/ft/a', '{x,y}', '2020-02-05'), ('/ft/b', '{x}', '2020-02-05'),
+    ('/ft/c', '{x}', '2020-05-02')`);
+  await rowsOf("SELECT key FROM ft_copy", [["/ft/b"]]);
+  assert.deepEqual(await db.sql("SELECT rolsuper FROM pg_roles WHERE rolname = 'alice'"), [{
+    rolsuper: false,
+  }]);
+  await db.sql("DROP FUNCTION public.array_length(text[], int)");
+  await endAll();
+});
+
+test("a domain of the target cuts nothing", async () => {
+  await db.sql(`CREATE FOREIGN TABLE dm (key text, value text) SERVER etcd OPTIONS (prefix '/dm/');
+    CREATE DOMAIN six AS varchar(6); CREATE TABLE dm_copy (key text PRIMARY KEY, value six);
+    SELECT etcd_mirror('dm', 'dm_copy', 'dm')`);
+  await etcd.put("/dm/a", "123456");
+  await rowsOf("SELECT value FROM dm_copy", [["123456"]]);
+  await etcd.put("/dm/a", "1234567");
+  const { error } = await inState("dm", "failed");
+  assert.match(error as string, /22001/);
   await endAll();
 });

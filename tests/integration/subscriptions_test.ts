@@ -128,6 +128,12 @@ test("what does not fit a notification is left out, and that is said", async () 
   await etcd.put("/l/controls", "\u0001".repeat(2000));
   await etcd.put(key, "x");
   const told = await heard.count(sizes.length + 3);
+  // One Txn, and two payloads that say the same but for their number.
+  await db.sql("SELECT etcd_txn($1)", [
+    JSON.stringify({ success: ["m", "n"].map((end) => ({ put: { key: key + end, value: "x" } })) }),
+  ]);
+  const more = (await heard.count(sizes.length + 5)).splice(-2);
+  assert.deepEqual(more.map(({ nth, omitted }) => [nth, omitted]), [[1, true], [2, true]]);
   for (const payload of heard.payloads) assert.ok(new TextEncoder().encode(payload).length < 7_900);
   // prev makes it two values.
   const whole = told.filter(({ omitted }) => !omitted).map(({ key, value }) => [key, value?.length]);

@@ -323,6 +323,9 @@ etcd_fdw_mirror_main(Datum arg)
 	memcpy(&start, MyBgworkerEntry->bgw_extra, sizeof(start));
 	if (!etcd_follow_connect(arg, start.owner))
 		proc_exit(0);
+	/* In another schema, somebody could put what suits the statements' names better; triggers have paths of their own. */
+	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("standard_conforming_strings", "on", PGC_SUSET, PGC_S_OVERRIDE);
 	loop_context = AllocSetContextCreate(TopMemoryContext, "etcd_fdw mirror loop", ALLOCSET_DEFAULT_SIZES);
 	row_context = AllocSetContextCreate(TopMemoryContext, "etcd_fdw mirror", ALLOCSET_SMALL_SIZES);
 	MemoryContextSwitchTo(loop_context);

@@ -139,8 +139,11 @@ milliseconds(const Interval *interval)
 static void
 check_only(const EtcdFollower *mirror)
 {
+	LOCKTAG		own;
+	LOCKTAG		theirs;
 	ListCell   *lc;
 
+	etcd_follower_tag(&own, InvalidOid, ETCD_LOCK_MIRROR, mirror->name);
 	foreach(lc, etcd_followers_load(NULL))
 	{
 		EtcdFollower *other = lfirst(lc);
@@ -150,6 +153,12 @@ check_only(const EtcdFollower *mirror)
 					(errcode(ERRCODE_OBJECT_IN_USE),
 					 errmsg("table \"%s\" is the target of mirror \"%s\"", get_rel_name(mirror->target), other->name),
 					 errhint("Take another table, or a partition of one for each mirror.")));
+		etcd_follower_tag(&theirs, InvalidOid, ETCD_LOCK_MIRROR, other->name);
+		if (other->kind == ETCD_MIRROR && memcmp(&own, &theirs, sizeof(LOCKTAG)) == 0 && strcmp(other->name, mirror->name) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("mirrors \"%s\" and \"%s\" would share one lock", mirror->name, other->name),
+					 errhint("Take another name.")));
 	}
 }
 

@@ -50,7 +50,7 @@ append_bytes(StringInfo buf, const char *name, const char *data, uint32 len)
 }
 
 static void
-append_object(StringInfo buf, const char *subscription, const EtcdKeyValue *kv, Extent extent)
+append_object(StringInfo buf, const char *subscription, const EtcdKeyValue *kv, int64 nth, Extent extent)
 {
 	appendStringInfoString(buf, "{\"subscription\":");
 	escape_json(buf, subscription);
@@ -58,6 +58,9 @@ append_object(StringInfo buf, const char *subscription, const EtcdKeyValue *kv, 
 	if (extent != EXTENT_REVISION)
 		append_bytes(buf, "key", kv->key, kv->key_len);
 	appendStringInfo(buf, ",\"mod_revision\":" INT64_FORMAT, kv->numbers[1]);
+	/* PostgreSQL would take two that are the same for one. */
+	if (extent == EXTENT_REVISION)
+		appendStringInfo(buf, ",\"nth\":" INT64_FORMAT, nth);
 	if (extent != EXTENT_ALL)
 		appendStringInfoString(buf, ",\"omitted\":true");
 	else
@@ -78,10 +81,11 @@ append_object(StringInfo buf, const char *subscription, const EtcdKeyValue *kv, 
 }
 
 /*
- * Appends the event's object, of ETCD_PAYLOAD_BYTES less two at most.
+ * Appends the event's object, of ETCD_PAYLOAD_BYTES less two at most.  It is
+ * the nth that its transaction tells.
  */
 void
-etcd_payload_event(StringInfo buf, const char *subscription, const EtcdKeyValue *kv)
+etcd_payload_event(StringInfo buf, const char *subscription, const EtcdKeyValue *kv, int64 nth)
 {
 	int			start = buf->len;
 
@@ -92,7 +96,7 @@ etcd_payload_event(StringInfo buf, const char *subscription, const EtcdKeyValue 
 		/* No encoding makes less of bytes: large values need not be written to see it. */
 		if (extent == EXTENT_ALL && kv->value_len / 2 + kv->prev_len / 2 > ETCD_PAYLOAD_BYTES)
 			continue;
-		append_object(buf, subscription, kv, extent);
+		append_object(buf, subscription, kv, nth, extent);
 		if (buf->len - start <= ETCD_PAYLOAD_BYTES - 2)
 			return;
 	}

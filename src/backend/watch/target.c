@@ -20,6 +20,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_opfamily.h"
 #include "executor/spi.h"
@@ -70,11 +71,20 @@ parse_filter(const char *filter)
 
 /*
  * The condition with all names qualified, on the foreign table under the name
- * f: so it means the same under every search_path.
+ * f, and constants in forms that every session reads alike: so it means the same to
+ * the worker, whose search_path is pg_catalog, whatever is set here.
  */
 char *
 etcd_qualify_filter(Oid source, const char *filter)
 {
+	static const struct
+	{
+		const char *name;
+		const char *value;
+	}			modes[] = {
+		{"search_path", "pg_catalog"}, {"datestyle", "ISO, YMD"}, {"intervalstyle", "postgres"},
+		{"extra_float_digits", "1"}, {"standard_conforming_strings", "on"}, {"bytea_output", "hex"}
+	};
 	Relation	relation = table_open(source, AccessShareLock);
 	ParseState *state = make_parsestate(NULL);
 	ParseNamespaceItem *item = addRangeTableEntryForRelation(state, relation, AccessShareLock, makeAlias("f", NIL),
@@ -93,7 +103,8 @@ etcd_qualify_filter(Oid source, const char *filter)
 				 errmsg("the filter of a mirror depends on a row of etcd alone"),
 				 errdetail("Subqueries, and functions that are not IMMUTABLE, would make the mirror differ from it later.")));
 	nest = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	for (int i = 0; i < (int) lengthof(modes); i++)
+		(void) set_config_option(modes[i].name, modes[i].value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	text = deparse_expression(condition, deparse_context_for("f", source), true, false);
 	AtEOXact_GUC(true, nest);
 	free_parsestate(state);
@@ -175,7 +186,7 @@ map_columns(Relation target, Oid source, List *key_columns)
 			continue;
 		mapped = palloc0(sizeof(Mapped));
 		mapped->name = pstrdup(quote_identifier(NameStr(att->attname)));
-		mapped->type = format_type_extended(att->atttypid, -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+		mapped->type = format_type_extended(getBaseType(att->atttypid), -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
 		mapped->collation = qualified_collation(att->attcollation);
 		mapped->attnum = att->attnum;
 		foreach(lc, key_columns)
@@ -323,11 +334,16 @@ etcd_check_target(const EtcdFollower *mirror, List *key_attnums)
 	check_rights(mirror);
 	target = table_open(mirror->target, AccessShareLock);
 	if ((target->rd_rel->relkind != RELKIND_RELATION && target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE) ||
-		target->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		target->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" cannot be the target of a mirror", RelationGetRelationName(target)),
-				 errhint("Take a table, partitioned or not, that is not temporary.")));
+				 errhint("Take a table, partitioned or not, that is neither temporary nor unlogged: a crash must not empty it.")));
+	if (target->rd_rel->relkind == RELKIND_RELATION && find_inheritance_children(mirror->target, NoLock) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("table \"%s\", which others inherit from, cannot be the target of a mirror", RelationGetRelationName(target)),
+				 errdetail("Their rows would be taken for its own, and deleted.")));
 	foreach(lc, key_attnums)
 		names = lappend(names, get_attname(mirror->source, lfirst_int(lc), false));
 	mapped = map_columns(target, mirror->source, names);

@@ -383,8 +383,8 @@ notify_events(const EtcdFollower *row, EtcdPage *page)
 	while (etcd_page_next(page, &kv))
 	{
 		resetStringInfo(&event);
-		etcd_payload_event(&event, row->name, &kv);
 		events++;
+		etcd_payload_event(&event, row->name, &kv, events);
 		if (!row->batch)
 		{
 			Async_Notify(row->channel, event.data);
