@@ -24,7 +24,7 @@ test("an unknown option is answered with the list of valid ones", async () => {
   const onTable = await failure("CREATE FOREIGN TABLE x (key text) SERVER etcd OPTIONS (perfix 'x')");
   assert.match(
     onTable.hint!,
-    /prefix, strip_prefix, rowid_column, keys_only, revision, consistency, key, range_end/,
+    /prefix, strip_prefix, rowid_column, keys_only, revision, consistency, cache, max_staleness, cache_verify, key, range_end/,
   );
   const onWrapper = await failure("ALTER FOREIGN DATA WRAPPER etcd_fdw OPTIONS (ADD x 'y')");
   assert.equal(onWrapper.code, "HV00D");

@@ -676,3 +676,27 @@ test("a domain of the target cuts nothing", async () => {
   assert.match(error as string, /22001/);
   await endAll();
 });
+
+test("other constraints see what happened in etcd's order, where a batch at once would be refused", async () => {
+  await db.sql(`CREATE FOREIGN TABLE io (key text, value text, parent text OPTIONS (json 'parent'))
+      SERVER etcd OPTIONS (prefix '/io/');
+    CREATE TABLE io_copy (key text PRIMARY KEY, value text UNIQUE, parent text REFERENCES io_copy)`);
+  const put = (key: string, fields: Record<string, unknown>) =>
+    etcd.put(`/io/${key}`, JSON.stringify(fields));
+  await put("a", { n: 1 });
+  await put("b", { n: 2 });
+  await put("z", { n: 3, parent: "/io/a" });
+  await db.sql("SELECT etcd_mirror('io', 'io_copy', 'io')");
+  await same("SELECT key, value, parent FROM io_copy", "SELECT key, value, parent FROM io");
+  await db.sql("SELECT etcd_pause('io')");
+  // Values pass from key to key, and the parent goes when nobody has it any more.
+  await put("z", { n: 4, parent: "/io/b" });
+  await put("b", { n: 3 });
+  await put("c", { n: 2 });
+  await db.sql("SELECT etcd_delete('/io/a')");
+  await put("d", { n: 1 });
+  await db.sql("SELECT etcd_resume('io')");
+  await same("SELECT key, value, parent FROM io_copy", "SELECT key, value, parent FROM io");
+  assert.equal((await seen("io")).state, "running");
+  await endAll();
+});

@@ -74,20 +74,22 @@ by_key(const void *a, const void *b)
 }
 
 /*
- * The last event of each key.
+ * All events, and the last one of each key.
  */
 void
 etcd_mirror_read_events(EtcdMirrorWork *work)
 {
-	uint32		all = 0;
 	EtcdKeyValue kv;
 
+	work->events = palloc(sizeof(EtcdKeyValue) * Max(1, work->page->kvs));
 	work->kvs = palloc(sizeof(EtcdKeyValue) * Max(1, work->page->kvs));
+	work->nevents = 0;
 	while (etcd_page_next(work->page, &kv))
-		work->kvs[all++] = kv;
-	qsort(work->kvs, all, sizeof(EtcdKeyValue), by_key);
+		work->events[work->nevents++] = kv;
+	memcpy(work->kvs, work->events, sizeof(EtcdKeyValue) * work->nevents);
+	qsort(work->kvs, work->nevents, sizeof(EtcdKeyValue), by_key);
 	work->count = 0;
-	for (uint32 i = 0; i < all; i++)
+	for (uint32 i = 0; i < work->nevents; i++)
 	{
 		const EtcdKeyValue *last = work->count > 0 ? &work->kvs[work->count - 1] : NULL;
 
@@ -137,14 +139,14 @@ put_keys(const EtcdTarget *target, Oid source, const EtcdKeyValue *kvs, uint32 c
 typedef void (*Step) (EtcdMirrorWork *work, void *arg);
 
 /*
- * Runs a step in a subtransaction; what the target refuses is passed over where
- * that is wanted, and is the error otherwise.
+ * Runs a step in a subtransaction: NULL, or why the target has refused it.
  */
-static void
-try_step(EtcdMirrorWork *work, Step step, void *arg, bool pass)
+static ErrorData *
+try_step(EtcdMirrorWork *work, Step step, void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile refusal = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
@@ -160,47 +162,105 @@ try_step(EtcdMirrorWork *work, Step step, void *arg, bool pass)
 		etcd_feed(NULL);
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (!pass || !etcd_mirror_refuses(work, error))
+		if (!etcd_mirror_refuses(work, error))
 			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		ereport(LOG,
-				(errmsg("mirror \"%s\" of etcd leaves out what its target refuses: %s", work->row->name, error->message)));
-		FreeErrorData(error);
+		refusal = error;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	return refusal;
 }
 
-typedef struct OneKey
+/*
+ * The same; what is refused is passed over where that is wanted, and is the
+ * error otherwise.
+ */
+static void
+do_step(EtcdMirrorWork *work, Step step, void *arg, bool pass)
+{
+	ErrorData  *refusal = try_step(work, step, arg);
+
+	if (refusal == NULL)
+		return;
+	if (!pass)
+		ReThrowError(refusal);
+	ereport(LOG,
+			(errmsg("mirror \"%s\" of etcd leaves out what its target refuses: %s", work->row->name, refusal->message)));
+	FreeErrorData(refusal);
+}
+
+typedef struct SomeKeys
 {
 	const EtcdTarget *target;
-	const EtcdKeyValue *kv;
-} OneKey;
+	const EtcdKeyValue *kvs;
+	uint32		count;
+} SomeKeys;
 
 static void
-put_one_key(EtcdMirrorWork *work, void *arg)
+put_some_keys(EtcdMirrorWork *work, void *arg)
 {
-	OneKey	   *one = arg;
+	SomeKeys   *some = arg;
 
-	put_keys(one->target, work->row->source, one->kv, 1);
+	put_keys(some->target, work->row->source, some->kvs, some->count);
 }
 
 static void
-put_keys_apart(EtcdMirrorWork *work, const EtcdTarget *target)
+put_key_apart(EtcdMirrorWork *work, const EtcdTarget *target, const EtcdKeyValue *kv)
+{
+	SomeKeys	one = {target, kv, 1};
+
+	work->bad_revision = kv->numbers[1];
+	work->bad_key = kv->key;
+	work->bad_len = kv->key_len;
+	do_step(work, put_some_keys, &one, kv->numbers[1] == work->row->skip);
+	work->bad_key = NULL;
+}
+
+/*
+ * What may be refused, and left out.
+ */
+static void
+put_skipped_keys(EtcdMirrorWork *work, const EtcdTarget *target)
 {
 	for (uint32 i = 0; i < work->count; i++)
 	{
-		OneKey		one = {target, &work->kvs[i]};
-
-		work->bad_revision = one.kv->numbers[1];
-		work->bad_key = one.kv->key;
-		work->bad_len = one.kv->key_len;
-		if (work->one_by_one || one.kv->numbers[1] == work->row->skip)
-			try_step(work, put_one_key, &one, one.kv->numbers[1] == work->row->skip);
+		if (work->row->skip != 0 && work->kvs[i].numbers[1] == work->row->skip)
+			put_key_apart(work, target, &work->kvs[i]);
 	}
-	work->bad_key = NULL;
+}
+
+/*
+ * Revision by revision, as etcd came through it: what other constraints than
+ * the key's would refuse at once, they may take so.  Of a revision that is
+ * refused, key by key, so that the error is about one.
+ */
+static void
+put_in_order(EtcdMirrorWork *work, const EtcdTarget *target)
+{
+	uint32		end;
+
+	for (uint32 i = 0; i < work->nevents; i = end)
+	{
+		SomeKeys	some = {target, &work->events[i], 0};
+		ErrorData  *refusal = NULL;
+
+		CHECK_FOR_INTERRUPTS();
+		for (end = i; end < work->nevents && work->events[end].numbers[1] == work->events[i].numbers[1]; end++)
+			some.count++;
+		/* Scans expect them so. */
+		qsort(&work->events[i], some.count, sizeof(EtcdKeyValue), by_key);
+		if (some.count > 1)
+			refusal = try_step(work, put_some_keys, &some);
+		if (some.count > 1 && refusal == NULL)
+			continue;
+		if (refusal != NULL)
+			FreeErrorData(refusal);
+		for (uint32 one = i; one < end; one++)
+			put_key_apart(work, target, &work->events[one]);
+	}
 }
 
 /*
@@ -212,7 +272,7 @@ put_keys_at_once(EtcdMirrorWork *work, const EtcdTarget *target)
 	EtcdKeyValue *kvs = palloc(sizeof(EtcdKeyValue) * Max(1, work->count));
 	uint32		count = 0;
 
-	for (uint32 i = 0; i < work->count && !work->one_by_one; i++)
+	for (uint32 i = 0; i < work->count; i++)
 	{
 		if (work->row->skip == 0 || work->kvs[i].numbers[1] != work->row->skip)
 			kvs[count++] = work->kvs[i];
@@ -256,8 +316,13 @@ etcd_mirror_apply_events(void *arg)
 
 		work->stage = ETCD_STAGE_PUTTING;
 		SPI_connect();
-		put_keys_at_once(work, target);
-		put_keys_apart(work, target);
+		if (work->one_by_one)
+			put_in_order(work, target);
+		else
+		{
+			put_keys_at_once(work, target);
+			put_skipped_keys(work, target);
+		}
 		SPI_finish();
 	}
 	advance(work, &followed);
@@ -318,7 +383,7 @@ put_tuple(EtcdMirrorWork *work, OneRow *one, const EtcdTarget *target, HeapTuple
 		one->values[i] = SPI_getbinval(tuple, desc, i + 1, &isnull);
 		one->nulls[i] = isnull ? 'n' : ' ';
 	}
-	try_step(work, put_one_row, one, work->row->skip != 0);
+	do_step(work, put_one_row, one, work->row->skip != 0);
 	work->bad_key = NULL;
 	pfree(key);
 }

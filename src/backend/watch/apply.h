@@ -25,12 +25,14 @@ typedef struct EtcdMirrorWork
 	EtcdFollower *row;
 	MemoryContext context;		/* that outlives the attempt */
 	EtcdPage   *page;			/* of events */
+	EtcdKeyValue *events;		/* all of the page, in etcd's order */
+	uint32		nevents;
 	EtcdKeyValue *kvs;			/* the last event of each key, in the order of keys */
 	uint32		count;
 	int64		position;		/* that is to be verified */
 	int64		reached;		/* the revision that the target shows now */
 	int64		differences;	/* rows that were put right */
-	bool		one_by_one;		/* to find the row that the target refuses */
+	bool		one_by_one;		/* what was refused at once is put in etcd's order, or its row found */
 	bool		merges;			/* several keys would be one row, which one by one does not show */
 	EtcdMirrorStage stage;
 	/* Of the row that was refused. */
