@@ -316,12 +316,19 @@ etcd_mirror_apply_events(void *arg)
 
 		work->stage = ETCD_STAGE_PUTTING;
 		SPI_connect();
-		if (work->one_by_one)
-			put_in_order(work, target);
-		else
+		switch (work->pace)
 		{
-			put_keys_at_once(work, target);
-			put_skipped_keys(work, target);
+			case ETCD_PACE_AT_ONCE:
+				put_keys_at_once(work, target);
+				put_skipped_keys(work, target);
+				break;
+			case ETCD_PACE_IN_ORDER:
+				put_in_order(work, target);
+				break;
+			case ETCD_PACE_BY_KEY:
+				for (uint32 i = 0; i < work->count; i++)
+					put_key_apart(work, target, &work->kvs[i]);
+				break;
 		}
 		SPI_finish();
 	}
@@ -440,7 +447,7 @@ put_difference(EtcdMirrorWork *work)
 	work->stage = ETCD_STAGE_PUTTING;
 	SPI_connect();
 	work->differences = execute(target->delete_others, SPI_OK_DELETE);
-	if (work->one_by_one || work->row->skip != 0)
+	if (work->pace == ETCD_PACE_BY_KEY || work->row->skip != 0)
 		put_rows_apart(work, target);
 	else
 		work->differences += execute(target->repair, SPI_OK_INSERT);

@@ -19,6 +19,14 @@ typedef enum EtcdMirrorStage
 	ETCD_STAGE_DONE					/* the position is moved on, if the transaction commits */
 } EtcdMirrorStage;
 
+/* How a batch, or a snapshot, is put; each for what the one before was refused. */
+typedef enum EtcdMirrorPace
+{
+	ETCD_PACE_AT_ONCE,
+	ETCD_PACE_IN_ORDER,			/* of events: revision by revision, as etcd came through them */
+	ETCD_PACE_BY_KEY			/* to find the row that the target refuses */
+} EtcdMirrorPace;
+
 /* What one attempt at the target works with, and finds out. */
 typedef struct EtcdMirrorWork
 {
@@ -32,7 +40,7 @@ typedef struct EtcdMirrorWork
 	int64		position;		/* that is to be verified */
 	int64		reached;		/* the revision that the target shows now */
 	int64		differences;	/* rows that were put right */
-	bool		one_by_one;		/* what was refused at once is put in etcd's order, or its row found */
+	EtcdMirrorPace pace;
 	bool		merges;			/* several keys would be one row, which one by one does not show */
 	EtcdMirrorStage stage;
 	/* Of the row that was refused. */

@@ -134,15 +134,15 @@ after_failure(EtcdMirrorWork *work, ErrorData *error, int isolation, void (*atte
 		sleep_ms(BUSY_PAUSE_MS);
 		return;
 	}
-	if (etcd_mirror_refuses(work, error) && !work->one_by_one)
+	while (etcd_mirror_refuses(work, error) && work->pace != ETCD_PACE_BY_KEY)
 	{
 		ErrorData  *again;
 
-		work->one_by_one = true;
-		work->merges = error->sqlerrcode == ERRCODE_CARDINALITY_VIOLATION;
+		work->merges = work->merges || error->sqlerrcode == ERRCODE_CARDINALITY_VIOLATION;
+		work->pace = work->pace == ETCD_PACE_AT_ONCE && work->page != NULL ? ETCD_PACE_IN_ORDER : ETCD_PACE_BY_KEY;
 		again = try_work(work, isolation, attempt, "looking for the row that is refused");
 		if (again == NULL)
-			return;				/* one by one there was no fault */
+			return;				/* so there was no fault */
 		error = again;
 	}
 	work->error = error;
