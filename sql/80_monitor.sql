@@ -10,7 +10,7 @@ COMMENT ON FUNCTION @extschema@.etcd_fdw_core_version() IS 'The version of the p
 
 CREATE FUNCTION @extschema@.etcd_fdw_stat_rows() RETURNS TABLE(
     database text, server text, role text, calls bigint, rows bigint, bytes_sent bigint, bytes_received bigint, errors bigint,
-    latency_sum double precision, latency_max double precision, coalesced bigint, retries bigint, failovers bigint,
+    latency_sum double precision, latency_max double precision, coalesced bigint, grouped bigint, retries bigint, failovers bigint,
     transactions bigint, cache_hits bigint, cache_misses bigint, cache_bytes bigint)
   LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'etcd_fdw_call';
 COMMENT ON FUNCTION @extschema@.etcd_fdw_stat_rows() IS 'What view etcd_fdw_stat shows, of all databases; internal to etcd_fdw.';
@@ -20,12 +20,12 @@ GRANT EXECUTE ON FUNCTION @extschema@.etcd_fdw_stat_rows() TO pg_monitor;
 CREATE VIEW @extschema@.etcd_fdw_stat AS
   SELECT s.server, s.role, s.calls, s.rows, s.bytes_sent, s.bytes_received, s.errors, s.latency_sum,
     CASE WHEN s.calls OPERATOR(pg_catalog.>) 0::pg_catalog.int8
-      THEN s.latency_sum OPERATOR(pg_catalog./) s.calls::pg_catalog.float8 END AS latency_mean, s.latency_max, s.coalesced, s.retries, s.failovers, s.transactions,
+      THEN s.latency_sum OPERATOR(pg_catalog./) s.calls::pg_catalog.float8 END AS latency_mean, s.latency_max, s.coalesced, s.grouped, s.retries, s.failovers, s.transactions,
     s.cache_hits, s.cache_misses, s.cache_bytes
   FROM @extschema@.etcd_fdw_stat_rows() s
   WHERE s.database OPERATOR(pg_catalog.=) pg_catalog.current_database()::pg_catalog.text;
 COMMENT ON VIEW @extschema@.etcd_fdw_stat IS
-  'What the proxy has done for each server and role of this database (''public'' where tables are used without a user mapping of the role''s own) since it started or etcd_fdw_stat_reset(): calls of etcd, rows that came with them, bytes, errors, latencies in milliseconds, reads that shared a request, calls that were repeated, changes of the endpoint, transactions that were committed; reads of cached tables that the proxy has answered and those that it could not, and the bytes of its answers.';
+  'What the proxy has done for each server and role of this database (''public'' where tables are used without a user mapping of the role''s own) since it started or etcd_fdw_stat_reset(): calls of etcd, rows that came with them, bytes, errors, latencies in milliseconds, reads that shared a request, writes that shared one, calls that were repeated, changes of the endpoint, transactions that were committed; reads of cached tables that the proxy has answered and those that it could not, and the bytes of its answers.';
 GRANT SELECT ON @extschema@.etcd_fdw_stat TO PUBLIC;
 
 CREATE FUNCTION @extschema@.etcd_fdw_stat_reset() RETURNS boolean

@@ -1,7 +1,7 @@
 // TxnRequest and TxnResponse: a transaction's writes with the comparisons that guard them.
 
-import { BinaryWriter } from "@bufbuild/protobuf/wire";
-import { encodeUtf8 } from "../base/bytes.ts";
+import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
+import { concatBytes, decodeUtf8, encodeUtf8 } from "../base/bytes.ts";
 import { encodeRangeRequest, type RangeRequest } from "./messages.ts";
 import {
   decodeRangeResponse,
@@ -156,3 +156,19 @@ export function encodeReadResponses(header: Uint8Array, responses: Uint8Array[])
 export function rangesOf(response: TxnResponse): RangeResponse[] {
   return response.responses.filter((one) => one !== null).map(decodeRangeResponse);
 }
+
+/**
+ * A response of an operation in a Txn, as if it had come by itself: with the Txn's header in place of its own, which lacks
+ * the cluster and the member.
+ */
+export function withHeader(response: Uint8Array, header: Uint8Array): Uint8Array {
+  const own = response[0] === HEADER ? new BinaryReader(response.subarray(1), decodeUtf8) : null;
+  const rest = own === null ? response : response.subarray(1 + own.uint32() + own.pos);
+  const length: number[] = [];
+  let left = header.length;
+  for (; left > 0x7f; left >>>= 7) length.push(left & 0x7f | 0x80);
+  return concatBytes(Uint8Array.of(HEADER, ...length, left), header, rest);
+}
+
+/** The tag of a response's first field. */
+const HEADER = 1 << 3 | 2;

@@ -39,6 +39,11 @@ export class Deadline {
   earlier(other: Deadline): Deadline {
     return other.#at < this.#at ? other : this;
   }
+
+  /** The one of the two that comes last. */
+  later(other: Deadline): Deadline {
+    return other.#at > this.#at ? other : this;
+  }
 }
 
 export function cancelled(): EtcdFdwError {

@@ -9,6 +9,16 @@ import type { TransactionOptions } from "./txn/transaction.ts";
 /** etcd has not answered in time. */
 export class LateError extends EtcdFdwError {}
 
+/** What became of a write whose answer cannot be read is not known. */
+export function undecided(error: EtcdFdwError): EtcdFdwError {
+  if (error.sqlstate !== "08P01") return error;
+  return new EtcdFdwError("08007", error.message, {
+    detail: "Whether the write took effect is not known.",
+    hint: "Read the rows concerned before you write them again.",
+    cause: error,
+  });
+}
+
 export interface CallOptions {
   signal?: AbortSignal;
   /** Until when; absent: the server's request_timeout from now. */

@@ -12,6 +12,7 @@ export interface Counters {
   latency_sum: number;
   latency_max: number;
   coalesced: number;
+  grouped: number;
   retries: number;
   failovers: number;
   transactions: number;
@@ -26,7 +27,7 @@ export interface StatRow extends Counters, Label {}
 function zero(): Counters {
   return {
     ...{ calls: 0, rows: 0, bytes_sent: 0, bytes_received: 0, errors: 0, latency_sum: 0, latency_max: 0 },
-    ...{ coalesced: 0, retries: 0, failovers: 0, transactions: 0 },
+    ...{ coalesced: 0, grouped: 0, retries: 0, failovers: 0, transactions: 0 },
     ...{ cache_hits: 0, cache_misses: 0, cache_bytes: 0 },
   };
 }

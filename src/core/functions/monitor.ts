@@ -18,7 +18,16 @@ interface Certificate {
 
 const STAT_NUMBERS = [
   ...["calls", "rows", "bytes_sent", "bytes_received", "errors", "latency_sum", "latency_max"],
-  ...["coalesced", "retries", "failovers", "transactions", "cache_hits", "cache_misses", "cache_bytes"],
+  ...[
+    "coalesced",
+    "grouped",
+    "retries",
+    "failovers",
+    "transactions",
+    "cache_hits",
+    "cache_misses",
+    "cache_bytes",
+  ],
 ];
 
 const CACHE_NUMBERS = ["keys", "bytes", "hits", "misses", "verifications", "repairs"];

@@ -14,6 +14,7 @@ import { Written } from "../cache/written.ts";
 import { Hub } from "../watch/hub.ts";
 import { Cluster, type ClusterOptions } from "./cluster.ts";
 import { Coalescer } from "./coalesce.ts";
+import { Groups } from "./group.ts";
 import { makeHandle } from "./handle.ts";
 import { checkTls } from "./tls.ts";
 
@@ -28,6 +29,7 @@ const CACHES_BYTES = 64 * 1024 * 1024;
 interface Entry {
   cluster: Cluster;
   coalescer: Coalescer;
+  groups: Groups;
   hub: Hub;
   caches: ClusterCaches;
   users: number;
@@ -77,15 +79,16 @@ export class Clusters {
       const runtime = this.#runtime;
       const cluster = this.#create({ runtime, endpoints, username, password, tls, log: this.#log });
       const coalescer = new Coalescer(runtime, (...call) => cluster.call(...call));
+      const groups = new Groups(runtime, (...call) => cluster.call(...call));
       const hub = new Hub(runtime, cluster, this.#windows);
       const caches = this.caches.of(cluster, hub);
-      this.#entries.set(key, entry = { cluster, coalescer, hub, caches, users: 0, timer: null });
+      this.#entries.set(key, entry = { cluster, coalescer, groups, hub, caches, users: 0, timer: null });
     }
     entry.timer?.cancel();
     entry.users++;
     let released = false;
-    const { cluster, coalescer, hub } = entry;
-    const shared = { runtime: this.#runtime, cluster, coalescer, hub, stats: this.stats };
+    const { cluster, coalescer, groups, hub } = entry;
+    const shared = { runtime: this.#runtime, cluster, coalescer, groups, hub, stats: this.stats };
     const handle = makeHandle(shared, open, {
       share: () => this.open(open, granted, written),
       close: () => {

@@ -1,9 +1,8 @@
 // Reads of single keys that arrive while others are under way leave together, as one Txn: for etcd a Txn of a hundred reads
 // costs little more than one of them. Each still starts after it was asked for, so what it sees is not older than that.
 
-import { concatBytes } from "../../base/bytes.ts";
 import { batchEnd, type Limits } from "../../etcd/batches.ts";
-import { decodeTxn, encodeRawReads } from "../../etcd/txn.ts";
+import { decodeTxn, encodeRawReads, withHeader } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
 import { cancelled } from "../deadline.ts";
 import type { Runtime, Timer } from "../runtime.ts";
@@ -109,7 +108,6 @@ export class Coalescer {
       const { header, responses } = decodeTxn(reply);
       batch.forEach(({ resolve, terms: { counters } }, i) => {
         if (counters !== undefined) counters.coalesced++;
-        // The responses in a Txn have headers of their own, which lack the member; the Txn's goes behind and wins.
         resolve(withHeader(responses[i]!, header));
       });
     }).catch(() => {
@@ -117,14 +115,4 @@ export class Coalescer {
       for (const one of batch) if (!one.terms.signal?.aborted) this.#single(one);
     });
   }
-}
-
-const LENGTH_DELIMITED_HEADER = 1 << 3 | 2;
-
-/** The response with this header merged into its own. */
-function withHeader(response: Uint8Array, header: Uint8Array): Uint8Array {
-  const length: number[] = [];
-  let rest = header.length;
-  for (; rest > 0x7f; rest >>>= 7) length.push(rest & 0x7f | 0x80);
-  return concatBytes(response, Uint8Array.of(LENGTH_DELIMITED_HEADER, ...length, rest), header);
 }

@@ -11,6 +11,7 @@ import type { Counters, Stats } from "../stats.ts";
 import { certificatesOf } from "./certificates.ts";
 import type { Cluster, Terms } from "./cluster.ts";
 import type { Coalescer } from "./coalesce.ts";
+import type { Groups } from "./group.ts";
 import { stand } from "./queue.ts";
 import type { Hub } from "../watch/hub.ts";
 import { changedKeys, pastEvents } from "../watch/past.ts";
@@ -21,6 +22,7 @@ export interface Shared {
   runtime: Runtime;
   cluster: Cluster;
   coalescer: Coalescer;
+  groups: Groups;
   hub: Hub;
   stats: Stats;
 }
@@ -81,7 +83,7 @@ async function counted(
 
 /** A handle on the cluster for what `open` says; `share` and `close` are the owner's. */
 export function makeHandle(
-  { runtime, cluster, coalescer, hub, stats }: Shared,
+  { runtime, cluster, coalescer, groups, hub, stats }: Shared,
   open: OpenPayload,
   { share, close }: Pick<ClusterHandle, "share" | "close">,
 ): ClusterHandle {
@@ -97,10 +99,11 @@ export function makeHandle(
     maxTxnOps: open.maxTxnOps,
     maxRequestBytes: open.maxRequestBytes ?? MAX_REQUEST_BYTES,
   };
+  const nested = open.nested ?? true;
   return {
     staging: {
       ...limits,
-      nested: open.nested ?? true,
+      nested,
       requireAtomic: open.requireAtomic,
       maxStagedBytes: open.maxStagedBytes,
     },
@@ -113,9 +116,11 @@ export function makeHandle(
     call(method, payload, options = {}) {
       const { endpoint } = options;
       const terms = termsOf(options);
-      const answer = endpoint === undefined
-        ? coalescer.call(method, payload, terms, limits)
-        : cluster.callEndpoint(endpoint, method, payload, terms);
+      const grouped = endpoint === undefined && nested ? groups.call(method, payload, terms, limits) : null;
+      const answer = grouped ??
+        (endpoint === undefined
+          ? coalescer.call(method, payload, terms, limits)
+          : cluster.callEndpoint(endpoint, method, payload, terms));
       return counted(runtime, counters, method, payload.length, answer);
     },
     changes(request, options = {}) {

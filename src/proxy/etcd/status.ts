@@ -147,6 +147,15 @@ export function timeoutError(context: CallContext): EtcdFdwError {
   );
 }
 
+/** The error for a write that its caller gives up while it waits for others, or together with them. */
+export function lateWrite(ms: number, isUnsent: boolean): EtcdFdwError {
+  const { sqlstate, hint } = sqlstateOfStatus(GrpcStatus.DEADLINE_EXCEEDED);
+  return new LateError(isUnsent ? sqlstate : "08007", `etcd did not answer within ${Math.round(ms)} ms`, {
+    detail: isUnsent ? "It had not come to the write, which was not sent." : UNKNOWN_OUTCOME,
+    hint,
+  });
+}
+
 function lossError(failure: Failure, { endpoint, writes }: CallContext): EtcdFdwError {
   const unknown = writes && !wasNeverSent(failure);
   return new EtcdFdwError(unknown ? "08007" : "08006", `lost connection to etcd at "${endpoint}"`, {

@@ -7,7 +7,7 @@ import { FUTURE_REVISION } from "../../etcd/nested.ts";
 import { decodeTxnOutcome } from "../../etcd/txn.ts";
 import { Method, ReadFlag } from "../../ipc/frame.ts";
 import { decodeLevel, encodeStageReply, StageCode, type StageReply } from "../../ipc/stage.ts";
-import type { ClusterHandle } from "../handle.ts";
+import { type ClusterHandle, undecided } from "../handle.ts";
 import type { Budget } from "../memory.ts";
 import { Spare } from "./arena.ts";
 import { begin, type Commit, type Effect, type Event, isOver, type Sent, step } from "./commit.ts";
@@ -199,7 +199,7 @@ class Writing {
       const { revision, succeeded } = decodeTxnOutcome(reply);
       this.tell(succeeded ? { type: "answered", id, revision } : { type: "refused", id, error: null });
     } catch (thrown) {
-      const error = EtcdFdwError.from(thrown);
+      const error = undecided(EtcdFdwError.from(thrown));
       if (this.#link.signal.aborted) this.tell({ type: "cancelled" });
       else if (error.message === FUTURE_REVISION) this.tell({ type: "refused", id, error: null });
       else if (sent && writes && UNDECIDED.includes(error.sqlstate)) this.tell({ type: "lost", id, error });

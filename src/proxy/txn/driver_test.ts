@@ -130,6 +130,7 @@ Deno.test("leases: a transaction that may have committed keeps them, however tha
     cancelled: { act: (_, transaction) => transaction.controller.abort(), revoked: false },
     ended: { act: (_, transaction) => transaction.end(), revoked: false },
     broken: { act: ({ pending }) => pending[0].reject(new Error("bug")), revoked: false },
+    unreadable: { act: ({ pending }) => pending[0].resolve(Uint8Array.of(0x0a, 9)), revoked: false },
     refused: { act: ({ pending }) => pending[0].reject(REFUSED), revoked: true },
   };
   for (const [way, { act, revoked }] of Object.entries(ways)) {
