@@ -8,20 +8,18 @@ import { compareBytes } from "../base/bytes.ts";
 import type { GroupedWrite } from "./group.ts";
 import { type KeyRange, singleKey } from "./keyrange.ts";
 import { eachField } from "./ranges.ts";
+import type { Rights } from "./rights.ts";
 
-export interface Footprint {
-  /** Looked at, and not changed. */
-  read: KeyRange[];
-  written: KeyRange[];
-}
+/** Of Txns, these are also the rights that they need. */
+export type Footprint = Rights;
 
 /** Operations, or comparisons, beyond which a write goes by itself. */
 const MAX_STEPS = 16;
 
-/** Fields of the requests: Compare.key and .range_end; PutRequest.key; DeleteRangeRequest.key and .range_end. */
+/** Fields of the requests: Compare.key and .range_end; PutRequest.key and .prev_kv; DeleteRangeRequest.key, .range_end and .prev_kv. */
 const COMPARE = { key: 3, end: 64 };
-const PUT = { key: 1, end: 0 };
-const DELETE = { key: 1, end: 2 };
+const PUT = { key: 1, end: 0, prev: 4 };
+const DELETE = { key: 1, end: 2, prev: 3 };
 
 function rangeIn(message: Uint8Array, fields: { key: number; end: number }): KeyRange {
   let key: Uint8Array = new Uint8Array(0);
@@ -38,16 +36,26 @@ function rangeIn(message: Uint8Array, fields: { key: number; end: number }): Key
   return { start: key, end: open ? null : end };
 }
 
-/** Null when the operation is something else than a put or a deletion. */
+/** Null when the operation is something else than a put or a deletion, or reads what was there. */
 function operationIn(message: Uint8Array): KeyRange | null {
   let range: KeyRange | null = null;
   eachField(message, (field, reader) => {
-    if (field === 2) range = rangeIn(reader.bytes(), PUT);
-    else if (field === 3) range = rangeIn(reader.bytes(), DELETE);
-    else return false;
+    const fields = field === 2 ? PUT : field === 3 ? DELETE : null;
+    if (fields === null) return false;
+    const operation = reader.bytes();
+    if (!hasField(operation, fields.prev)) range = rangeIn(operation, fields);
     return true;
   });
   return range;
+}
+
+function hasField(message: Uint8Array, wanted: number): boolean {
+  let found = false;
+  eachField(message, (field) => {
+    found ||= field === wanted;
+    return false;
+  });
+  return found;
 }
 
 function ofTxn(payload: Uint8Array): Footprint | null {

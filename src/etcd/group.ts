@@ -1,11 +1,12 @@
 // Several writes as one TxnRequest, each with its own comparisons, and what its answer says of each.
 
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
-import { encodeUtf8 } from "../base/bytes.ts";
+import { concatBytes, encodeUtf8 } from "../base/bytes.ts";
 import { EtcdFdwError } from "../base/errors.ts";
 import { eachField } from "./ranges.ts";
+import { type Rights, rightsSize, writeRights } from "./rights.ts";
 import { withHeader } from "./txn.ts";
-import { fieldSize } from "./wire.ts";
+import { fieldSize, Out } from "./wire.ts";
 
 /** A request that writes. */
 export interface GroupedWrite {
@@ -21,12 +22,17 @@ const OPERATION = { put: 2, delete: 3, txn: 4 };
 /** What a write takes in the request. */
 export const sizeInGroup = ({ payload }: GroupedWrite) => fieldSize(fieldSize(payload.length));
 
-export function encodeGroup(writes: GroupedWrite[]): Uint8Array {
+/** The rights that etcd does not look at by itself: those of the Txns in the group. Null: there are no users. */
+export function encodeGroup(writes: GroupedWrite[], rights: Rights | null): Uint8Array {
   const writer = new BinaryWriter(encodeUtf8);
   for (const { kind, payload } of writes) {
     writer.uint32(SUCCESS).fork().uint32(OPERATION[kind] << 3 | 2).bytes(payload).join();
   }
-  return writer.finish();
+  const group = writer.finish();
+  if (rights === null) return group;
+  const out = new Out(rightsSize(rights));
+  writeRights(out, rights);
+  return concatBytes(group, out.bytes);
 }
 
 /** The answers to these writes, as if each had come by itself. Throws EtcdFdwError 08P01 for damaged bytes. */

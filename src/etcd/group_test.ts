@@ -23,7 +23,7 @@ function reply(operations: number[]): Uint8Array {
 }
 
 Deno.test("a group is a Txn of its writes, as long as was said", () => {
-  const request = encodeGroup(WRITES);
+  const request = encodeGroup(WRITES, null);
   assert.equal(request.length, WRITES.reduce((sum, one) => sum + sizeInGroup(one), 0));
   for (const text of ["one", "two", "three"]) assert.ok(decodeUtf8(request).includes(text));
 });

@@ -7,8 +7,12 @@
 // One that fails must take everything down with it. A group's failing branch therefore reads, at a revision that is not
 // there yet, one of the keys that are compared: etcd checks the path that it is about to take before it applies anything, and refuses the whole Txn. That asks
 // for no right beyond the comparison's own, and is an answer that nothing else in such a Txn can cause.
+//
+// Where etcd may have users, the first level asks for their rights to all keys (rights.ts).
 
 import { EtcdFdwError } from "../base/errors.ts";
+import { type KeyRange, singleKey } from "./keyrange.ts";
+import { covering, RIGHT_BYTES, type Rights, rightsSize, writeRights } from "./rights.ts";
 import { fieldSize, Out, wideSize } from "./wire.ts";
 
 /** What must hold of a key, or of all keys of a range, when the Txn is applied. */
@@ -28,6 +32,16 @@ export type WriteOp =
 export interface Step {
   guard: Guard | null;
   op: WriteOp | null;
+}
+
+/** What etcd takes. */
+export interface Nesting {
+  /** Operations, and comparisons, that etcd takes on each level of a Txn. */
+  maxTxnOps: number;
+  /** Whether Txns may be nested. */
+  nested: boolean;
+  /** Whether there may be users, whose rights are to hold on all levels. */
+  rights: boolean;
 }
 
 /** Levels beyond which nothing is gained. */
@@ -98,10 +112,9 @@ const FAILING_BYTES = 28;
 export function groupingBytes(
   steps: number,
   shortest: number | null,
-  limit: number,
-  nested: boolean,
+  { maxTxnOps, nested, rights }: Nesting,
 ): number {
-  const fanOuts = levelsFor(steps, limit, nested) ?? [];
+  const fanOuts = levelsFor(steps, maxTxnOps, nested) ?? [];
   let groups = 0;
   let each = 1;
   let leaves = 0;
@@ -110,7 +123,8 @@ export function groupingBytes(
     groups += Math.ceil(steps / each);
     leaves ||= groups;
   }
-  return groups * GROUP_BYTES + (shortest === null ? 0 : leaves * (FAILING_BYTES + shortest));
+  return groups * GROUP_BYTES + (shortest === null ? 0 : leaves * (FAILING_BYTES + shortest)) +
+    (rights && fanOuts.length > 1 ? fanOuts[0] * RIGHT_BYTES : 0);
 }
 
 /** Of TxnRequest. */
@@ -246,6 +260,31 @@ function* write(
   yield;
 }
 
+function rangeOf({ key, rangeEnd }: { key: Uint8Array; rangeEnd?: Uint8Array }): KeyRange {
+  if (rangeEnd === undefined) return singleKey(key);
+  return { start: key, end: rangeEnd.length === 1 && rangeEnd[0] === 0 ? null : rangeEnd };
+}
+
+const NO_RIGHTS: Rights = { read: [], written: [] };
+
+/** What the steps need, in no more operations than the first level has anyway. */
+function* rightsTo(
+  from: number,
+  to: number,
+  most: number,
+  stepAt: StepAt,
+): Generator<undefined, Rights, unknown> {
+  const needed: Rights = { read: [], written: [] };
+  for (let i = from; i < to; i++) {
+    const { guard, op } = stepAt(i);
+    if (guard !== null) needed.read.push(rangeOf(guard));
+    if (op !== null) needed.written.push(rangeOf("put" in op ? { key: op.put.key } : op.delete));
+    if (i % 256 === 255) yield;
+  }
+  const each = Math.max(1, Math.floor(most / 2));
+  return { read: yield* covering(needed.read, each), written: yield* covering(needed.written, each) };
+}
+
 /**
  * A TxnRequest of the steps from one index to another. All of it takes place or nothing: a comparison that fails makes
  * a flat one (one level) answer that it has not succeeded, and a nested one fail with FUTURE_REVISION. Yields where others
@@ -256,13 +295,18 @@ export function* encodeSteps(
   to: number,
   fanOuts: number[],
   stepAt: StepAt,
+  asksRights: boolean,
 ): Generator<undefined, Uint8Array, unknown> {
   const root = yield* grouped(from, to, fanOuts, stepAt);
   const never = shortestOf(root);
   addUp(root, never === null ? 0 : fieldSize(fieldSize(neverBody(never))));
-  const out = new Out(root.size);
+  const asks = asksRights && fanOuts.length > 1;
+  const rights = asks ? yield* rightsTo(from, to, fanOuts[0], stepAt) : NO_RIGHTS;
+  const size = root.size + rightsSize(rights);
+  const out = new Out(size);
   yield* write(out, root, stepAt, never, true);
-  if (out.at !== root.size) throw new EtcdFdwError("XX000", "a Txn is not as long as it was counted");
+  writeRights(out, rights);
+  if (out.at !== size) throw new EtcdFdwError("XX000", "a Txn is not as long as it was counted");
   return out.bytes;
 }
 

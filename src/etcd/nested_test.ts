@@ -5,7 +5,7 @@ import { encodeSteps, groupingBytes, levelsFor, mostSteps, type Step, stepSize }
 
 /** The generator's result. */
 function encode(steps: Step[], fanOuts: number[]): Uint8Array {
-  const work = encodeSteps(0, steps.length, fanOuts, (i) => steps[i]);
+  const work = encodeSteps(0, steps.length, fanOuts, (i) => steps[i], false);
   for (;;) {
     const { done, value } = work.next();
     if (done) return value as Uint8Array;
@@ -94,7 +94,7 @@ Deno.test("groupingBytes: never less than what grouping adds, and not much more"
       const own = all.reduce((sum, step) => sum + stepSize(step), 0);
       const fanOuts = levelsFor(count, limit, true)!;
       const added = encode(all, fanOuts).length - own;
-      const bound = groupingBytes(count, shortest, limit, true);
+      const bound = groupingBytes(count, shortest, { maxTxnOps: limit, nested: true, rights: false });
       const what = `${count} of ${limit}: ${added}, at most ${bound}`;
       assert.ok(added <= bound, what);
       if (unguarded === 0) assert.ok(bound <= 2 * added + 100, what);

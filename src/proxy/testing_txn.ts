@@ -20,7 +20,7 @@ export const REAL_PACE: Pace = {
 };
 
 export const STAGING: TransactionOptions = {
-  ...{ maxTxnOps: 128, maxRequestBytes: 1536 * 1024, nested: true, requireAtomic: false },
+  ...{ maxTxnOps: 128, maxRequestBytes: 1536 * 1024, nested: true, rights: true, requireAtomic: false },
   maxStagedBytes: 64 * 1024 * 1024,
 };
 

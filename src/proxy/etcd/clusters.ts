@@ -77,9 +77,10 @@ export class Clusters {
     let entry = this.#entries.get(key);
     if (entry === undefined) {
       const runtime = this.#runtime;
+      const hasUser = username !== undefined || tls?.cert !== undefined;
       const cluster = this.#create({ runtime, endpoints, username, password, tls, log: this.#log });
       const coalescer = new Coalescer(runtime, (...call) => cluster.call(...call));
-      const groups = new Groups(runtime, (...call) => cluster.call(...call));
+      const groups = new Groups(runtime, (...call) => cluster.call(...call), hasUser);
       const hub = new Hub(runtime, cluster, this.#windows);
       const caches = this.caches.of(cluster, hub);
       this.#entries.set(key, entry = { cluster, coalescer, groups, hub, caches, users: 0, timer: null });

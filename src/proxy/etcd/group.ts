@@ -17,6 +17,7 @@ import { EtcdFdwError } from "../../base/errors.ts";
 import { ENVELOPE_BYTES, type Limits } from "../../etcd/batches.ts";
 import { areApart, type Footprint, footprintOf } from "../../etcd/footprint.ts";
 import { decodeGroup, encodeGroup, type GroupedWrite, sizeInGroup } from "../../etcd/group.ts";
+import { type Rights, rightsSize } from "../../etcd/rights.ts";
 import { Method } from "../../ipc/frame.ts";
 import { waitFor } from "../deadline.ts";
 import { undecided } from "../handle.ts";
@@ -43,6 +44,8 @@ const KINDS: Record<number, GroupedWrite["kind"]> = {
   [Method.TXN]: "txn",
 };
 
+const NONE: Rights = { read: [], written: [] };
+
 interface Waiting extends GroupedWrite {
   method: number;
   footprint: Footprint;
@@ -55,15 +58,18 @@ interface Waiting extends GroupedWrite {
 export class Groups {
   readonly #runtime: Runtime;
   readonly #call: Call;
+  readonly #hasUser: boolean;
   #underWay = 0;
   /** The oldest first. */
   readonly #waiting = new Set<Waiting>();
   /** Ends the waiting; set while there is any. */
   #timer: Timer | null = null;
 
-  constructor(runtime: Runtime, call: Call) {
+  /** @param hasUser Whether etcd may know who writes: then rights are looked at. */
+  constructor(runtime: Runtime, call: Call, hasUser: boolean) {
     this.#runtime = runtime;
     this.#call = call;
+    this.#hasUser = hasUser;
   }
 
   /** As Cluster.call; null: it is no write that can be made together with others. */
@@ -115,20 +121,33 @@ export class Groups {
     const group: Waiting[] = [];
     const passed: Waiting[] = [];
     let room = MAX_BYTES;
+    let rights = 0;
     for (const one of this.#waiting) {
-      const { maxTxnOps, maxRequestBytes } = one.limits;
-      if (group.length === 0) room = Math.min(room, maxRequestBytes - ENVELOPE_BYTES);
-      const size = sizeInGroup(one);
-      if (group.length >= Math.min(MAX_WRITES, maxTxnOps - SPARED_OPS) || size > room && group.length > 0) {
-        break;
-      }
+      const most = one.limits.maxTxnOps - SPARED_OPS;
+      if (group.length === 0) room = Math.min(room, one.limits.maxRequestBytes - ENVELOPE_BYTES);
+      const needed = this.#rightsOf([one]) ?? NONE;
+      const size = sizeInGroup(one) + rightsSize(needed);
+      const operations = rights + needed.read.length + needed.written.length;
+      const isFull = group.length >= Math.min(MAX_WRITES, most) || size > room || operations > most;
+      if (isFull && group.length > 0) break;
       const isApart = (other: Waiting) => areApart(one.footprint, other.footprint);
       if (group.every(isApart) && passed.every(isApart)) {
         group.push(one);
         room -= size;
+        rights = operations;
       } else passed.push(one);
     }
     return group;
+  }
+
+  /** Those to which etcd must be made to look; null: to none. */
+  #rightsOf(group: Waiting[]): Rights | null {
+    if (!this.#hasUser) return null;
+    const txns = group.filter(({ kind }) => kind === "txn");
+    return {
+      read: txns.flatMap(({ footprint }) => footprint.read),
+      written: txns.flatMap(({ footprint }) => footprint.written),
+    };
   }
 
   #single({ method, payload, terms, resolve, reject }: Waiting): void {
@@ -140,7 +159,9 @@ export class Groups {
     // One that is late or cancelled must not be the others' end, so the most patient one's deadline holds.
     const deadline = group.map(({ terms }) => terms.deadline).reduce((last, one) => last.later(one));
     const terms = { ...group[0].terms, deadline, signal: undefined, counters: undefined };
-    const call = this.#call(Method.TXN, encodeGroup(group), terms).then((reply) => decodeGroup(reply, group));
+    const call = this.#call(Method.TXN, encodeGroup(group, this.#rightsOf(group)), terms).then((reply) =>
+      decodeGroup(reply, group)
+    );
     this.#tracked(call).then((answers) => {
       for (const [i, { resolve, terms: { counters } }] of group.entries()) {
         if (counters !== undefined) counters.grouped++;

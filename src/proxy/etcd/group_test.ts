@@ -40,6 +40,7 @@ function setup() {
     runtime,
     (_method, payload, terms) =>
       new Promise((resolve, reject) => calls.push({ keys: keysIn(payload), terms, resolve, reject })),
+    false,
   );
   const write = (key: string, ms = 5_000, more: Partial<Terms> = {}) => {
     const terms: Terms = { connect: 1_000, deadline: Deadline.after(runtime, ms), ...more };
@@ -187,7 +188,7 @@ Deno.test("Groups: reads, large writes, and servers that take few operations are
 Deno.test("Groups: with a real etcd, each write succeeds or fails by itself, and no guard is passed over", async () => {
   const etcd = await TestEtcd.start();
   const cluster = new Cluster({ runtime: REAL, endpoints: [etcd.endpoint], log: () => {} });
-  const groups = new Groups(REAL, (...call) => cluster.call(...call));
+  const groups = new Groups(REAL, (...call) => cluster.call(...call), false);
   const stats = new Stats(() => 0);
   const counters = stats.of({ database: "d", server: "s", role: "r" });
   const terms = (): Terms => ({ connect: 5_000, deadline: Deadline.after(REAL, 20_000), counters });
@@ -251,7 +252,7 @@ Deno.test("Groups: over cut connections, what is told of each write is true, and
     return () => true;
   });
   const cluster = new Cluster({ runtime: REAL, endpoints: [`127.0.0.1:${between.port}`], log: () => {} });
-  const groups = new Groups(REAL, (...call) => cluster.call(...call));
+  const groups = new Groups(REAL, (...call) => cluster.call(...call), false);
   const direct = new Cluster({ runtime: REAL, endpoints: [etcd.endpoint], log: () => {} });
   const terms = (): Terms => ({ connect: 5_000, retries: 2, deadline: Deadline.after(REAL, 10_000) });
   let going = true;
@@ -300,6 +301,49 @@ Deno.test("Groups: over cut connections, what is told of each write is true, and
     cluster.close();
     direct.close();
     between.stop();
+    await etcd.stop();
+  }
+});
+
+Deno.test("Groups: a user's rights hold in the Txns of a group, and take nothing from the others", async () => {
+  const etcd = await TestEtcd.start();
+  const commands = [
+    "user add root:r",
+    "role add root",
+    "user grant-role root root",
+    "user add u:u",
+    "role add u",
+  ];
+  const more = ["role grant-permission u readwrite /u/ --prefix=true", "user grant-role u u", "auth enable"];
+  for (const command of [...commands, ...more]) await etcd.ctl(...command.split(" "));
+  const endpoints = [etcd.endpoint];
+  const cluster = new Cluster({ runtime: REAL, endpoints, log: () => {}, username: "u", password: "u" });
+  const groups = new Groups(REAL, (...call) => cluster.call(...call), true);
+  const terms = (): Terms => ({ connect: 5_000, deadline: Deadline.after(REAL, 10_000) });
+  try {
+    const guarded = (key: string, compared: string) =>
+      encodeTxn({
+        compare: [{ key: encodeUtf8(compared), target: "mod", result: "equal", value: 0n }],
+        success: [{ put: { key: encodeUtf8(key), value: encodeUtf8("v"), lease: 0n } }],
+        failure: [],
+      });
+    for (let round = 0; round < 4; round++) {
+      const ours = Array.from({ length: 9 }, (_, i) => guarded(`/u/${round}/${i}`, `/u/${round}/${i}`));
+      const theirs = [guarded("/theirs/1", "/theirs/1"), guarded("/u/x", "/theirs/2")];
+      const writes = [...ours.slice(0, 5), theirs[0], ...ours.slice(5), theirs[1]];
+      const outcomes = await Promise.all(
+        writes.map((payload) =>
+          groups.call(Method.TXN, payload, terms(), LIMITS)!.then(
+            (reply) => decodeTxnOutcome(reply).succeeded ? "written" : "refused",
+            ({ sqlstate }: EtcdFdwError) => sqlstate,
+          )
+        ),
+      );
+      assert.deepEqual([outcomes[5], outcomes[10]], ["42501", "42501"]);
+      assert.ok([0, 1, 2, 3, 4, 6, 7, 8, 9].every((i) => outcomes[i] === "written"), outcomes.join());
+    }
+  } finally {
+    cluster.close();
     await etcd.stop();
   }
 });

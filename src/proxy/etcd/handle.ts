@@ -100,10 +100,13 @@ export function makeHandle(
     maxRequestBytes: open.maxRequestBytes ?? MAX_REQUEST_BYTES,
   };
   const nested = open.nested ?? true;
+  // A certificate names a user too.
+  const rights = open.username !== undefined || open.tls?.cert !== undefined;
   return {
     staging: {
       ...limits,
       nested,
+      rights,
       requireAtomic: open.requireAtomic,
       maxStagedBytes: open.maxStagedBytes,
     },

@@ -40,7 +40,7 @@ class FakeCluster implements ClusterHandle {
   aborted = 0;
   closed = 0;
   staging = {
-    ...{ maxTxnOps: 128, maxRequestBytes: 1_000_000, nested: true, requireAtomic: false },
+    ...{ maxTxnOps: 128, maxRequestBytes: 1_000_000, nested: true, rights: false, requireAtomic: false },
     maxStagedBytes: 1024 * 1024,
   };
   /** Payload of the answer to "page". */

@@ -3,7 +3,15 @@
 
 import { compareBytes, printableKey } from "../../base/bytes.ts";
 import { EtcdFdwError } from "../../base/errors.ts";
-import { encodeSteps, groupingBytes, levelsFor, mostSteps, type Step, stepSize } from "../../etcd/nested.ts";
+import {
+  encodeSteps,
+  groupingBytes,
+  levelsFor,
+  mostSteps,
+  type Nesting,
+  type Step,
+  stepSize,
+} from "../../etcd/nested.ts";
 import type { KeyRange } from "../../etcd/keyrange.ts";
 import { decodeKeyRow, decodePage, keyOf } from "../../etcd/ranges.ts";
 import type { RangeRequest } from "../../etcd/messages.ts";
@@ -22,11 +30,7 @@ export interface DeletedRange {
 }
 
 /** What etcd takes, and what it is to do with more. */
-export interface CommitOptions extends Limits {
-  /** Operations, and comparisons, that etcd takes in one Txn, and on each level of a nested one. */
-  maxTxnOps: number;
-  /** Whether Txns may be nested. */
-  nested: boolean;
+export interface CommitOptions extends Limits, Nesting {
   /** Whether a transaction that needs several Txns is refused. */
   requireAtomic: boolean;
 }
@@ -217,7 +221,7 @@ function* cut(
     const least: number | null = shortest === null || guarded === null
       ? shortest ?? guarded
       : Math.min(shortest, guarded);
-    const whole = bytes + size + groupingBytes(i + 1 - from, least, maxTxnOps, nested);
+    const whole = bytes + size + groupingBytes(i + 1 - from, least, options);
     if (i > from && (whole > roomIn(options) || i - from === most)) {
       parts.push({ from, to: i, writes });
       [from, bytes, writes, shortest] = [i, 0, false, guarded];
@@ -291,12 +295,12 @@ export function* encodePart(
   form: Form,
   kind: "check" | "write",
   index: number,
-  { maxTxnOps, nested }: CommitOptions,
+  { maxTxnOps, nested, rights }: CommitOptions,
 ): Generator<undefined, Uint8Array, unknown> {
   const { from, to } = form[kind === "check" ? "checks" : "writes"][index];
   const items = kind === "check" ? form.guards : form.items;
   const levels = levelsFor(to - from, maxTxnOps, nested)!;
-  return yield* encodeSteps(from, to, levels, (i) => stepAt(form, items[i]));
+  return yield* encodeSteps(from, to, levels, (i) => stepAt(form, items[i]), rights);
 }
 
 /** What shows whether a guard holds: its key, or a key of its range that is newer than it allows. */

@@ -188,6 +188,11 @@ Deno.test("size: a user with rights on one prefix commits what any other may", a
       beyond.stage(write([...many("/app/", 3), ...many("/theirs/", 2)]));
       assert.equal((await errorFrom(beyond.commit())).sqlstate, "42501");
       assert.equal((await rowsOf(call, "/app/")).length, 0);
+      // etcd itself looks at rights on a Txn's first level only.
+      const far = new TestTransaction(call);
+      far.stage(write([...many("/app/", 300), ...many("/theirs/", 1)]));
+      assert.equal((await errorFrom(far.commit())).sqlstate, "42501");
+      assert.equal((await rowsOf(call, "/app/")).length, 0);
     } finally {
       cluster.close();
     }
