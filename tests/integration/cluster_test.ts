@@ -235,6 +235,20 @@ test("users, roles and permissions, with authentication switched on and off", as
     assert.equal(refused.code, "42501");
     assert.match(refused.detail!, /permission denied/);
     assert.equal((await db.failure("SELECT etcd_put('as_reader', '/auth/a', '2')")).code, "42501");
+    // etcd itself looks at the rights to a Txn's first level, not at those within.
+    const within = (operation: string) =>
+      `SELECT etcd_txn('as_reader', '{"success": [{"txn": {"success": [{"txn": {"success": [${operation}]}}]}}]}')`;
+    assert.equal((await db.failure(within('{"put": {"key": "/auth/b", "value": "2"}}'))).code, "42501");
+    assert.equal((await db.failure(within('{"delete": {"key": "/auth/", "prefix": true}}'))).code, "42501");
+    assert.equal((await db.failure(within('{"get": {"key": "/secret"}}'))).code, "42501");
+    const [{ etcd_txn: own }] = await db.sql(within('{"put": {"key": "/own", "value": "3", "prev": true}}'));
+    assert.deepEqual(own.responses[0].txn.responses[0].txn.responses, [{ put: {} }]);
+    await db.sql(`CREATE FOREIGN TABLE readers (key text, value text) SERVER as_reader`);
+    const many = (prefix: string) =>
+      `INSERT INTO readers SELECT '${prefix}' || i, i FROM generate_series(1, 300) i`;
+    assert.equal((await db.failure(many("/auth/many/"))).code, "42501");
+    assert.equal((await db.failure(many("/beyond/"))).code, "42501");
+    await db.sql("DROP FOREIGN TABLE readers");
     // Who may not watch everything waits a moment longer.
     const changes = await db.sql(
       `SELECT key FROM etcd_changes('as_reader', '/auth/', ${Number(revision) - 1})`,

@@ -233,8 +233,14 @@ function kvJson(kv: KeyValueMessage) {
   };
 }
 
+interface Reply {
+  succeeded: boolean;
+  revision?: Digits;
+  responses: Record<string, unknown>[];
+}
+
 /** The answers, each under the name of its operation. */
-function replyJson(reply: Uint8Array, json: Json): unknown {
+function replyJson(reply: Uint8Array, json: Json): Reply {
   const { header, succeeded, responses } = TxnReply.decode(reply);
   const operations = listOf(succeeded ? json.success : json.failure, "");
   return {
@@ -265,11 +271,46 @@ const isReadonly = ({ success = [], failure = [] }: { success?: Json[]; failure?
     "get" in operation || "txn" in operation && isReadonly(operation.txn as Json)
   );
 
+interface TxnJson extends Json {
+  compare?: Json[];
+  success?: Json[];
+  failure?: Json[];
+}
+
+const operationsIn = ({ success = [], failure = [] }: TxnJson): Json[] => [...success, ...failure];
+const innerTxns = (json: TxnJson) =>
+  operationsIn(json).flatMap(({ txn }) => txn === undefined ? [] : [txn as TxnJson]);
+
+/** Operations that need the rights that a Txn and those within it need. */
+function rightsTo(json: TxnJson): Json[] {
+  const named = ({ key, range_end, prefix }: Json) => ({ key, range_end, prefix });
+  const compared = (json.compare ?? []).map((one) => ({ get: { ...named(one), limit: 1 } }));
+  const made = operationsIn(json).flatMap(({ get, put, delete: deleted }) => {
+    const written = (put ?? deleted) as Json | undefined;
+    const read = (get ?? (written?.prev === true ? written : undefined)) as Json | undefined;
+    return [
+      ...(read === undefined ? [] : [{ get: { ...named(read), limit: 1 } }]),
+      ...(written === undefined ? [] : [{ delete: named(written) }]),
+    ];
+  });
+  return [...compared, ...made, ...innerTxns(json).flatMap(rightsTo)];
+}
+
+/**
+ * etcd looks at rights to what stands on the first level alone. So a Txn with others in it goes within one more, whose other
+ * side, which is never taken, names their keys.
+ */
+const enclosed = (json: TxnJson): TxnJson => ({
+  success: [{ txn: json }],
+  failure: rightsTo(json),
+});
+
 const txn: SqlFunction = {
   writes: true,
   begin(args) {
     const json = args.json("txn") as Json;
-    const payload = Txn.encode(txnOf(json));
+    const checked = txnOf(json);
+    const payload = Txn.encode(innerTxns(json).length === 0 ? checked : txnOf(enclosed(json)));
     // One that only reads may be asked again when its answer is lost.
     return {
       ask: isReadonly(json)
@@ -277,7 +318,12 @@ const txn: SqlFunction = {
         : { method: Method.TXN, payload },
     };
   },
-  reply: (reply, _, args) => ({ rows: [[toJson(replyJson(reply, args.json("txn") as Json))]] }),
+  reply(reply, _, args) {
+    const json = args.json("txn") as TxnJson;
+    if (innerTxns(json).length === 0) return { rows: [[toJson(replyJson(reply, json))]] };
+    const { revision, responses } = replyJson(reply, enclosed(json));
+    return { rows: [[toJson({ ...responses[0].txn as Reply, revision })]] };
+  },
 };
 
 const askTxn = (request: Input<typeof Txn.fields>): Ask => ({
