@@ -35,7 +35,7 @@
 /* In the order in which read_follower() takes them. */
 #define COLUMNS \
 	"f.name, f.kind, f.owner::pg_catalog.oid, f.server, f.key, f.range_end, f.prev, f.state, f.revision, " \
-	"f.channel, f.batch, f.source::pg_catalog.oid, f.target::pg_catalog.oid, f.filter, f.key_columns, f.skip, " \
+	"f.channel, f.batch, f.source::pg_catalog.oid, f.target::pg_catalog.oid, f.filter, f.key_columns, f.skips, " \
 	"(EXTRACT(epoch FROM f.verify) OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8, f.cluster"
 
 /*
@@ -138,6 +138,15 @@ run(const char *statement, int nargs, Oid *types, Datum *values, const char *nul
 	return SPI_processed;
 }
 
+/*
+ * The same for other files.
+ */
+uint64
+etcd_follower_run(const char *statement, int nargs, Oid *types, Datum *values, const char *nulls, int expected)
+{
+	return run(statement, nargs, types, values, nulls, expected);
+}
+
 static char *
 text_at(HeapTuple tuple, TupleDesc desc, int column)
 {
@@ -182,6 +191,20 @@ names_at(HeapTuple tuple, TupleDesc desc, int column)
 	return result;
 }
 
+static int
+numbers_at(HeapTuple tuple, TupleDesc desc, int column, int64 **numbers)
+{
+	Datum	   *elements;
+	int			count;
+
+	deconstruct_array(DatumGetArrayTypeP(datum_at(tuple, desc, column)), INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE, &elements, NULL, &count);
+	*numbers = palloc(sizeof(int64) * Max(1, count));
+	for (int i = 0; i < count; i++)
+		(*numbers)[i] = DatumGetInt64(elements[i]);
+	return count;
+}
+
 static EtcdFollower *
 read_follower(HeapTuple tuple, TupleDesc desc)
 {
@@ -202,7 +225,7 @@ read_follower(HeapTuple tuple, TupleDesc desc)
 	follower->target = DatumGetObjectId(datum_at(tuple, desc, 13));
 	follower->filter = text_at(tuple, desc, 14);
 	follower->key_columns = names_at(tuple, desc, 15);
-	follower->skip = DatumGetInt64(datum_at(tuple, desc, 16));
+	follower->nskips = numbers_at(tuple, desc, 16, &follower->skips);
 	follower->verify_ms = DatumGetInt64(datum_at(tuple, desc, 17));
 	follower->cluster = (uint64) DatumGetInt64(datum_at(tuple, desc, 18));
 	return follower;
@@ -252,12 +275,14 @@ names_array(List *names)
 static void
 forget_status(const char *name)
 {
+	static const char *const tables[] = {"etcd_fdw_follower_status", "etcd_fdw_left_out"};
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(name)};
 
-	run("DELETE FROM %s.etcd_fdw_follower_status s WHERE s.name OPERATOR(pg_catalog.=) $1"
-		" AND NOT EXISTS (SELECT FROM %s.etcd_fdw_follower f WHERE f.name OPERATOR(pg_catalog.=) $1)",
-		1, types, values, NULL, SPI_OK_DELETE);
+	for (int i = 0; i < (int) lengthof(tables); i++)
+		run(psprintf("DELETE FROM %%s.%s s WHERE s.name OPERATOR(pg_catalog.=) $1"
+					 " AND NOT EXISTS (SELECT FROM %%s.etcd_fdw_follower f WHERE f.name OPERATOR(pg_catalog.=) $1)",
+					 tables[i]), 1, types, values, NULL, SPI_OK_DELETE);
 }
 
 /*

@@ -47,7 +47,9 @@ typedef struct EtcdFollower
 	Oid			target;
 	char	   *filter;			/* NULL: none */
 	List	   *key_columns;	/* of char * */
-	int64		skip;			/* what the target refuses of this revision is left out; 0: of none */
+	int			nskips;			/* revisions of which the target may refuse rows: these are left out */
+	int64	   *skips;
+	struct EtcdLeftOut *left_out;	/* what was left out; only a mirror's worker reads it */
 	int64		verify_ms;		/* 0: never */
 } EtcdFollower;
 
@@ -68,6 +70,7 @@ typedef enum EtcdFollowerLock
 } EtcdFollowerLock;
 
 extern char *etcd_extension_schema(void);
+extern uint64 etcd_follower_run(const char *statement, int nargs, Oid *types, Datum *values, const char *nulls, int expected);
 extern Oid	etcd_follower_table(void);
 extern List *etcd_followers_load(const char *name);
 extern void etcd_follower_insert(const EtcdFollower *follower);

@@ -25,6 +25,7 @@
 #include "watch/apply.h"
 #include "watch/follower.h"
 #include "watch/launch.h"
+#include "watch/leftout.h"
 
 #include "access/xact.h"
 #include "miscadmin.h"
@@ -70,8 +71,10 @@ load_row(void *arg)
 	MemoryContextReset(row_context);
 	old = MemoryContextSwitchTo(row_context);
 	rows = OidIsValid(etcd_follower_table()) ? etcd_followers_load(loading->name) : NIL;
-	MemoryContextSwitchTo(old);
 	loading->row = rows != NIL ? linitial(rows) : NULL;
+	if (loading->row != NULL)
+		loading->row->left_out = etcd_left_out_load(loading->name);
+	MemoryContextSwitchTo(old);
 	if (loading->row != NULL &&
 		(!loading->row->running || loading->row->kind != ETCD_MIRROR || loading->row->owner != GetSessionUserId()))
 		loading->row = NULL;
@@ -118,6 +121,8 @@ try_work(EtcdMirrorWork *work, int isolation, void (*attempt) (void *), const ch
 		/* It may have failed before its scan was made. */
 		etcd_feed(NULL);
 	}
+	else
+		is_stale = is_stale || work->left_out_changed;
 	return error;
 }
 
@@ -134,12 +139,14 @@ after_failure(EtcdMirrorWork *work, ErrorData *error, int isolation, void (*atte
 		sleep_ms(BUSY_PAUSE_MS);
 		return;
 	}
-	while (etcd_mirror_refuses(work, error) && work->pace != ETCD_PACE_BY_KEY)
+	/* Only the commit finds out what was put off until then. */
+	while (etcd_mirror_refuses(work, error) &&
+		   (work->pace == ETCD_PACE_AT_ONCE || (work->pace == ETCD_PACE_APART && work->stage == ETCD_STAGE_DONE)))
 	{
 		ErrorData  *again;
 
 		work->merges = work->merges || error->sqlerrcode == ERRCODE_CARDINALITY_VIOLATION;
-		work->pace = work->pace == ETCD_PACE_AT_ONCE && work->page != NULL ? ETCD_PACE_IN_ORDER : ETCD_PACE_BY_KEY;
+		work->pace++;
 		again = try_work(work, isolation, attempt, "looking for the row that is refused");
 		if (again == NULL)
 			return;				/* so there was no fault */
@@ -261,6 +268,7 @@ follow(EtcdFollower *row, int64 position, int wait, TimestampTz *noted, long *pa
 			fields.sqlerrcode = ERRCODE_INVALID_PARAMETER_VALUE;
 			fields.message = "the server leads to another cluster";
 			error = &fields;
+			work.strays = true;
 		}
 	}
 	if (error != NULL && error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE)

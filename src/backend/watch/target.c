@@ -291,6 +291,8 @@ etcd_check_target(const EtcdFollower *mirror, List *key_attnums)
 
 /* ---- statements ---- */
 
+#define THIS_ROW "t.tableoid OPERATOR(pg_catalog.=) $1 AND t.ctid OPERATOR(pg_catalog.=) $2"
+
 /*
  * The rows of the source, as columns of the target's types, under the name s.
  */
@@ -417,43 +419,6 @@ insert_into(const char *name, List *mapped, const char *rows)
 }
 
 /*
- * A row of parameters that are of the source's types.
- */
-static char *
-parameters(List *mapped)
-{
-	StringInfoData sql;
-	ListCell   *lc;
-
-	initStringInfo(&sql);
-	foreach(lc, mapped)
-	{
-		int			number = foreach_current_index(lc) + 1;
-
-		appendStringInfo(&sql, "%s$%d::%s", number > 1 ? ", " : "VALUES (", number, ((Mapped *) lfirst(lc))->type);
-	}
-	appendStringInfoChar(&sql, ')');
-	return sql.data;
-}
-
-/*
- * The source's rows as they are, where the condition holds.
- */
-static char *
-plain_rows(const EtcdFollower *mirror, List *mapped)
-{
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT ");
-	append_names(&sql, "f.", mapped, true, true);
-	appendStringInfo(&sql, " FROM %s f", qualified_name(mirror->source));
-	if (mirror->filter != NULL)
-		appendStringInfo(&sql, " WHERE %s", mirror->filter);
-	return sql.data;
-}
-
-/*
  * The source's rows that the target does not show just so.
  */
 static char *
@@ -485,7 +450,7 @@ etcd_target_statements(const EtcdFollower *mirror)
 	List	   *mapped;
 	char	   *equal;
 	char	   *rows;
-	ListCell   *lc;
+	StringInfoData keys;
 
 	if (get_rel_name(mirror->source) == NULL || get_rel_name(mirror->target) == NULL)
 		ereport(ERROR,
@@ -515,13 +480,15 @@ etcd_target_statements(const EtcdFollower *mirror)
 	rows = source_rows(mirror, mapped, false, mirror->filter);
 	result->upsert = insert_into(result->name, mapped, rows);
 	result->repair = insert_into(result->name, mapped, new_rows(result->name, rows, mapped, equal));
-	result->select = plain_rows(mirror, mapped);
-	result->put = insert_into(result->name, mapped, parameters(mapped));
-	foreach(lc, mapped)
-	{
-		if (((Mapped *) lfirst(lc))->is_key)
-			result->keys = bms_add_member(result->keys, foreach_current_index(lc) + 1);
-	}
+	result->all = psprintf("SELECT f.* FROM %s f", qualified_name(mirror->source));
+	initStringInfo(&keys);
+	append_names(&keys, "t.", mapped, true, false);
+	result->others = psprintf("SELECT t.tableoid, t.ctid, pg_catalog.concat_ws(', ', %s) FROM %s t"
+							  " WHERE NOT EXISTS (SELECT FROM (%s) s WHERE %s)", keys.data, result->name,
+							  source_rows(mirror, mapped, true, mirror->filter), equal);
+	result->delete_row = psprintf("DELETE FROM %s t WHERE %s", result->name, THIS_ROW);
+	result->is_row = psprintf("SELECT FROM %s t, (%s) s WHERE %s AND %s", result->name,
+							  source_rows(mirror, mapped, true, NULL), THIS_ROW, equal);
 	table_close(target, AccessShareLock);
 	return result;
 }
