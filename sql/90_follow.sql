@@ -18,7 +18,8 @@ CREATE TABLE @extschema@.etcd_fdw_follower (
   filter text,
   key_columns text[],
   skips bigint[] NOT NULL DEFAULT '{}',
-  verify interval
+  verify interval,
+  shape bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE UNIQUE INDEX etcd_fdw_follower_target ON @extschema@.etcd_fdw_follower (target);
 COMMENT ON TABLE @extschema@.etcd_fdw_follower IS

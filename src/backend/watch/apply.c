@@ -14,6 +14,7 @@
 #include "watch/apply.h"
 #include "watch/leftout.h"
 #include "watch/put.h"
+#include "watch/shape.h"
 #include "watch/target.h"
 
 #include "executor/spi.h"
@@ -149,6 +150,28 @@ begin_attempt(EtcdMirrorWork *work)
 }
 
 /*
+ * The statements for the target, or an error if the tables may not be what the
+ * mirror was made of.
+ */
+EtcdTarget *
+etcd_mirror_reach(EtcdMirrorWork *work)
+{
+	EtcdTarget *target;
+
+	etcd_shape_expect(work->row);
+	if (etcd_shape_is_stale())
+	{
+		work->stage = ETCD_STAGE_BUSY;
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("a table of mirror \"%s\" has changed", work->row->name)));
+	}
+	target = etcd_target_statements(work->row);
+	work->stage = ETCD_STAGE_PUTTING;
+	return target;
+}
+
+/*
  * Moves the position on.  Rows without their position would be put twice.
  */
 static void
@@ -165,7 +188,7 @@ advance(EtcdMirrorWork *work, const EtcdFollowed *followed)
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("mirror \"%s\" is being changed", work->row->name)));
 	work->stage = ETCD_STAGE_DONE;
-	work->left_out_changed = work->left_out->changed;
+	work->row_changed = work->left_out->changed;
 	work->reached = followed->revision;
 }
 
@@ -181,10 +204,9 @@ etcd_mirror_apply_events(void *arg)
 	begin_attempt(work);
 	if (work->count > 0)
 	{
-		EtcdTarget *target = etcd_target_statements(work->row);
+		EtcdTarget *target = etcd_mirror_reach(work);
 		EtcdPutting putting;
 
-		work->stage = ETCD_STAGE_PUTTING;
 		SPI_connect();
 		etcd_putting_begin(&putting, work, target);
 		/* What was left out is tried anew when it has changed. */

@@ -42,7 +42,7 @@ typedef struct EtcdMirrorWork
 	int64		differences;	/* rows that were put right */
 	EtcdMirrorPace pace;
 	struct EtcdLeftOut *left_out;	/* of this attempt */
-	bool		left_out_changed;	/* the row is to be read again */
+	bool		row_changed;	/* it is to be read again */
 	bool		strays;			/* etcd is another: what was said of its revisions means nothing */
 	bool		merges;			/* several keys would be one row, which one by one does not show */
 	EtcdMirrorStage stage;

@@ -285,12 +285,9 @@ settle_all(EtcdPutting *putting, void *arg)
 void
 etcd_put_difference(EtcdMirrorWork *work)
 {
-	EtcdTarget *target;
+	EtcdTarget *target = etcd_mirror_reach(work);
 	EtcdPutting putting;
 
-	work->stage = ETCD_STAGE_REACHING;
-	target = etcd_target_statements(work->row);
-	work->stage = ETCD_STAGE_PUTTING;
 	SPI_connect();
 	if (work->pace == ETCD_PACE_AT_ONCE)
 	{

@@ -51,6 +51,7 @@ typedef struct EtcdFollower
 	int64	   *skips;
 	struct EtcdLeftOut *left_out;	/* what was left out; only a mirror's worker reads it */
 	int64		verify_ms;		/* 0: never */
+	int64		shape;			/* of what it is made: see watch/shape.c */
 } EtcdFollower;
 
 /* What to note with a batch. */
@@ -74,6 +75,7 @@ extern uint64 etcd_follower_run(const char *statement, int nargs, Oid *types, Da
 extern Oid	etcd_follower_table(void);
 extern List *etcd_followers_load(const char *name);
 extern void etcd_follower_insert(const EtcdFollower *follower);
+extern bool etcd_follower_remake(const EtcdFollower *mirror, bool anew);
 extern bool etcd_follower_advance(const EtcdFollower *follower, const EtcdFollowed *followed);
 extern void etcd_follower_note_error(const char *name, const ErrorData *error, int64 revision, const char *key, int key_len);
 extern void etcd_follower_fail(const char *name);

@@ -26,6 +26,7 @@
 #include "watch/follower.h"
 #include "watch/launch.h"
 #include "watch/leftout.h"
+#include "watch/shape.h"
 
 #include "access/xact.h"
 #include "miscadmin.h"
@@ -122,7 +123,7 @@ try_work(EtcdMirrorWork *work, int isolation, void (*attempt) (void *), const ch
 		etcd_feed(NULL);
 	}
 	else
-		is_stale = is_stale || work->left_out_changed;
+		is_stale = is_stale || work->row_changed;
 	return error;
 }
 
@@ -254,6 +255,9 @@ follow(EtcdFollower *row, int64 position, int wait, TimestampTz *noted, long *pa
 	EtcdPage	page;
 	EtcdMirrorWork work = {.row = row, .context = loop_context};
 
+	/* A server that has another name cannot be asked. */
+	if (etcd_shape_is_stale())
+		return position;
 	if (error == NULL)
 		error = await_news(asking.request);
 	if (error == NULL && ConfigReloadPending)
@@ -301,6 +305,23 @@ follow(EtcdFollower *row, int64 position, int wait, TimestampTz *noted, long *pa
 }
 
 /*
+ * Looks whether the mirror is made of what there is now; if not, its row is
+ * another then.
+ */
+static void
+check_shape(EtcdFollower *row, long *pause)
+{
+	/* There is nothing to be looked for one by one. */
+	EtcdMirrorWork work = {.row = row, .context = loop_context, .pace = ETCD_PACE_CHECKED};
+	ErrorData  *error = try_work(&work, XACT_READ_COMMITTED, etcd_mirror_check_shape, "looking at the tables");
+
+	if (error == NULL)
+		return;
+	etcd_shape_doubt();
+	after_failure(&work, error, XACT_READ_COMMITTED, etcd_mirror_check_shape, pause);
+}
+
+/*
  * The row as it is now; the worker ends when it is not its any more.
  */
 static EtcdFollower *
@@ -335,6 +356,7 @@ etcd_fdw_mirror_main(Datum arg)
 	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("standard_conforming_strings", "on", PGC_SUSET, PGC_S_OVERRIDE);
 	loop_context = AllocSetContextCreate(TopMemoryContext, "etcd_fdw mirror loop", ALLOCSET_DEFAULT_SIZES);
+	etcd_shape_watch();
 	row_context = AllocSetContextCreate(TopMemoryContext, "etcd_fdw mirror", ALLOCSET_SMALL_SIZES);
 	MemoryContextSwitchTo(loop_context);
 	row = loading.row = reload(start.name);
@@ -362,6 +384,11 @@ etcd_fdw_mirror_main(Datum arg)
 			}
 			row = reload(start.name);
 			position = Max(position, row->revision);
+		}
+		if (etcd_shape_is_stale())
+		{
+			check_shape(row, &pause);
+			continue;
 		}
 		if (row->revision == 0)
 		{

@@ -32,6 +32,7 @@ typedef struct EtcdPutting
 /* A step may be refused, and is nothing then. */
 typedef void (*EtcdStep) (EtcdPutting *putting, void *arg);
 
+extern EtcdTarget *etcd_mirror_reach(EtcdMirrorWork *work);
 extern void etcd_putting_begin(EtcdPutting *putting, EtcdMirrorWork *work, EtcdTarget *target);
 extern ErrorData *etcd_try_step(EtcdPutting *putting, EtcdStep step, void *arg);
 extern void etcd_settle(EtcdPutting *putting, EtcdStep pass, void *arg);

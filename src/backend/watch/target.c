@@ -121,6 +121,30 @@ map_columns(Relation target, Oid source, List *key_columns)
 }
 
 /*
+ * The columns that both tables have, with the types of both.
+ */
+void
+etcd_describe_mapping(StringInfo buf, const EtcdFollower *mirror)
+{
+	Relation	target = table_open(mirror->target, AccessShareLock);
+	ListCell   *lc;
+
+	foreach(lc, map_columns(target, mirror->source, NIL))
+	{
+		Mapped	   *one = lfirst(lc);
+		const char *name = NameStr(TupleDescAttr(RelationGetDescr(target), one->attnum - 1)->attname);
+		Oid			type;
+		int32		typmod;
+		Oid			collation;
+
+		get_atttypetypmodcoll(mirror->source, get_attnum(mirror->source, name), &type, &typmod, &collation);
+		appendStringInfo(buf, ",%s %s of %s", one->name, one->type,
+						 format_type_extended(type, typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
+	}
+	table_close(target, AccessShareLock);
+}
+
+/*
  * The place of the column among those of the index; -1 for none.
  */
 static int
@@ -264,6 +288,11 @@ etcd_check_target(const EtcdFollower *mirror, List *key_attnums)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("table \"%s\", which others inherit from, cannot be the target of a mirror", RelationGetRelationName(target)),
 				 errdetail("Their rows would be taken for its own, and deleted.")));
+	if (target->rd_rules != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("table \"%s\", which has rules, cannot be the target of a mirror", RelationGetRelationName(target)),
+				 errhint("Triggers can do what rules do, and work in a mirror.")));
 	foreach(lc, key_attnums)
 		names = lappend(names, get_attname(mirror->source, lfirst_int(lc), false));
 	mapped = map_columns(target, mirror->source, names);

@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
 #include "watch/follower.h"
 
@@ -28,6 +29,7 @@ typedef struct EtcdTarget
 
 extern char *etcd_qualify_filter(Oid source, const char *filter);
 extern List *etcd_check_target(const EtcdFollower *mirror, List *key_attnums);
+extern void etcd_describe_mapping(StringInfo buf, const EtcdFollower *mirror);
 extern void etcd_check_statements(const EtcdFollower *mirror);
 extern EtcdTarget *etcd_target_statements(const EtcdFollower *mirror);
 
