@@ -114,7 +114,7 @@ CREATE VIEW @extschema@.etcd_fdw_followers WITH (security_barrier) AS
       ELSE pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) s.in_step_at END AS lag,
     s.error, s.error_at, s.error_revision, pg_catalog.encode(s.error_key, 'escape') AS error_key,
     coalesce(s.repaired, 0::pg_catalog.int8) AS repaired, s.verified_at,
-    (SELECT pg_catalog.count(*) FROM @extschema@.etcd_fdw_left_out l WHERE l.name OPERATOR(pg_catalog.=) f.name) AS left_out
+    (SELECT pg_catalog.count(l.name) FROM @extschema@.etcd_fdw_left_out l WHERE l.name OPERATOR(pg_catalog.=) f.name) AS left_out
   FROM @extschema@.etcd_fdw_follower f
     CROSS JOIN LATERAL (SELECT @extschema@.etcd_fdw_follows(f.kind, f.name) AS works) w
     LEFT JOIN @extschema@.etcd_fdw_follower_status s ON s.name OPERATOR(pg_catalog.=) f.name
