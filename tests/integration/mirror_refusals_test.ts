@@ -198,3 +198,17 @@ test("a deletion that is refused may be left out, and is done when it may be", a
   await rowsOf("SELECT key FROM g_copy", []);
   await endAll();
 });
+
+test("what a trigger refuses when all is compared is no compaction, whatever it raises", async () => {
+  await db.sql(`CREATE FOREIGN TABLE v (key text, value text) SERVER etcd OPTIONS (prefix '/v/');
+    CREATE TABLE v_copy (key text PRIMARY KEY, value text);
+    CREATE FUNCTION v_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      RAISE invalid_parameter_value USING MESSAGE = 'not this one'; END $$`);
+  const put = await etcd.put("/v/1", "x");
+  await db.sql("SELECT etcd_mirror('v', 'v_copy', 'v', verify => '1 s')");
+  await same("TABLE v_copy", "TABLE v");
+  await db.sql(`DELETE FROM v_copy;
+    CREATE TRIGGER refuse BEFORE INSERT ON v_copy FOR EACH ROW EXECUTE FUNCTION v_refuse()`);
+  await failsAt("v", "/v/1", put, /^22023: not this one/);
+  await endAll();
+});

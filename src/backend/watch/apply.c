@@ -23,6 +23,15 @@
 #include "utils/memutils.h"
 
 /*
+ * Whether etcd has forgotten the revision while it was read.
+ */
+bool
+etcd_mirror_is_compacted(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE && strstr(error->message, "compacted") != NULL;
+}
+
+/*
  * Whether what is to go to the target is at fault, rather than that something
  * cannot be had just now.
  */
@@ -30,7 +39,7 @@ bool
 etcd_mirror_refuses(const EtcdMirrorWork *work, const ErrorData *error)
 {
 	if (work->stage == ETCD_STAGE_REACHING || work->stage == ETCD_STAGE_BUSY ||
-		error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+		error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE || etcd_mirror_is_compacted(error))
 		return false;
 	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
 	{

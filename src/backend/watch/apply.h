@@ -54,6 +54,7 @@ typedef struct EtcdMirrorWork
 } EtcdMirrorWork;
 
 extern void etcd_put_difference(EtcdMirrorWork *work);
+extern bool etcd_mirror_is_compacted(const ErrorData *error);
 extern bool etcd_mirror_refuses(const EtcdMirrorWork *work, const ErrorData *error);
 extern void etcd_mirror_read_events(EtcdMirrorWork *work);
 

@@ -188,9 +188,6 @@ put_snapshot(EtcdMirrorWork *work, long *pause)
 {
 	ErrorData  *error = try_work(work, XACT_REPEATABLE_READ, etcd_mirror_apply_snapshot, "putting a snapshot of etcd");
 
-	/* What is compacted while it is read is read anew. */
-	if (error != NULL && error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE && strstr(error->message, "compacted") != NULL)
-		error->sqlerrcode = ERRCODE_T_R_SERIALIZATION_FAILURE;
 	if (error != NULL)
 		after_failure(work, error, XACT_REPEATABLE_READ, etcd_mirror_apply_snapshot, pause);
 	else
@@ -204,8 +201,8 @@ verify(EtcdMirrorWork *work, long *pause)
 {
 	ErrorData  *error = try_work(work, XACT_READ_COMMITTED, etcd_mirror_apply_verification, "comparing with etcd");
 
-	if (error != NULL && error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE)
-		return;					/* compacted just now: next time */
+	if (error != NULL && etcd_mirror_is_compacted(error))
+		return;					/* just now: next time */
 	if (error != NULL)
 		after_failure(work, error, XACT_READ_COMMITTED, etcd_mirror_apply_verification, pause);
 	if (work->reached != 0)
