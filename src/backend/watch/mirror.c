@@ -14,6 +14,7 @@
  *	0			the target refuses a row			0, and the mirror FAILED
  *	r			events come							their revision
  *	r			etcd does not know any more			0
+ *	r			its tables are not what they were	0
  *	r			the target refuses a row			r, and the mirror FAILED
  *	any			etcd or the target cannot be had	the same, again after a pause
  */
