@@ -270,12 +270,12 @@ follow(EtcdFollower *row, int64 position, int wait, TimestampTz *noted, long *pa
 			fields.sqlerrcode = ERRCODE_INVALID_PARAMETER_VALUE;
 			fields.message = "the server leads to another cluster";
 			error = &fields;
-			work.strays = true;
 		}
 	}
 	if (error != NULL && error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE)
 	{
 		ereport(LOG, (errmsg("mirror \"%s\" of etcd begins anew: %s", row->name, error->message)));
+		work.strays = !etcd_mirror_is_compacted(error);
 		error = etcd_attempt(etcd_mirror_forget_position, &work, "beginning anew");
 		if (error == NULL)
 			return row->revision = 0;
