@@ -52,6 +52,8 @@ PGDLLEXPORT void etcd_fdw_mirror_main(Datum arg);
 
 static MemoryContext loop_context;
 static MemoryContext row_context;
+/* Whose events have come, though none may have been stored; 0 when that is not known. */
+static uint64 told_cluster = 0;
 /* The row may have changed. */
 static bool is_stale = false;
 
@@ -271,12 +273,15 @@ follow(EtcdFollower *row, int64 position, int wait, TimestampTz *noted, long *pa
 			fields.message = "the server leads to another cluster";
 			error = &fields;
 		}
+		else
+			told_cluster = page.cluster;
 	}
 	if (error != NULL && error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE)
 	{
 		ereport(LOG, (errmsg("mirror \"%s\" of etcd begins anew: %s", row->name, error->message)));
 		work.strays = !etcd_mirror_is_compacted(error);
 		error = etcd_attempt(etcd_mirror_forget_position, &work, "beginning anew");
+		told_cluster = 0;
 		if (error == NULL)
 			return row->revision = 0;
 	}
@@ -381,6 +386,8 @@ etcd_fdw_mirror_main(Datum arg)
 				ProcessConfigFile(PGC_SIGHUP);
 			}
 			row = reload(start.name);
+			if (row->cluster == 0 && row->revision != 0)
+				row->cluster = told_cluster;
 			position = Max(position, row->revision);
 		}
 		if (etcd_shape_is_stale())
