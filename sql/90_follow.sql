@@ -17,14 +17,26 @@ CREATE TABLE @extschema@.etcd_fdw_follower (
   target regclass,
   filter text,
   key_columns text[],
-  skip bigint NOT NULL DEFAULT 0,
-  verify interval
+  skips bigint[] NOT NULL DEFAULT '{}',
+  verify interval,
+  shape bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE UNIQUE INDEX etcd_fdw_follower_target ON @extschema@.etcd_fdw_follower (target);
 COMMENT ON TABLE @extschema@.etcd_fdw_follower IS
   'Subscriptions and mirrors with their positions; changed by etcd_subscribe() and its like only. Part of a dump.';
 GRANT SELECT ON @extschema@.etcd_fdw_follower TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.etcd_fdw_follower', '');
+
+CREATE TABLE @extschema@.etcd_fdw_left_out (
+  name text NOT NULL,
+  key bytea NOT NULL,
+  revision bigint NOT NULL
+);
+CREATE INDEX etcd_fdw_left_out_name ON @extschema@.etcd_fdw_left_out (name);
+COMMENT ON TABLE @extschema@.etcd_fdw_left_out IS
+  'The keys that mirrors leave out, by etcd_resume() with skip, each until it changes again. Part of a dump.';
+GRANT SELECT ON @extschema@.etcd_fdw_left_out TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.etcd_fdw_left_out', '');
 
 CREATE TABLE @extschema@.etcd_fdw_follower_status (
   name text PRIMARY KEY,
@@ -44,7 +56,7 @@ CREATE FUNCTION @extschema@.etcd_fdw_followers_changed() RETURNS trigger
   LANGUAGE c AS 'MODULE_PATHNAME', 'etcd_fdw_followers_changed';
 COMMENT ON FUNCTION @extschema@.etcd_fdw_followers_changed() IS 'has the worker look at the table; internal to etcd_fdw';
 CREATE TRIGGER changed AFTER INSERT OR DELETE OR UPDATE OF name, kind, owner, server, key, range_end, prev, state, channel, batch,
-    source, target, filter, key_columns, skip, verify ON @extschema@.etcd_fdw_follower
+    source, target, filter, key_columns, skips, verify ON @extschema@.etcd_fdw_follower
   FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.etcd_fdw_followers_changed();
 
 CREATE FUNCTION @extschema@.etcd_follow() RETURNS void
@@ -71,7 +83,7 @@ COMMENT ON FUNCTION @extschema@.etcd_pause(text) IS
 CREATE FUNCTION @extschema@.etcd_resume(name text, skip bigint DEFAULT NULL) RETURNS void
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'etcd_fdw_resume';
 COMMENT ON FUNCTION @extschema@.etcd_resume(text, bigint) IS
-  'Lets a subscription or a mirror go on where it was. skip is the revision of which the target of a mirror refuses rows: these are left out.';
+  'Lets a subscription or a mirror go on where it was. skip is a revision of which the target of a mirror refuses rows: these are left out, each until its key changes again.';
 
 CREATE FUNCTION @extschema@.etcd_fdw_follows(kind text, name text) RETURNS boolean
   LANGUAGE sql STABLE PARALLEL RESTRICTED
@@ -101,7 +113,8 @@ CREATE VIEW @extschema@.etcd_fdw_followers WITH (security_barrier) AS
       THEN '0'::pg_catalog.interval
       ELSE pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) s.in_step_at END AS lag,
     s.error, s.error_at, s.error_revision, pg_catalog.encode(s.error_key, 'escape') AS error_key,
-    coalesce(s.repaired, 0::pg_catalog.int8) AS repaired, s.verified_at
+    coalesce(s.repaired, 0::pg_catalog.int8) AS repaired, s.verified_at,
+    (SELECT pg_catalog.count(l.name) FROM @extschema@.etcd_fdw_left_out l WHERE l.name OPERATOR(pg_catalog.=) f.name) AS left_out
   FROM @extschema@.etcd_fdw_follower f
     CROSS JOIN LATERAL (SELECT @extschema@.etcd_fdw_follows(f.kind, f.name) AS works) w
     LEFT JOIN @extschema@.etcd_fdw_follower_status s ON s.name OPERATOR(pg_catalog.=) f.name
@@ -132,9 +145,9 @@ CREATE VIEW @extschema@.etcd_fdw_mirrors AS
   SELECT r.name, r.owner, r.server, r.source, r.target, r.filter,
     CASE WHEN r.state OPERATOR(pg_catalog.=) 'running'::pg_catalog.text AND r.revision OPERATOR(pg_catalog.=) 0::pg_catalog.int8
       THEN 'snapshot' ELSE r.state END AS state,
-    r.revision, r.events, r.lag_events, r.lag, r.error, r.error_at, r.error_revision, r.error_key, r.repaired, r.verified_at
+    r.revision, r.events, r.lag_events, r.lag, r.error, r.error_at, r.error_revision, r.error_key, r.left_out, r.repaired, r.verified_at
   FROM @extschema@.etcd_fdw_followers r
   WHERE r.kind OPERATOR(pg_catalog.=) 'mirror'::pg_catalog.text;
 COMMENT ON VIEW @extschema@.etcd_fdw_mirrors IS
-  'The mirrors of roles that the user is a member of, or all for members of pg_monitor. state: snapshot; running; retrying, with the error; failed, when the target refuses a row (error_key, error_revision; see etcd_resume()); paused; stopped, when no worker runs. The target shows etcd as it was at revision. repaired rows differed when verified.';
+  'The mirrors of roles that the user is a member of, or all for members of pg_monitor. state: snapshot; running; retrying, with the error; failed, when the target refuses a row (error_key, error_revision; see etcd_resume()); paused; stopped, when no worker runs. The target shows etcd as it was at revision, without left_out keys (see etcd_resume()). repaired rows differed when verified.';
 GRANT SELECT ON @extschema@.etcd_fdw_mirrors TO PUBLIC;

@@ -9,16 +9,18 @@ import { readColumn } from "./plan/columns.ts";
 import { readTableOptions } from "./plan/options.ts";
 import type { FollowedInput, FollowInput, Outcome, PlanInput } from "./protocol.ts";
 
-function followed(range: KeyRange, columns: number[]): Outcome {
+function followed(range: KeyRange, columns: number[], ttl: number[]): Outcome {
   const { key, rangeEnd } = toEtcd(range);
   const end = rangeEnd === null ? "" : toHex(rangeEnd);
-  return { answer: { do: "followed", key: toHex(key), end, single: Number(rangeEnd === null), columns } };
+  return {
+    answer: { do: "followed", key: toHex(key), end, single: Number(rangeEnd === null), columns, ttl },
+  };
 }
 
 /** Operation "followKeys": the keys that a user names, by their first and what is behind the last, or by a prefix. */
 export function followKeys({ key, end, prefix }: FollowedInput): Outcome {
   const start = fromHex(key);
-  if (prefix) return followed(prefixRange(start), []);
+  if (prefix) return followed(prefixRange(start), [], []);
   if (end !== null) {
     const last = fromHex(end);
     if (last.length > 1 && compareBytes(last, start) <= 0) {
@@ -27,12 +29,13 @@ export function followKeys({ key, end, prefix }: FollowedInput): Outcome {
     return followed(
       { start, end: last.length === 0 || last.length === 1 && last[0] === 0 ? null : last },
       [],
+      [],
     );
   }
-  return { answer: { do: "followed", key, end: "", single: 1, columns: [] } };
+  return { answer: { do: "followed", key, end: "", single: 1, columns: [], ttl: [] } };
 }
 
-/** Operation "followTable": a foreign table's keys, and the columns that tell one from the other. */
+/** Operation "followTable": a foreign table's keys, and the columns that tell one from the other, or show the time left. */
 export function followTable(input: PlanInput): Outcome {
   const { pattern, range, revision } = readTableOptions(input);
   const columns = input.columns.map((column) => readColumn(input.table, column, pattern));
@@ -55,7 +58,8 @@ export function followTable(input: PlanInput): Outcome {
       },
     );
   }
-  return followed(range, parts.map((column) => column!.attnum));
+  const ttl = columns.filter((column) => column.ttl === true).map(({ attnum }) => attnum);
+  return followed(range, parts.map((column) => column!.attnum), ttl);
 }
 
 /** Operation "follow". */

@@ -21,7 +21,7 @@ Deno.test("follow: waits for one event, takes more, and knows where it stands", 
 Deno.test("followKeys: a prefix, a range, a key, and everything", () => {
   const keys = (key: string, end: string | null, prefix: boolean) =>
     followKeys({ key: hex(key), end: end === null ? null : hex(end), prefix }).answer;
-  const found = { do: "followed", columns: [] };
+  const found = { do: "followed", columns: [], ttl: [] };
   assert.deepEqual(keys("/a", null, true), { ...found, key: hex("/a"), end: hex("/b"), single: 0 });
   assert.deepEqual(keys("", null, true), { ...found, key: "00", end: "00", single: 0 });
   assert.deepEqual(keys("/a", "/c", false), { ...found, key: hex("/a"), end: hex("/c"), single: 0 });
@@ -32,8 +32,13 @@ Deno.test("followKeys: a prefix, a range, a key, and everything", () => {
 Deno.test("followTable: the table's keys, and what tells them apart", () => {
   const table = (options: Record<string, string>, columns = KEY_VALUE) =>
     followTable({ table: "t", server: {}, options, columns, quals: [] }).answer;
-  const range = { do: "followed", key: hex("/a/"), end: hex("/a0"), single: 0 };
+  const range = { do: "followed", key: hex("/a/"), end: hex("/a0"), single: 0, ttl: [] as number[] };
   assert.deepEqual(table({ prefix: "/a/" }), { ...range, columns: [1] });
+  assert.deepEqual(table({ prefix: "/a/" }, [...KEY_VALUE, column(9, "ttl")]), {
+    ...range,
+    columns: [1],
+    ttl: [9],
+  });
   const parts = [column(3, "b"), column(5, "a")];
   assert.deepEqual(table({ key_pattern: "/a/{a}/{b}" }, parts), { ...range, columns: [5, 3] });
   assert.throws(() => table({ key_pattern: "/a/{a}/{b}" }, parts.slice(1)), /tells its keys apart/);

@@ -280,6 +280,8 @@ export interface FollowedAnswer {
   single: number;
   /** Attnums of the table's columns that tell its keys apart. */
   columns: number[];
+  /** Of those that show how long a key has left: they change without an event. */
+  ttl: number[];
 }
 
 /** Send the payload (a frame); the reply is a WatchedPage. */

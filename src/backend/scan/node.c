@@ -7,6 +7,7 @@
 #include "base/compat.h"
 #include "core/input.h"
 #include "scan/cell.h"
+#include "scan/feed.h"
 #include "scan/node.h"
 #include "scan/private.h"
 #include "scan/rows.h"
@@ -169,6 +170,11 @@ etcdIterateForeignScan(ForeignScanState *node)
 	if (etcd_scan_next(state->scan, &kv))
 	{
 		memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
+		if (state->scan->feed != NULL && state->scan->feed->kind == ETCD_FEED_RAW)
+		{
+			state->scan->feed->take(state->scan->feed->arg, &kv);
+			return ExecStoreVirtualTuple(slot);
+		}
 		etcd_cells_fill(state->scan->cells, &kv, slot->tts_values, slot->tts_isnull);
 		ExecStoreVirtualTuple(slot);
 		if (state->rows != NULL)

@@ -292,6 +292,24 @@ is_at_hand(EtcdScan *scan, StringInfo params, int64 wanted)
 }
 
 /*
+ * Whether it shows what it is given, and nothing of etcd's.
+ */
+static bool
+is_fed(EtcdScan *scan)
+{
+	return scan->feed != NULL && scan->feed->kind == ETCD_FEED_INSTEAD;
+}
+
+/*
+ * Whether its keys are taken before they are rows.
+ */
+static bool
+is_raw(EtcdScan *scan)
+{
+	return scan->feed != NULL && scan->feed->kind == ETCD_FEED_RAW;
+}
+
+/*
  * Starts the scan, or starts it anew.  `params` are their values as core takes
  * them, with commas between; `limit` is -1 for all rows.
  */
@@ -304,7 +322,7 @@ etcd_scan_start(EtcdScan *scan, StringInfo params, int64 limit, int64 offset)
 	scan->skip = offset;
 	scan->left = limit;
 	scan->fed = 0;
-	if (scan->feed != NULL)
+	if (is_fed(scan))
 		scan->state = ETCD_SCAN_EMPTY;
 	else if (!is_at_hand(scan, params, wanted))
 	{
@@ -442,7 +460,7 @@ has_page(EtcdScan *scan)
 static bool
 next_key(EtcdScan *scan, EtcdKeyValue *kv)
 {
-	if (scan->feed == NULL)
+	if (!is_fed(scan))
 		return has_page(scan) && etcd_page_next(&scan->page, kv);
 	if (scan->fed == scan->feed->count)
 		return false;
@@ -462,7 +480,9 @@ etcd_scan_next(EtcdScan *scan, EtcdKeyValue *kv)
 	{
 		if (next_key(scan, kv))
 		{
-			if (!etcd_cells_match(scan->cells, kv))
+			if (scan->feed != NULL && !is_fed(scan) && etcd_feed_leaves_out(scan->feed, kv))
+				continue;
+			if (!is_raw(scan) && !etcd_cells_match(scan->cells, kv))
 				continue;
 			if (scan->skip > 0)
 			{

@@ -42,7 +42,7 @@ typedef struct EtcdScan
 	bool		serializable;	/* one member's state is read, as the table says */
 	bool		past;			/* the table shows a revision of its own */
 	int64		named;			/* etcd_fdw.revision as it was when the query began */
-	const struct EtcdFeed *feed;	/* what it shows instead of etcd; NULL: etcd */
+	const struct EtcdFeed *feed;	/* what a mirror has it show; NULL: etcd */
 	uint32		fed;			/* how much of it was shown */
 	Oid			dispatch;
 	EState	   *estate;			/* whose revision is read; NULL for none's */

@@ -23,8 +23,8 @@ typedef enum EtcdMirrorStage
 typedef enum EtcdMirrorPace
 {
 	ETCD_PACE_AT_ONCE,
-	ETCD_PACE_IN_ORDER,			/* of events: revision by revision, as etcd came through them */
-	ETCD_PACE_BY_KEY			/* to find the row that the target refuses */
+	ETCD_PACE_APART,			/* events as etcd came through them, snapshots by pages: finds the row that is refused */
+	ETCD_PACE_CHECKED			/* the same where the commit was refused: constraints may put nothing off */
 } EtcdMirrorPace;
 
 /* What one attempt at the target works with, and finds out. */
@@ -41,6 +41,9 @@ typedef struct EtcdMirrorWork
 	int64		reached;		/* the revision that the target shows now */
 	int64		differences;	/* rows that were put right */
 	EtcdMirrorPace pace;
+	struct EtcdLeftOut *left_out;	/* of this attempt */
+	bool		row_changed;	/* it is to be read again */
+	bool		strays;			/* etcd is another: what was said of its revisions means nothing */
 	bool		merges;			/* several keys would be one row, which one by one does not show */
 	EtcdMirrorStage stage;
 	/* Of the row that was refused. */
@@ -50,6 +53,8 @@ typedef struct EtcdMirrorWork
 	ErrorData  *error;
 } EtcdMirrorWork;
 
+extern void etcd_put_difference(EtcdMirrorWork *work);
+extern bool etcd_mirror_is_compacted(const ErrorData *error);
 extern bool etcd_mirror_refuses(const EtcdMirrorWork *work, const ErrorData *error);
 extern void etcd_mirror_read_events(EtcdMirrorWork *work);
 

@@ -35,8 +35,8 @@
 /* In the order in which read_follower() takes them. */
 #define COLUMNS \
 	"f.name, f.kind, f.owner::pg_catalog.oid, f.server, f.key, f.range_end, f.prev, f.state, f.revision, " \
-	"f.channel, f.batch, f.source::pg_catalog.oid, f.target::pg_catalog.oid, f.filter, f.key_columns, f.skip, " \
-	"(EXTRACT(epoch FROM f.verify) OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8, f.cluster"
+	"f.channel, f.batch, f.source::pg_catalog.oid, f.target::pg_catalog.oid, f.filter, f.key_columns, f.skips, " \
+	"(EXTRACT(epoch FROM f.verify) OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8, f.cluster, f.shape"
 
 /*
  * The schema of etcd_fdw; InvalidOid where the database does not have it.
@@ -138,6 +138,15 @@ run(const char *statement, int nargs, Oid *types, Datum *values, const char *nul
 	return SPI_processed;
 }
 
+/*
+ * The same for other files.
+ */
+uint64
+etcd_follower_run(const char *statement, int nargs, Oid *types, Datum *values, const char *nulls, int expected)
+{
+	return run(statement, nargs, types, values, nulls, expected);
+}
+
 static char *
 text_at(HeapTuple tuple, TupleDesc desc, int column)
 {
@@ -182,6 +191,20 @@ names_at(HeapTuple tuple, TupleDesc desc, int column)
 	return result;
 }
 
+static int
+numbers_at(HeapTuple tuple, TupleDesc desc, int column, int64 **numbers)
+{
+	Datum	   *elements;
+	int			count;
+
+	deconstruct_array(DatumGetArrayTypeP(datum_at(tuple, desc, column)), INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE, &elements, NULL, &count);
+	*numbers = palloc(sizeof(int64) * Max(1, count));
+	for (int i = 0; i < count; i++)
+		(*numbers)[i] = DatumGetInt64(elements[i]);
+	return count;
+}
+
 static EtcdFollower *
 read_follower(HeapTuple tuple, TupleDesc desc)
 {
@@ -202,9 +225,10 @@ read_follower(HeapTuple tuple, TupleDesc desc)
 	follower->target = DatumGetObjectId(datum_at(tuple, desc, 13));
 	follower->filter = text_at(tuple, desc, 14);
 	follower->key_columns = names_at(tuple, desc, 15);
-	follower->skip = DatumGetInt64(datum_at(tuple, desc, 16));
+	follower->nskips = numbers_at(tuple, desc, 16, &follower->skips);
 	follower->verify_ms = DatumGetInt64(datum_at(tuple, desc, 17));
 	follower->cluster = (uint64) DatumGetInt64(datum_at(tuple, desc, 18));
+	follower->shape = DatumGetInt64(datum_at(tuple, desc, 19));
 	return follower;
 }
 
@@ -252,12 +276,14 @@ names_array(List *names)
 static void
 forget_status(const char *name)
 {
+	static const char *const tables[] = {"etcd_fdw_follower_status", "etcd_fdw_left_out"};
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(name)};
 
-	run("DELETE FROM %s.etcd_fdw_follower_status s WHERE s.name OPERATOR(pg_catalog.=) $1"
-		" AND NOT EXISTS (SELECT FROM %s.etcd_fdw_follower f WHERE f.name OPERATOR(pg_catalog.=) $1)",
-		1, types, values, NULL, SPI_OK_DELETE);
+	for (int i = 0; i < (int) lengthof(tables); i++)
+		run(psprintf("DELETE FROM %%s.%s s WHERE s.name OPERATOR(pg_catalog.=) $1"
+					 " AND NOT EXISTS (SELECT FROM %%s.etcd_fdw_follower f WHERE f.name OPERATOR(pg_catalog.=) $1)",
+					 tables[i]), 1, types, values, NULL, SPI_OK_DELETE);
 }
 
 /*
@@ -288,6 +314,7 @@ etcd_follower_insert(const EtcdFollower *follower)
 		{TEXTOID, TEXT_OR_NULL(follower->filter), follower->filter == NULL},
 		{TEXTARRAYOID, names_array(follower->key_columns), follower->key_columns == NIL},
 		{INTERVALOID, IntervalPGetDatum(&verify), follower->verify_ms == 0},
+		{INT8OID, Int64GetDatum(follower->shape), false},
 	};
 	Oid			types[lengthof(args)];
 	Datum		values[lengthof(args)];
@@ -304,9 +331,9 @@ etcd_follower_insert(const EtcdFollower *follower)
 	/* What a worker noted too late of one that had this name. */
 	forget_status(follower->name);
 	added = run("INSERT INTO %s.etcd_fdw_follower (name, kind, owner, server, key, range_end, prev, revision, channel, batch,"
-				" source, target, filter, key_columns, verify)"
+				" source, target, filter, key_columns, verify, shape)"
 				" VALUES ($1, $2, $3::pg_catalog.regrole, $4, $5, $6, $7, $8, $9, $10,"
-				" $11::pg_catalog.regclass, $12::pg_catalog.regclass, $13, $14, $15)"
+				" $11::pg_catalog.regclass, $12::pg_catalog.regclass, $13, $14, $15, $16)"
 				" ON CONFLICT (name) DO NOTHING",
 				lengthof(args), types, values, nulls, SPI_OK_INSERT);
 	if (added == 0)
@@ -315,6 +342,32 @@ etcd_follower_insert(const EtcdFollower *follower)
 				 errmsg("subscription or mirror \"%s\" already exists", follower->name),
 				 errhint("Names are common to both in a database; etcd_unsubscribe() and etcd_unmirror() free one.")));
 	SPI_finish();
+}
+
+/*
+ * Notes what a mirror is made of now; `anew`, it begins with a snapshot.  False
+ * when it does not run, or is being changed by somebody.
+ */
+bool
+etcd_follower_remake(const EtcdFollower *mirror, bool anew)
+{
+	Oid			types[] = {TEXTOID, TEXTOID, BYTEAOID, BYTEAOID, TEXTARRAYOID, INT8OID, BOOLOID};
+	Datum		values[] = {
+		CStringGetTextDatum(mirror->name), CStringGetTextDatum(mirror->server), PointerGetDatum(mirror->key),
+		PointerGetDatum(mirror->range_end), names_array(mirror->key_columns), Int64GetDatum(mirror->shape),
+		BoolGetDatum(anew)
+	};
+	char		nulls[] = {' ', ' ', ' ', mirror->range_end == NULL ? 'n' : ' ', ' ', ' ', ' '};
+	bool		done;
+
+	SPI_connect();
+	done = run("UPDATE %s.etcd_fdw_follower f SET server = $2, key = $3, range_end = $4, key_columns = $5, shape = $6,"
+			   " revision = CASE WHEN $7 THEN 0::pg_catalog.int8 ELSE f.revision END WHERE f.ctid OPERATOR(pg_catalog.=) ("
+			   "SELECT g.ctid FROM %s.etcd_fdw_follower g WHERE g.name OPERATOR(pg_catalog.=) $1"
+			   " AND g.state OPERATOR(pg_catalog.=) 'running'::pg_catalog.text FOR NO KEY UPDATE SKIP LOCKED)",
+			   lengthof(types), types, values, nulls, SPI_OK_UPDATE) == 1;
+	SPI_finish();
+	return done;
 }
 
 /*

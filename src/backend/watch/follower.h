@@ -47,8 +47,11 @@ typedef struct EtcdFollower
 	Oid			target;
 	char	   *filter;			/* NULL: none */
 	List	   *key_columns;	/* of char * */
-	int64		skip;			/* what the target refuses of this revision is left out; 0: of none */
+	int			nskips;			/* revisions of which the target may refuse rows: these are left out */
+	int64	   *skips;
+	struct EtcdLeftOut *left_out;	/* what was left out; only a mirror's worker reads it */
 	int64		verify_ms;		/* 0: never */
+	int64		shape;			/* of what it is made: see watch/shape.c */
 } EtcdFollower;
 
 /* What to note with a batch. */
@@ -68,9 +71,11 @@ typedef enum EtcdFollowerLock
 } EtcdFollowerLock;
 
 extern char *etcd_extension_schema(void);
+extern uint64 etcd_follower_run(const char *statement, int nargs, Oid *types, Datum *values, const char *nulls, int expected);
 extern Oid	etcd_follower_table(void);
 extern List *etcd_followers_load(const char *name);
 extern void etcd_follower_insert(const EtcdFollower *follower);
+extern bool etcd_follower_remake(const EtcdFollower *mirror, bool anew);
 extern bool etcd_follower_advance(const EtcdFollower *follower, const EtcdFollowed *followed);
 extern void etcd_follower_note_error(const char *name, const ErrorData *error, int64 revision, const char *key, int key_len);
 extern void etcd_follower_fail(const char *name);

@@ -14,6 +14,7 @@
  *	0			the target refuses a row			0, and the mirror FAILED
  *	r			events come							their revision
  *	r			etcd does not know any more			0
+ *	r			its tables are not what they were	0
  *	r			the target refuses a row			r, and the mirror FAILED
  *	any			etcd or the target cannot be had	the same, again after a pause
  */
@@ -25,6 +26,8 @@
 #include "watch/apply.h"
 #include "watch/follower.h"
 #include "watch/launch.h"
+#include "watch/leftout.h"
+#include "watch/shape.h"
 
 #include "access/xact.h"
 #include "miscadmin.h"
@@ -49,6 +52,8 @@ PGDLLEXPORT void etcd_fdw_mirror_main(Datum arg);
 
 static MemoryContext loop_context;
 static MemoryContext row_context;
+/* Whose events have come, though none may have been stored; 0 when that is not known. */
+static uint64 told_cluster = 0;
 /* The row may have changed. */
 static bool is_stale = false;
 
@@ -70,8 +75,10 @@ load_row(void *arg)
 	MemoryContextReset(row_context);
 	old = MemoryContextSwitchTo(row_context);
 	rows = OidIsValid(etcd_follower_table()) ? etcd_followers_load(loading->name) : NIL;
-	MemoryContextSwitchTo(old);
 	loading->row = rows != NIL ? linitial(rows) : NULL;
+	if (loading->row != NULL)
+		loading->row->left_out = etcd_left_out_load(loading->name);
+	MemoryContextSwitchTo(old);
 	if (loading->row != NULL &&
 		(!loading->row->running || loading->row->kind != ETCD_MIRROR || loading->row->owner != GetSessionUserId()))
 		loading->row = NULL;
@@ -118,6 +125,8 @@ try_work(EtcdMirrorWork *work, int isolation, void (*attempt) (void *), const ch
 		/* It may have failed before its scan was made. */
 		etcd_feed(NULL);
 	}
+	else
+		is_stale = is_stale || work->row_changed;
 	return error;
 }
 
@@ -134,12 +143,14 @@ after_failure(EtcdMirrorWork *work, ErrorData *error, int isolation, void (*atte
 		sleep_ms(BUSY_PAUSE_MS);
 		return;
 	}
-	while (etcd_mirror_refuses(work, error) && work->pace != ETCD_PACE_BY_KEY)
+	/* Only the commit finds out what was put off until then. */
+	while (etcd_mirror_refuses(work, error) &&
+		   (work->pace == ETCD_PACE_AT_ONCE || (work->pace == ETCD_PACE_APART && work->stage == ETCD_STAGE_DONE)))
 	{
 		ErrorData  *again;
 
 		work->merges = work->merges || error->sqlerrcode == ERRCODE_CARDINALITY_VIOLATION;
-		work->pace = work->pace == ETCD_PACE_AT_ONCE && work->page != NULL ? ETCD_PACE_IN_ORDER : ETCD_PACE_BY_KEY;
+		work->pace++;
 		again = try_work(work, isolation, attempt, "looking for the row that is refused");
 		if (again == NULL)
 			return;				/* so there was no fault */
@@ -180,9 +191,6 @@ put_snapshot(EtcdMirrorWork *work, long *pause)
 {
 	ErrorData  *error = try_work(work, XACT_REPEATABLE_READ, etcd_mirror_apply_snapshot, "putting a snapshot of etcd");
 
-	/* What is compacted while it is read is read anew. */
-	if (error != NULL && error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE && strstr(error->message, "compacted") != NULL)
-		error->sqlerrcode = ERRCODE_T_R_SERIALIZATION_FAILURE;
 	if (error != NULL)
 		after_failure(work, error, XACT_REPEATABLE_READ, etcd_mirror_apply_snapshot, pause);
 	else
@@ -196,8 +204,8 @@ verify(EtcdMirrorWork *work, long *pause)
 {
 	ErrorData  *error = try_work(work, XACT_READ_COMMITTED, etcd_mirror_apply_verification, "comparing with etcd");
 
-	if (error != NULL && error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE)
-		return;					/* compacted just now: next time */
+	if (error != NULL && etcd_mirror_is_compacted(error))
+		return;					/* just now: next time */
 	if (error != NULL)
 		after_failure(work, error, XACT_READ_COMMITTED, etcd_mirror_apply_verification, pause);
 	if (work->reached != 0)
@@ -247,6 +255,9 @@ follow(EtcdFollower *row, int64 position, int wait, TimestampTz *noted, long *pa
 	EtcdPage	page;
 	EtcdMirrorWork work = {.row = row, .context = loop_context};
 
+	/* A server that has another name cannot be asked. */
+	if (etcd_shape_is_stale())
+		return position;
 	if (error == NULL)
 		error = await_news(asking.request);
 	if (error == NULL && ConfigReloadPending)
@@ -262,11 +273,15 @@ follow(EtcdFollower *row, int64 position, int wait, TimestampTz *noted, long *pa
 			fields.message = "the server leads to another cluster";
 			error = &fields;
 		}
+		else
+			told_cluster = page.cluster;
 	}
 	if (error != NULL && error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE)
 	{
 		ereport(LOG, (errmsg("mirror \"%s\" of etcd begins anew: %s", row->name, error->message)));
+		work.strays = !etcd_mirror_is_compacted(error);
 		error = etcd_attempt(etcd_mirror_forget_position, &work, "beginning anew");
+		told_cluster = 0;
 		if (error == NULL)
 			return row->revision = 0;
 	}
@@ -290,6 +305,23 @@ follow(EtcdFollower *row, int64 position, int wait, TimestampTz *noted, long *pa
 	row->cluster = page.cluster;
 	*noted = GetCurrentTimestamp();
 	return work.reached;
+}
+
+/*
+ * Looks whether the mirror is made of what there is now; if not, its row is
+ * another then.
+ */
+static void
+check_shape(EtcdFollower *row, long *pause)
+{
+	/* There is nothing to be looked for one by one. */
+	EtcdMirrorWork work = {.row = row, .context = loop_context, .pace = ETCD_PACE_CHECKED};
+	ErrorData  *error = try_work(&work, XACT_READ_COMMITTED, etcd_mirror_check_shape, "looking at the tables");
+
+	if (error == NULL)
+		return;
+	etcd_shape_doubt();
+	after_failure(&work, error, XACT_READ_COMMITTED, etcd_mirror_check_shape, pause);
 }
 
 /*
@@ -327,6 +359,7 @@ etcd_fdw_mirror_main(Datum arg)
 	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("standard_conforming_strings", "on", PGC_SUSET, PGC_S_OVERRIDE);
 	loop_context = AllocSetContextCreate(TopMemoryContext, "etcd_fdw mirror loop", ALLOCSET_DEFAULT_SIZES);
+	etcd_shape_watch();
 	row_context = AllocSetContextCreate(TopMemoryContext, "etcd_fdw mirror", ALLOCSET_SMALL_SIZES);
 	MemoryContextSwitchTo(loop_context);
 	row = loading.row = reload(start.name);
@@ -353,7 +386,14 @@ etcd_fdw_mirror_main(Datum arg)
 				ProcessConfigFile(PGC_SIGHUP);
 			}
 			row = reload(start.name);
+			if (row->cluster == 0 && row->revision != 0)
+				row->cluster = told_cluster;
 			position = Max(position, row->revision);
+		}
+		if (etcd_shape_is_stale())
+		{
+			check_shape(row, &pause);
+			continue;
 		}
 		if (row->revision == 0)
 		{

@@ -5,23 +5,20 @@
 #include "postgres.h"
 
 #include "base/compat.h"
-#include "core/dispatch.h"
-#include "plan/describe.h"
 #include "watch/follower.h"
+#include "watch/shape.h"
 #include "watch/subscribe.h"
 #include "watch/target.h"
 
-#include "access/table.h"
 #include "executor/spi.h"
-#include "foreign/foreign.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
+#include "catalog/partition.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 
@@ -38,31 +35,6 @@ enum
 	MIRROR_FILTER,
 	MIRROR_VERIFY
 };
-
-/*
- * The foreign table's keys; attnums of the columns that tell them apart.
- */
-static List *
-read_source(EtcdFollower *mirror)
-{
-	Relation	relation = table_open(mirror->source, AccessShareLock);
-	StringInfoData input;
-	EtcdAnswer	answer;
-	Oid			serverid;
-
-	if (relation->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is not a foreign table", RelationGetRelationName(relation))));
-	serverid = GetForeignTable(mirror->source)->serverid;
-	mirror->server = etcd_server_arg(GetForeignServer(serverid)->servername, "etcd_mirror");
-	initStringInfo(&input);
-	etcd_describe_table(&input, relation, NULL);
-	appendStringInfoString(&input, ",\"quals\":[]}");
-	etcd_dispatch(etcd_dispatch_function(serverid), "followTable", &input, &answer);
-	table_close(relation, AccessShareLock);
-	return etcd_read_followed(mirror, &answer);
-}
 
 /*
  * A foreign table over the prefix, with the target's columns of etcd's names,
@@ -133,6 +105,12 @@ milliseconds(const Interval *interval)
 	return interval->time / 1000 + (interval->day + INT64CONST(30) * interval->month) * (USECS_PER_DAY / 1000);
 }
 
+static bool
+is_part_of_other(Oid one, Oid other)
+{
+	return list_member_oid(get_partition_ancestors(one), other) || list_member_oid(get_partition_ancestors(other), one);
+}
+
 /*
  * Two mirrors of one target would undo each other's work.
  */
@@ -148,6 +126,12 @@ check_only(const EtcdFollower *mirror)
 	{
 		EtcdFollower *other = lfirst(lc);
 
+		if (other->kind == ETCD_MIRROR && other->target != mirror->target && is_part_of_other(other->target, mirror->target))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("tables \"%s\" and \"%s\", the target of mirror \"%s\", share rows", get_rel_name(mirror->target),
+							get_rel_name(other->target), other->name),
+					 errdetail("One is a partition of the other: each mirror would delete what the other has put.")));
 		if (other->kind == ETCD_MIRROR && other->target == mirror->target)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_IN_USE),
@@ -204,7 +188,7 @@ etcd_fdw_mirror(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the foreign table of mirror \"%s\" does not exist", mirror.name)));
-	keys = read_source(&mirror);
+	keys = etcd_read_shape(&mirror);
 	mirror.key_columns = etcd_check_target(&mirror, keys);
 	if (filter != NULL)
 		mirror.filter = etcd_qualify_filter(mirror.source, filter);

@@ -274,7 +274,10 @@ etcd_fdw_resume(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"skip\" of etcd_resume() is the revision of a row that the target of a mirror refuses"),
 				 errhint("View etcd_fdw_mirrors shows it as error_revision.")));
-	etcd_follower_change("UPDATE %s.etcd_fdw_follower f SET state = 'running', skip = $3"
+	etcd_follower_change("UPDATE %s.etcd_fdw_follower f SET state = 'running',"
+						 " skips = CASE WHEN $3 OPERATOR(pg_catalog.=) 0::pg_catalog.int8"
+						 " OR $3 OPERATOR(pg_catalog.=) ANY (f.skips) THEN f.skips"
+						 " ELSE pg_catalog.array_append(f.skips, $3) END"
 						 " WHERE f.name OPERATOR(pg_catalog.=) $1", follower, skip);
 	PG_RETURN_VOID();
 }

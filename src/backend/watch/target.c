@@ -25,92 +25,12 @@
 #include "catalog/pg_opfamily.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "nodes/nodeFuncs.h"
-#include "optimizer/optimizer.h"
 #include "parser/parse_coerce.h"
-#include "parser/parse_collate.h"
-#include "parser/parse_expr.h"
-#include "parser/parse_relation.h"
-#include "parser/parser.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/ruleutils.h"
 #include "utils/syscache.h"
-
-/* ---- the filter ---- */
-
-static bool
-has_subquery(Node *node, void *context)
-{
-	if (node == NULL)
-		return false;
-	return IsA(node, SubLink) || expression_tree_walker(node, has_subquery, context);
-}
-
-static Node *
-parse_filter(const char *filter)
-{
-	List	   *parsed = raw_parser(filter, RAW_PARSE_PLPGSQL_EXPR);
-	SelectStmt *select = (SelectStmt *) linitial_node(RawStmt, parsed)->stmt;
-
-	if (list_length(parsed) != 1 || !IsA(select, SelectStmt) || list_length(select->targetList) != 1 ||
-		select->fromClause != NIL || select->whereClause != NULL || select->groupClause != NIL ||
-		select->havingClause != NULL || select->sortClause != NIL || select->distinctClause != NIL ||
-		select->windowClause != NIL || select->limitCount != NULL || select->limitOffset != NULL ||
-		select->lockingClause != NIL || select->op != SETOP_NONE)
-		ereport(ERROR,
-				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("filter \"%s\" is no condition", filter),
-				 errhint("Give what would stand behind WHERE.")));
-	return linitial_node(ResTarget, select->targetList)->val;
-}
-
-/*
- * The condition with all names qualified, on the foreign table under the name
- * f, and constants in forms that every session reads alike: so it means the same to
- * the worker, whose search_path is pg_catalog, whatever is set here.
- */
-char *
-etcd_qualify_filter(Oid source, const char *filter)
-{
-	static const struct
-	{
-		const char *name;
-		const char *value;
-	}			modes[] = {
-		{"search_path", "pg_catalog"}, {"datestyle", "ISO, YMD"}, {"intervalstyle", "postgres"},
-		{"extra_float_digits", "1"}, {"standard_conforming_strings", "on"}, {"bytea_output", "hex"}
-	};
-	Relation	relation = table_open(source, AccessShareLock);
-	ParseState *state = make_parsestate(NULL);
-	ParseNamespaceItem *item = addRangeTableEntryForRelation(state, relation, AccessShareLock, makeAlias("f", NIL),
-															 false, true);
-	Node	   *condition;
-	int			nest;
-	char	   *text;
-
-	addNSItemToQuery(state, item, false, true, true);
-	condition = transformExpr(state, parse_filter(filter), EXPR_KIND_WHERE);
-	condition = coerce_to_boolean(state, condition, "WHERE");
-	assign_expr_collations(state, condition);
-	if (has_subquery(condition, NULL) || contain_mutable_functions(condition) || state->p_hasAggs || state->p_hasTargetSRFs)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the filter of a mirror depends on a row of etcd alone"),
-				 errdetail("Subqueries, and functions that are not IMMUTABLE, would make the mirror differ from it later.")));
-	nest = NewGUCNestLevel();
-	for (int i = 0; i < (int) lengthof(modes); i++)
-		(void) set_config_option(modes[i].name, modes[i].value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	text = deparse_expression(condition, deparse_context_for("f", source), true, false);
-	AtEOXact_GUC(true, nest);
-	free_parsestate(state);
-	table_close(relation, AccessShareLock);
-	return text;
-}
 
 /* ---- columns ---- */
 
@@ -198,6 +118,30 @@ map_columns(Relation target, Oid source, List *key_columns)
 		result = lappend(result, mapped);
 	}
 	return result;
+}
+
+/*
+ * The columns that both tables have, with the types of both.
+ */
+void
+etcd_describe_mapping(StringInfo buf, const EtcdFollower *mirror)
+{
+	Relation	target = table_open(mirror->target, AccessShareLock);
+	ListCell   *lc;
+
+	foreach(lc, map_columns(target, mirror->source, NIL))
+	{
+		Mapped	   *one = lfirst(lc);
+		const char *name = NameStr(TupleDescAttr(RelationGetDescr(target), one->attnum - 1)->attname);
+		Oid			type;
+		int32		typmod;
+		Oid			collation;
+
+		get_atttypetypmodcoll(mirror->source, get_attnum(mirror->source, name), &type, &typmod, &collation);
+		appendStringInfo(buf, ",%s %s of %s", one->name, one->type,
+						 format_type_extended(type, typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
+	}
+	table_close(target, AccessShareLock);
 }
 
 /*
@@ -344,6 +288,11 @@ etcd_check_target(const EtcdFollower *mirror, List *key_attnums)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("table \"%s\", which others inherit from, cannot be the target of a mirror", RelationGetRelationName(target)),
 				 errdetail("Their rows would be taken for its own, and deleted.")));
+	if (target->rd_rules != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("table \"%s\", which has rules, cannot be the target of a mirror", RelationGetRelationName(target)),
+				 errhint("Triggers can do what rules do, and work in a mirror.")));
 	foreach(lc, key_attnums)
 		names = lappend(names, get_attname(mirror->source, lfirst_int(lc), false));
 	mapped = map_columns(target, mirror->source, names);
@@ -370,6 +319,8 @@ etcd_check_target(const EtcdFollower *mirror, List *key_attnums)
 }
 
 /* ---- statements ---- */
+
+#define THIS_ROW "t.tableoid OPERATOR(pg_catalog.=) $1 AND t.ctid OPERATOR(pg_catalog.=) $2"
 
 /*
  * The rows of the source, as columns of the target's types, under the name s.
@@ -497,43 +448,6 @@ insert_into(const char *name, List *mapped, const char *rows)
 }
 
 /*
- * A row of parameters that are of the source's types.
- */
-static char *
-parameters(List *mapped)
-{
-	StringInfoData sql;
-	ListCell   *lc;
-
-	initStringInfo(&sql);
-	foreach(lc, mapped)
-	{
-		int			number = foreach_current_index(lc) + 1;
-
-		appendStringInfo(&sql, "%s$%d::%s", number > 1 ? ", " : "VALUES (", number, ((Mapped *) lfirst(lc))->type);
-	}
-	appendStringInfoChar(&sql, ')');
-	return sql.data;
-}
-
-/*
- * The source's rows as they are, where the condition holds.
- */
-static char *
-plain_rows(const EtcdFollower *mirror, List *mapped)
-{
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT ");
-	append_names(&sql, "f.", mapped, true, true);
-	appendStringInfo(&sql, " FROM %s f", qualified_name(mirror->source));
-	if (mirror->filter != NULL)
-		appendStringInfo(&sql, " WHERE %s", mirror->filter);
-	return sql.data;
-}
-
-/*
  * The source's rows that the target does not show just so.
  */
 static char *
@@ -565,7 +479,7 @@ etcd_target_statements(const EtcdFollower *mirror)
 	List	   *mapped;
 	char	   *equal;
 	char	   *rows;
-	ListCell   *lc;
+	StringInfoData keys;
 
 	if (get_rel_name(mirror->source) == NULL || get_rel_name(mirror->target) == NULL)
 		ereport(ERROR,
@@ -595,13 +509,15 @@ etcd_target_statements(const EtcdFollower *mirror)
 	rows = source_rows(mirror, mapped, false, mirror->filter);
 	result->upsert = insert_into(result->name, mapped, rows);
 	result->repair = insert_into(result->name, mapped, new_rows(result->name, rows, mapped, equal));
-	result->select = plain_rows(mirror, mapped);
-	result->put = insert_into(result->name, mapped, parameters(mapped));
-	foreach(lc, mapped)
-	{
-		if (((Mapped *) lfirst(lc))->is_key)
-			result->keys = bms_add_member(result->keys, foreach_current_index(lc) + 1);
-	}
+	result->all = psprintf("SELECT f.* FROM %s f", qualified_name(mirror->source));
+	initStringInfo(&keys);
+	append_names(&keys, "t.", mapped, true, false);
+	result->others = psprintf("SELECT t.tableoid, t.ctid, pg_catalog.concat_ws(', ', %s) FROM %s t"
+							  " WHERE NOT EXISTS (SELECT FROM (%s) s WHERE %s)", keys.data, result->name,
+							  source_rows(mirror, mapped, true, mirror->filter), equal);
+	result->delete_row = psprintf("DELETE FROM %s t WHERE %s", result->name, THIS_ROW);
+	result->is_row = psprintf("SELECT FROM %s t, (%s) s WHERE %s AND %s", result->name,
+							  source_rows(mirror, mapped, true, NULL), THIS_ROW, equal);
 	table_close(target, AccessShareLock);
 	return result;
 }

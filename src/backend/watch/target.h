@@ -7,7 +7,7 @@
 
 #include "postgres.h"
 
-#include "nodes/bitmapset.h"
+#include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
 #include "watch/follower.h"
 
@@ -20,13 +20,16 @@ typedef struct EtcdTarget
 	char	   *delete_others;	/* rows that the source does not show */
 	char	   *upsert;			/* what the source shows */
 	char	   *repair;			/* the same without rows that are there: their triggers would run for nothing */
-	char	   *select;			/* rows of the source's types, to be put by `put` one by one */
-	char	   *put;
-	Bitmapset  *keys;			/* which columns of `select`, from 1, tell the rows apart */
+	/* For when one of these is refused. */
+	char	   *all;			/* the source's rows with all columns */
+	char	   *others;			/* rows that the source does not show: tableoid, ctid, and the key as a text */
+	char	   *delete_row;		/* by tableoid and ctid */
+	char	   *is_row;			/* whether that row's key is one that the source shows */
 } EtcdTarget;
 
 extern char *etcd_qualify_filter(Oid source, const char *filter);
 extern List *etcd_check_target(const EtcdFollower *mirror, List *key_attnums);
+extern void etcd_describe_mapping(StringInfo buf, const EtcdFollower *mirror);
 extern void etcd_check_statements(const EtcdFollower *mirror);
 extern EtcdTarget *etcd_target_statements(const EtcdFollower *mirror);
 

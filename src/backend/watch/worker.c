@@ -1,7 +1,7 @@
 /*
  * worker.c
  *	  The worker of a database: hands the events of all its subscriptions on,
- *	  and keeps a worker for each of its mirrors.
+ *	  and keeps a worker for each of its mirrors (keeper.c).
  *
  * It waits for all subscriptions at once, each with a request of its own at the
  * proxy.  What has come is handed on in one transaction, the notifications
@@ -23,6 +23,7 @@
 #include "ipc/request.h"
 #include "ipc/session.h"
 #include "watch/follower.h"
+#include "watch/keeper.h"
 #include "watch/launch.h"
 #include "watch/payload.h"
 
@@ -53,8 +54,6 @@ PGDLLEXPORT void etcd_fdw_follow_main(Datum arg);
 #define BUSY_PAUSE_MS	100
 /* The position of a silent range is noted so often, in ms, in case that etcd is compacted. */
 #define NOTE_MS			60000
-/* A mirror's worker that has ended is started again after this, in ms. */
-#define MIRROR_PAUSE_MS	2000
 
 typedef enum SubscriptionState
 {
@@ -91,19 +90,7 @@ typedef struct Subscription
 	bool		seen;			/* while the rows are read again */
 } Subscription;
 
-typedef struct Mirror
-{
-	dlist_node	node;
-	MemoryContext context;
-	EtcdFollower *row;
-	BackgroundWorkerHandle *handle; /* NULL: none was started */
-	TimestampTz due;
-	long		pause;
-	bool		seen;
-} Mirror;
-
 static dlist_head subscriptions = DLIST_STATIC_INIT(subscriptions);
-static dlist_head mirrors = DLIST_STATIC_INIT(mirrors);
 static MemoryContext loop_context;
 /* The table that is followed: of an extension that is made anew there is another. */
 static Oid	followed_table = InvalidOid;
@@ -162,17 +149,6 @@ add_subscription(EtcdFollower *row, MemoryContext context)
 	dlist_push_tail(&subscriptions, &one->node);
 }
 
-static void
-add_mirror(EtcdFollower *row, MemoryContext context)
-{
-	Mirror	   *one = MemoryContextAllocZero(context, sizeof(Mirror));
-
-	one->context = context;
-	one->row = row;
-	one->seen = true;
-	dlist_push_tail(&mirrors, &one->node);
-}
-
 static bool
 keeps_subscription(const EtcdFollower *row)
 {
@@ -186,30 +162,6 @@ keeps_subscription(const EtcdFollower *row)
 		{
 			one->seen = is_same(one->row, row);
 			return one->seen;
-		}
-	}
-	return false;
-}
-
-static bool
-keeps_mirror(const EtcdFollower *row)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &mirrors)
-	{
-		Mirror	   *one = dlist_container(Mirror, node, iter.cur);
-
-		if (strcmp(one->row->name, row->name) == 0 && one->row->owner == row->owner)
-		{
-			pid_t		pid;
-
-			/* It looks at its row by itself, or it has ended for what has changed now. */
-			if (told_to_look && one->handle != NULL && GetBackgroundWorkerPid(one->handle, &pid) == BGWH_STARTED)
-				(void) kill(pid, SIGHUP);
-			else if (told_to_look)
-				one->due = one->pause = 0;
-			return one->seen = true;
 		}
 	}
 	return false;
@@ -230,8 +182,7 @@ read_table(void *arg)
 	*nothing = rows == NIL;
 	dlist_foreach_modify(iter, &subscriptions)
 		dlist_container(Subscription, node, iter.cur)->seen = false;
-	dlist_foreach_modify(iter, &mirrors)
-		dlist_container(Mirror, node, iter.cur)->seen = false;
+	etcd_keeper_look();
 	foreach(lc, rows)
 	{
 		EtcdFollower *row = lfirst(lc);
@@ -239,7 +190,7 @@ read_table(void *arg)
 		MemoryContext old;
 		List	   *copy;
 
-		if (!row->running || (row->kind == ETCD_MIRROR ? keeps_mirror(row) : keeps_subscription(row)))
+		if (!row->running || (row->kind == ETCD_MIRROR ? etcd_keeper_keeps(row, told_to_look) : keeps_subscription(row)))
 			continue;
 		context = AllocSetContextCreate(TopMemoryContext, "etcd_fdw follower", ALLOCSET_SMALL_SIZES);
 		old = MemoryContextSwitchTo(context);
@@ -249,7 +200,7 @@ read_table(void *arg)
 		if (copy == NIL)
 			MemoryContextDelete(context);
 		else if (row->kind == ETCD_MIRROR)
-			add_mirror(linitial(copy), context);
+			etcd_keeper_add(linitial(copy), context);
 		else
 			add_subscription(linitial(copy), context);
 	}
@@ -260,17 +211,7 @@ read_table(void *arg)
 		if (!one->seen)
 			end_subscription(one);
 	}
-	dlist_foreach_modify(iter, &mirrors)
-	{
-		Mirror	   *one = dlist_container(Mirror, node, iter.cur);
-
-		if (one->seen)
-			continue;
-		if (one->handle != NULL)
-			TerminateBackgroundWorker(one->handle);
-		dlist_delete(&one->node);
-		MemoryContextDelete(one->context);
-	}
+	etcd_keeper_end_unseen();
 }
 
 /* ---- asking ---- */
@@ -569,96 +510,6 @@ collect(void)
 	return any;
 }
 
-/* ---- mirrors ---- */
-
-/*
- * Nobody would look after them.
- */
-static void
-end_mirrors(int code, Datum arg)
-{
-	dlist_iter	iter;
-
-	(void) code;
-	(void) arg;
-	dlist_foreach(iter, &mirrors)
-	{
-		Mirror	   *one = dlist_container(Mirror, node, iter.cur);
-
-		if (one->handle != NULL)
-			TerminateBackgroundWorker(one->handle);
-	}
-}
-
-typedef struct Launching
-{
-	Mirror	   *one;
-	bool		may;
-} Launching;
-
-/*
- * A session of nobody's, or of one who may not log in, would fail at once.
- */
-static void
-check_owner(void *arg)
-{
-	Launching  *launching = arg;
-	const EtcdFollower *row = launching->one->row;
-	ErrorData	error = {0};
-
-	launching->may = etcd_owner_may_work(row->owner);
-	if (launching->may || etcd_follower_table() != followed_table)
-		return;
-	error.sqlerrcode = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
-	error.message = psprintf("the owner of mirror \"%s\" does not exist any more, or may not log in", row->name);
-	etcd_follower_note_error(row->name, &error, 0, NULL, 0);
-}
-
-static void
-launch(Mirror *one)
-{
-	Launching	launching = {one, false};
-	MemoryContext old;
-
-	etcd_attempt_or_log(check_owner, &launching, "starting a mirror");
-	if (!launching.may)
-		return;
-	old = MemoryContextSwitchTo(one->context);
-	one->handle = etcd_launch_mirror(one->row);
-	MemoryContextSwitchTo(old);
-	if (one->handle == NULL)
-		ereport(LOG,
-				(errmsg("no background worker slot is free for mirror \"%s\" of etcd", one->row->name),
-				 errhint("Raise max_worker_processes.")));
-}
-
-static void
-keep_mirrors(void)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &mirrors)
-	{
-		Mirror	   *one = dlist_container(Mirror, node, iter.cur);
-		pid_t		pid;
-
-		if (one->handle != NULL && GetBackgroundWorkerPid(one->handle, &pid) == BGWH_STOPPED)
-		{
-			/* Its row may say why. */
-			is_stale = true;
-			pfree(one->handle);
-			one->handle = NULL;
-		}
-		if (one->handle != NULL || one->due > now)
-			continue;
-		/* Those that do not live long are not started all the time. */
-		one->pause = Min(one->pause == 0 ? MIRROR_PAUSE_MS : one->pause * 2, LONGEST_PAUSE_MS);
-		one->due = TimestampTzPlusMilliseconds(now, one->pause);
-		launch(one);
-	}
-}
-
 /* ---- the loop ---- */
 
 /*
@@ -676,14 +527,7 @@ next_due(void)
 
 		until = Min(until, one->state == RESTING ? one->due : one->request->give_up);
 	}
-	dlist_foreach(iter, &mirrors)
-	{
-		Mirror	   *one = dlist_container(Mirror, node, iter.cur);
-
-		if (one->handle == NULL)
-			until = Min(until, one->due);
-	}
-	return until;
+	return Min(until, etcd_keeper_due());
 }
 
 static void
@@ -760,7 +604,7 @@ etcd_fdw_follow_main(Datum arg)
 	etcd_attempt_or_log(take_lock, &ours, "starting");
 	if (!ours)
 		proc_exit(0);
-	before_shmem_exit(end_mirrors, (Datum) 0);
+	before_shmem_exit(etcd_keeper_end_all, (Datum) 0);
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -773,7 +617,8 @@ etcd_fdw_follow_main(Datum arg)
 		if ((told_to_look || is_stale) && !reload())
 			proc_exit(0);
 		told_to_look = is_stale = false;
-		keep_mirrors();
+		/* The row of one that has ended may say why. */
+		is_stale = etcd_keeper_tend(followed_table) || is_stale;
 		ask_those_due();
 		if (collect())
 			deliver();
