@@ -430,6 +430,7 @@ test("what was compacted while it paused is told as resync, and what follows is 
   // The proxy's own window would do.
   const [proxy] = await proxyPids(dataDirectory);
   Deno.kill(proxy, "SIGKILL");
+  await waitFor("the proxy to end", async () => !(await proxyPids(dataDirectory)).includes(proxy));
   const now = await revision();
   await db.sql("SELECT etcd_resume('sync')");
   await heard.count(2);
