@@ -211,6 +211,13 @@ export class EtcdClient {
     return Number(number(readFields(await this.call("/etcdserverpb.KV/Range", request)), 4));
   }
 
+  /** Deletes a key by one call to one member. Rejects with grpc.ServiceError; it may have taken place then, or still will. */
+  async deleteOnce(key: Bytes): Promise<void> {
+    const request = new BinaryWriter().uint32(1 << 3 | 2).bytes(toBytes(key)).finish();
+    const member = this.endpoints.findIndex((_, i) => this.usable(i));
+    await this.callMember(Math.max(member, 0), "/etcdserverpb.KV/DeleteRange", request);
+  }
+
   /** Number of keys deleted: 1 or 0. */
   async delete(key: Bytes): Promise<number> {
     const request = new BinaryWriter().uint32(1 << 3 | 2).bytes(toBytes(key)).finish();
