@@ -61,8 +61,8 @@ export interface Asked {
 
 export interface Answer {
   reply: Uint8Array;
-  /** That was read, after etcd was asked; null when it was not. */
-  proven: bigint | null;
+  /** Whether it is as new as etcd was when the read began. */
+  isNewest: boolean;
 }
 
 /** What a cache is made of. */
@@ -194,7 +194,7 @@ export class Cache {
       this.#runtime,
       isTxn ? answerReads(requests, state) : answerRange(requests[0], state),
     );
-    return { reply, proven: atOnce === null ? found.revision : null };
+    return { reply, isNewest: atOnce === null && revisionIn(requests) === null };
   }
 
   #covers(request: RangeRequest): boolean {
