@@ -168,7 +168,8 @@ export class Hub {
     const last = upto ?? (now !== null && now > source.feed.complete ? now : source.feed.complete);
     const rest = isOver && events.length < count && revision < last ? last : 0n;
     const behind = source.feed.available(revision).count;
-    return encodeWatchedPage({ revision, events, left, upto: rest, behind, cluster: source.feed.cluster });
+    const page = { revision, events, left, upto: rest, behind, cluster: source.feed.cluster };
+    return await inSlices(this.#runtime, encodeWatchedPage(page));
   }
 
   #find(key: string, after: bigint): Source | undefined {
