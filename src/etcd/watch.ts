@@ -57,6 +57,8 @@ function eventOf(raw: Uint8Array): WatchedEvent {
 
 /** Events that are read without a pause. */
 const STRIDE = 256;
+/** Their bytes that are written without a pause. */
+const STRIDE_BYTES = 1024 * 1024;
 
 /** Reads a WatchResponse, in pieces, since it may have very many events. Throws EtcdFdwError 08P01 for damaged bytes. */
 export function* readWatchResponse(message: Uint8Array): Generator<undefined, WatchResponse, unknown> {
@@ -133,11 +135,19 @@ export function* encodeEvents(
   events: readonly WatchedEvent[],
 ): Generator<undefined, Uint8Array, unknown> {
   const out = new Out(events.reduce((size, { raw }) => size + fieldSize(raw.length), 0));
+  yield* writeEvents(out, events);
+  return out.bytes;
+}
+
+function* writeEvents(out: Out, events: readonly WatchedEvent[]): Generator<undefined, void, unknown> {
+  let bytes = 0;
   for (const [i, { raw }] of events.entries()) {
     out.field(PAGE_EVENT, raw);
-    if (i % STRIDE === STRIDE - 1) yield;
+    bytes += raw.length;
+    if (i % STRIDE !== STRIDE - 1 && bytes < STRIDE_BYTES) continue;
+    bytes = 0;
+    yield;
   }
-  return out.bytes;
 }
 
 /** What an event did: the KeyValue's bytes, of which a deletion's holds key and mod_revision alone. */
@@ -218,10 +228,10 @@ const PAGE_BEHIND = 4 << 3;
 const PAGE_CLUSTER = 5 << 3;
 const PAGE_EVENT = 11 << 3 | 2;
 
-/** A message of our own, with the events where WatchResponse has them: revision 1, left 2, upto 3, behind 4, cluster 5, events 11. */
-export function encodeWatchedPage(
+/** A message of our own, with the events where WatchResponse has them: revision 1, left 2, upto 3, behind 4, cluster 5, events 11. In pieces. */
+export function* encodeWatchedPage(
   { revision, events, left, upto, behind, cluster }: WatchedPage,
-): Uint8Array {
+): Generator<undefined, Uint8Array, unknown> {
   let size = 1 + wideSize(revision) + 1 + varintSize(left) + 1 + wideSize(upto) + 1 + varintSize(behind) + 1 +
     wideSize(cluster);
   for (const { raw } of events) size += fieldSize(raw.length);
@@ -233,14 +243,14 @@ export function encodeWatchedPage(
   out.varint(PAGE_BEHIND);
   out.varint(behind);
   out.wide(PAGE_CLUSTER, cluster);
-  for (const { raw } of events) out.field(PAGE_EVENT, raw);
+  yield* writeEvents(out, events);
   return out.bytes;
 }
 
 /** Inverse of encodeWatchedPage(). */
-export function decodeWatchedPage(message: Uint8Array): WatchedPage {
+export function* decodeWatchedPage(message: Uint8Array): Generator<undefined, WatchedPage, unknown> {
   const page = { revision: 0n, left: 0, upto: 0n, behind: 0, cluster: 0n, events: [] as WatchedEvent[] };
-  eachField(message, (field, reader) => {
+  yield* eachFieldInPieces(message, STRIDE, (field, reader) => {
     if (field === 1) page.revision = BigInt(reader.int64());
     else if (field === 2) page.left = Number(reader.int64());
     else if (field === 3) page.upto = BigInt(reader.int64());

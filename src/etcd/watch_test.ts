@@ -11,13 +11,14 @@ import {
   readWatchResponse,
 } from "./watch.ts";
 
-const decodeWatchResponse = (message: Uint8Array) => {
-  const reading = readWatchResponse(message);
+function atOnce<T>(work: Generator<undefined, T, unknown>): T {
   for (;;) {
-    const { done, value } = reading.next();
+    const { done, value } = work.next();
     if (done) return value;
   }
-};
+}
+
+const decodeWatchResponse = (message: Uint8Array) => atOnce(readWatchResponse(message));
 
 Deno.test("readWatchResponse: what api.ts writes", () => {
   const kv = (key: string, revision: string) => ({ key: encodeUtf8(key), mod_revision: revision });
@@ -70,7 +71,7 @@ Deno.test("a WatchedPage comes back as it was, its events untouched", () => {
     behind: 300,
     cluster: (1n << 64n) - 1n,
   };
-  assert.deepEqual(decodeWatchedPage(encodeWatchedPage(page)), page);
+  assert.deepEqual(atOnce(decodeWatchedPage(atOnce(encodeWatchedPage(page)))), page);
 });
 
 Deno.test("changeOf: what an event did to which key, and answerHeader: who answered, at which revision", () => {

@@ -67,6 +67,8 @@ export interface WatchRequest extends Watched {
   upto: bigint | null;
   /** `after` was told by etcd before: a store that has not come so far is another one, or was restored. */
   known: boolean;
+  /** Is told how much an answer will bring before it is made: null when it may be, or what resolves when it may. */
+  turn?: (bytes: number) => Promise<void> | null;
 }
 
 export interface ClusterHandle {

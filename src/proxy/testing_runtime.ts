@@ -51,5 +51,13 @@ export class VirtualRuntime implements Runtime {
   }
 }
 
+/** The result of work that pauses. */
+export function atOnce<T>(work: Generator<undefined, T, unknown>): T {
+  for (;;) {
+    const { done, value } = work.next();
+    if (done) return value;
+  }
+}
+
 /** All that follows from promises that are settled has happened. */
 export const settled = () => new Promise<void>((resolve) => setTimeout(resolve, 0));

@@ -474,6 +474,34 @@ test("200 subscriptions and some thousand events", async () => {
   await heard.end();
 });
 
+test("200 quiet subscriptions: each is told at once, also after one had a large value", async () => {
+  const heard = await Listener.on(db, "quiet");
+  await db.sql(
+    "SELECT etcd_subscribe('quiet' || i, '/quiet/' || i || '/', 'quiet') FROM generate_series(1, 200) i",
+  );
+  await waitFor("all of them to run", async () => {
+    const [{ count }] = await db.sql(
+      "SELECT count(*)::int FROM etcd_fdw_subscriptions WHERE state = 'running'",
+    );
+    return count === 200;
+  });
+  await delay(1_000);
+  const late: string[] = [];
+  const tell = async (n: number, text: string) => {
+    const began = performance.now();
+    const before = heard.told.length;
+    await etcd.put(`/quiet/${n}/k`, text);
+    await heard.count(before + 1, 40_000);
+    const took = performance.now() - began;
+    if (took > 1_000) late.push(`${n}: ${Math.round(took)} ms`);
+  };
+  await tell(5, "v".repeat(1_400_000));
+  for (const n of [5, 1, 34, 61, 99, 128, 129, 163, 180, 199, 200]) await tell(n, "small");
+  assert.deepEqual(late, []);
+  await db.sql("SELECT etcd_unsubscribe(name) FROM etcd_fdw_subscriptions");
+  await heard.end();
+});
+
 test("subscriptions that come and go all the time do not disturb the worker", async () => {
   const heard = await Listener.on(db, "churn");
   await db.sql("SELECT etcd_subscribe('churn', '/x/', 'churn')");

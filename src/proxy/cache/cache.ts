@@ -29,10 +29,9 @@ import {
   type Page,
 } from "../../etcd/ranges.ts";
 import { decodeTxn } from "../../etcd/txn.ts";
-import { decodeWatchedPage, encodeProbe, encodeUnchanged } from "../../etcd/watch.ts";
+import { decodeWatchedPage, encodeProbe, encodeUnchanged, type WatchedEvent } from "../../etcd/watch.ts";
 import { FUTURE_REVISION } from "../../etcd/nested.ts";
 import { Method } from "../../ipc/frame.ts";
-import { FIRST_PAGE_KEYS } from "../../ipc/limits.ts";
 import { cancelled, Deadline, waitFor } from "../deadline.ts";
 import type { Cluster, Terms } from "../etcd/cluster.ts";
 import { LateError } from "../handle.ts";
@@ -61,8 +60,8 @@ export interface Asked {
 
 export interface Answer {
   reply: Uint8Array;
-  /** That was read, after etcd was asked; null when it was not. */
-  proven: bigint | null;
+  /** Whether it is as new as etcd was when the read began. */
+  isNewest: boolean;
 }
 
 /** What a cache is made of. */
@@ -79,8 +78,11 @@ export interface CacheWorld {
 /** Keys of a range that etcd looks at for a linearizable answer, and their bytes: that takes it about a millisecond. */
 const PROVEN_KEYS = 1000;
 const PROVEN_BYTES = 1024 * 1024;
-/** Bytes of a page while loading. */
+/** Bytes of a page while loading, and what none should be larger than. */
 const LOAD_BYTES = 1024 * 1024;
+const MOST_LOAD_BYTES = 8 * LOAD_BYTES;
+/** Keys of the first one: nobody knows yet how large their values are. */
+const FIRST_LOAD_KEYS = 16;
 /** Keys of a page while comparing. */
 const VERIFY_KEYS = 5000;
 /** The pause between two of these, in milliseconds. */
@@ -94,9 +96,9 @@ const SILENT_MS = 6_000;
 const CALL_MS = 30_000;
 const PROBE_MS = 5_000;
 const CONNECT_MS = 5_000;
-/** Before a cache that could not be loaded is tried again, and one for which there was no room. */
+/** Before a cache that could not be loaded is tried again, and one that is too large. */
 const RETRY_MS = 10_000;
-const NO_ROOM_MS = 60_000;
+const TOO_LARGE_MS = 60_000;
 /** Between two loadings. */
 const RELOAD_MS = 1_000;
 /** Between two times that the watch of a large range is made to catch up. */
@@ -135,6 +137,8 @@ export class Cache {
   /** Other keys of the cluster are written to more often than those of the range. */
   #isBusy = false;
   #catchesUp = false;
+  /** Ends when all that was told is taken in. */
+  #telling: Promise<void> = Promise.resolve();
   #caughtUpAt = 0;
   #verifyEvery = 0;
   #verifiedAt: number;
@@ -194,7 +198,7 @@ export class Cache {
       this.#runtime,
       isTxn ? answerReads(requests, state) : answerRange(requests[0], state),
     );
-    return { reply, proven: atOnce === null ? found.revision : null };
+    return { reply, isNewest: atOnce === null && revisionIn(requests) === null };
   }
 
   #covers(request: RangeRequest): boolean {
@@ -281,11 +285,16 @@ export class Cache {
     if (newer.upto >= revision) this.#isBusy = false;
     const version = newer.upto >= revision ? newer : versions.at(revision);
     if (version === null) {
-      if (!this.#isSmall) this.#catchUp(revision);
+      if (!this.#isSmall) this.#catchUp(revision, sentAt);
       return asksKeys ? null : "SILENT";
     }
-    if (sentAt > this.#freshAt) [this.#freshAt, this.#freshRevision] = [sentAt, revision];
+    this.#fresh(revision, sentAt);
     return this.#found(version, version === newer ? newer.newest : revision);
+  }
+
+  /** All up to this revision is here, which etcd had when it was asked. */
+  #fresh(revision: bigint, sentAt: number): void {
+    if (sentAt > this.#freshAt) [this.#freshAt, this.#freshRevision] = [sentAt, revision];
   }
 
   /** Who may not read the range any more is told so by etcd. */
@@ -298,11 +307,14 @@ export class Cache {
   }
 
   /** Lets the watch find out that all up to this revision is here, which takes a while. */
-  #catchUp(revision: bigint): void {
+  #catchUp(revision: bigint, sentAt: number): void {
     if (this.#catchesUp || this.#runtime.now() - this.#caughtUpAt < CATCH_UP_MS) return;
     this.#catchesUp = true;
     const versions = this.#versions;
-    this.#told(versions, revision).catch(() => {}).then(() => {
+    const told = this.#told(versions, revision).then(() => {
+      if (versions === this.#versions && versions.current.upto >= revision) this.#fresh(revision, sentAt);
+    });
+    told.catch(() => {}).then(() => {
       this.#catchesUp = false;
       this.#caughtUpAt = this.#runtime.now();
     });
@@ -318,16 +330,22 @@ export class Cache {
 
   /** Takes what the watch tells: as it comes, or all up to a revision. */
   async #told(versions: Versions, upto: bigint | null): Promise<void> {
-    const page = decodeWatchedPage(
-      await this.#world.hub.read({
-        ...{ ...toEtcd(this.range), prev: false, after: versions.current.upto, upto },
-        ...(upto === null ? { enough: 1, wait: FOLLOW_MS } : { enough: Infinity, wait: 0 }),
-        ...{ count: Infinity, bytes: LOAD_BYTES, known: true },
-      }, this.#terms(SILENT_MS)),
-    );
+    const reply = await this.#world.hub.read({
+      ...{ ...toEtcd(this.range), prev: false, after: versions.current.upto, upto },
+      ...(upto === null ? { enough: 1, wait: FOLLOW_MS } : { enough: Infinity, wait: 0 }),
+      ...{ count: Infinity, bytes: LOAD_BYTES, known: true },
+    }, this.#terms(SILENT_MS));
+    const { events, revision } = await inSlices(this.#runtime, decodeWatchedPage(reply));
+    // One after the other, since each takes its time.
+    const told = this.#telling.then(() => this.#takeIn(versions, events, revision));
+    this.#telling = told.catch(() => {});
+    await told;
+  }
+
+  async #takeIn(versions: Versions, events: readonly WatchedEvent[], revision: bigint): Promise<void> {
     if (versions !== this.#versions) return;
-    const wrong = versions.tell(page.events, page.revision);
-    if (wrong !== null) this.#restart(wrong);
+    const wrong = await inSlices(this.#runtime, versions.tell(events, revision));
+    if (wrong !== null && versions === this.#versions) this.#restart(wrong);
   }
 
   /** What is held is of no use: it is loaded anew. */
@@ -375,7 +393,7 @@ export class Cache {
     if (error.sqlstate === "XX000") {
       this.#world.log(`the cache of ${this.#name()}: ${error.message}\n${error.detail}`);
     }
-    return error.sqlstate === "53200" ? NO_ROOM_MS : RETRY_MS;
+    return TOO_LARGE.includes(error.sqlstate) ? TOO_LARGE_MS : RETRY_MS;
   }
 
   /** One life: loads, and follows. Resolves when it is to be loaded anew. */
@@ -405,24 +423,26 @@ export class Cache {
     }
   }
 
-  /** Takes from the budget what is held. Throws EtcdFdwError 53200. */
-  #account(): void {
-    const more = this.#versions.bytes - this.#taken;
-    this.#take(more);
-  }
-
-  #take(more: number): void {
+  /** Takes from the budget what is held, and what certainly comes. Throws EtcdFdwError 53200. */
+  #account(toCome = 0): void {
     const { budget, makeRoom } = this.#world;
+    const more = this.#versions.bytes + toCome - this.#taken;
     if (more > budget.free) makeRoom();
     if (more <= 0) budget.give(-more);
     else budget.take(more);
     this.#taken += more;
   }
 
-  /** All pages, of the revision that the first one shows. Rejects with 53200 when there is no room. */
+  /**
+   * All pages, of the revision that the first one shows. Rejects with 53200 as soon as there is no room. etcd bounds a page in
+   * keys alone, and counts the rest of the range for each: so pages grow while they are small.
+   */
   async #load(versions: Versions): Promise<bigint> {
     let revision = 0n;
-    let request: RangeRequest = { ...toEtcd(this.range), limit: FIRST_PAGE_KEYS };
+    let count = 0;
+    let request: RangeRequest = { ...toEtcd(this.range), limit: FIRST_LOAD_KEYS };
+    /** Of a row, where a page was too large: there are runs of such rows, and more of them may come. */
+    let largest = 1;
     const sentAt = this.#runtime.now();
     for (;;) {
       const payload = encodeRangeRequest(request);
@@ -437,16 +457,20 @@ export class Cache {
         this.#header = new Uint8Array(page.header);
         this.#clusterId = answerHeader(reply).cluster;
         [this.#freshAt, this.#freshRevision] = [sentAt, revision];
-        const perRow = rows.length === 0 ? 0 : reply.length / rows.length + ROW_BYTES;
-        this.#take(Math.ceil(perRow * Number(page.count)));
+        count = Number(page.count);
       }
       await inSlices(this.#runtime, versions.load(rows, reply.length));
+      this.#account((count - versions.current.rows.size) * ROW_BYTES);
       if (!page.more || rows.length === 0 || request.rangeEnd === null) break;
-      const limit = Math.max(1, Math.floor(LOAD_BYTES / (reply.length / rows.length)));
+      if (reply.length > MOST_LOAD_BYTES) { for (const raw of rows) largest = Math.max(largest, raw.length); }
+      const wanted = Math.min(
+        rows.length * Math.min(2, LOAD_BYTES / reply.length),
+        MOST_LOAD_BYTES / largest,
+      );
       request = {
         ...request,
         key: successor(keyOf(rows[rows.length - 1])),
-        limit,
+        limit: Math.max(1, Math.floor(wanted)),
         revision: String(revision),
       };
     }
@@ -460,14 +484,16 @@ export class Cache {
       return;
     }
     this.#verifies = true;
-    this.verify(versions).catch(() => {}).then(() => {
+    this.verify(versions).catch(() => {}).then((isDone) => {
       this.#verifies = false;
-      this.#verifiedAt = this.#runtime.now();
+      // What a compaction has cut off is begun again soon, with what is newer then.
+      const passed = isDone ? 0 : Math.max(0, this.#verifyEvery * 1000 - RETRY_MS);
+      this.#verifiedAt = this.#runtime.now() - passed;
     });
   }
 
-  /** Compares what is held with what etcd has at the same revision; a difference is repaired. */
-  async verify(versions = this.#versions): Promise<void> {
+  /** Compares what is held with what etcd has at the same revision; a difference is repaired. Whether it came to an end. */
+  async verify(versions = this.#versions): Promise<boolean> {
     const { current } = versions;
     versions.read(current, this.#runtime.now());
     const revision = String(current.upto);
@@ -488,15 +514,22 @@ export class Cache {
       }
       const page = await inSlices(this.#runtime, decodePage(reply, revision));
       const wrong = await inSlices(this.#runtime, difference(page.rows, held, !page.more));
-      if (versions !== this.#versions) return;
-      if (wrong !== null) return this.#restart(wrong);
+      if (versions !== this.#versions) return false;
+      if (wrong !== null) {
+        this.#restart(wrong);
+        return true;
+      }
       if (!page.more || page.rows.length === 0 || request.rangeEnd === null) break;
       request = { ...request, key: successor(keyOf(page.rows[page.rows.length - 1])) };
       await sleep(this.#runtime, VERIFY_PAUSE_MS, this.#life.signal);
     }
     this.counts.verifications++;
+    return true;
   }
 }
+
+/** There is no room for it, or etcd's answer is larger than any may be. */
+const TOO_LARGE = ["53200", "54000"];
 
 /** Nobody wants the cache any more. */
 const IDLE = new EtcdFdwError("57014", "the cache is not used");

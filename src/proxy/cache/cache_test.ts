@@ -14,7 +14,7 @@ import { Budget } from "../memory.ts";
 import { TestEtcd } from "../testing_etcd.ts";
 import { TestMembers } from "../testing_members.ts";
 import { compact, errorFrom, put } from "../testing_requests.ts";
-import { REAL } from "../testing_runtime.ts";
+import { atOnce, REAL } from "../testing_runtime.ts";
 import { Hub } from "../watch/hub.ts";
 import { type Asked, Cache } from "./cache.ts";
 
@@ -55,10 +55,10 @@ class World {
     this.budget = new Budget(bytes);
     const hub = {
       read: async (...what: Parameters<Hub["read"]>) => {
-        const page = decodeWatchedPage(await this.hub.read(...what));
+        const page = atOnce(decodeWatchedPage(await this.hub.read(...what)));
         if (this.delay() > 0) await pause(this.delay());
         const events = page.events.filter(({ raw }) => !this.loses(toHex(raw)));
-        return encodeWatchedPage({ ...page, events });
+        return atOnce(encodeWatchedPage({ ...page, events }));
       },
     };
     const world = { runtime: REAL, cluster: this.cluster, hub, budget: this.budget, makeRoom: () => {} };
@@ -295,6 +295,23 @@ Deno.test("Cache: 's' answers at once, as new as its bound and the session's own
       return answer !== null && answer.revision >= elsewhere;
     });
   }));
+
+Deno.test("Cache: 's' of a large range is as new as the watch has shown it to be when it caught up", () =>
+  world(async (w) => {
+    await w.live();
+    const stale = w.range({ serializable: true, limit: 3 });
+    await pause(3_000);
+    await w.put("/o/1");
+    await w.ask(stale, { maxStaleness: 1 });
+    await pause(600);
+    w.etcd.signal("SIGSTOP");
+    try {
+      const deadline = Deadline.after(REAL, 300);
+      assert.ok(await w.ask(stale, { maxStaleness: 2_500, deadline }) !== null);
+    } finally {
+      w.etcd.signal("SIGCONT");
+    }
+  }, { keys: 1_200 }));
 
 Deno.test("Cache: what lies beyond the range is etcd's to answer", () =>
   world(async (w) => {

@@ -4,7 +4,7 @@
 import { printable, toHex } from "../../base/bytes.ts";
 import { type CacheTerms, cacheTermsIn, decodeCacheTerms } from "../../etcd/cached.ts";
 import { decodeRangeRequest } from "../../etcd/ranges.ts";
-import type { RangeRequest } from "../../etcd/messages.ts";
+import { encodeRangeRequest, encodeReadTxn, type RangeRequest } from "../../etcd/messages.ts";
 import { readsOf } from "../../etcd/txn.ts";
 import { Method } from "../../ipc/frame.ts";
 import { Deadline } from "../deadline.ts";
@@ -146,13 +146,22 @@ function userOf({ users }: Entry, label: Label): User {
   return user;
 }
 
-/** The reads of a message; null unless all of them name the same revision, or none. */
-function readsIn(method: number, payload: Uint8Array): RangeRequest[] | null {
+function readsIn(method: number, payload: Uint8Array): RangeRequest[] {
   if (method === Method.RANGE) return [decodeRangeRequest(payload)];
-  const requests = readsOf(payload).map(decodeRangeRequest);
-  if (requests.length === 0) return null;
+  return readsOf(payload).map(decodeRangeRequest);
+}
+
+/** Whether all of them name the same revision, or none. */
+function areOfOneState(requests: RangeRequest[]): boolean {
+  if (requests.length === 0) return false;
   const revision = revisionIn(requests);
-  return requests.every((one) => revisionIn([one]) === revision) ? requests : null;
+  return requests.every((one) => revisionIn([one]) === revision);
+}
+
+/** The same reads of what etcd's members have agreed upon; what a single member knows may be older. */
+function linearizable(method: number, requests: RangeRequest[]): Uint8Array {
+  const all = requests.map((one) => ({ ...one, serializable: false, cache: undefined }));
+  return method === Method.RANGE ? encodeRangeRequest(all[0]) : encodeReadTxn(all);
 }
 
 /** The handle, with caches in front of it for the reads that say so. */
@@ -170,27 +179,36 @@ export function cached(
     options: Parameters<ClusterHandle["call"]>[2] = {},
   ): Promise<Uint8Array> => {
     const wanted = decodeCacheTerms(terms);
+    const { maxStaleness } = wanted;
     const requests = readsIn(method, payload);
-    const entry = requests && caches.find(wanted);
-    if (!requests || !entry) return await handle.call(method, payload, options);
+    const askEtcd = async () => {
+      const isAnyGood = maxStaleness === 0 && written.floorOf(cluster) === 0n;
+      const isSerializable = requests.some(({ serializable }) => serializable);
+      const asked = isAnyGood || !isSerializable ? payload : linearizable(method, requests);
+      return await handle.call(method, asked, options);
+    };
+    const entry = areOfOneState(requests) ? caches.find(wanted) : null;
+    if (entry === null) return await askEtcd();
     const { cache } = entry;
+    written.identify(cluster, cache.clusterId);
+    const { doubted } = written;
     const user = userOf(entry, label);
     cache.verifyEvery = wanted.verify;
     const answered = await cache.read({
-      ...{ requests, isTxn: method === Method.READ_TXN, maxStaleness: wanted.maxStaleness },
-      floor: written.isDoubtful(cluster) ? null : written.revisionOf(cache.clusterId),
+      ...{ requests, isTxn: method === Method.READ_TXN, maxStaleness },
+      floor: written.floorOf(cluster),
       deadline: options.deadline ?? Deadline.after(caches.runtime, handle.requestTimeout),
       signal: options.signal,
     });
     if (answered === null) {
       user.misses++;
       counters.cache_misses++;
-      return await handle.call(method, payload, options);
+      return await askEtcd();
     }
     user.hits++;
     counters.cache_hits++;
     counters.cache_bytes += answered.reply.length;
-    if (answered.proven !== null) written.settle(cluster);
+    if (answered.isNewest) written.settle(cluster, doubted);
     return answered.reply;
   };
   return {
@@ -202,7 +220,7 @@ export function cached(
         return handle.call(method, payload, options);
       }
       const call = handle.call(method, payload, options);
-      call.then((reply) => written.note(reply), () => written.doubt(cluster));
+      call.then((reply) => written.note(cluster, reply), () => written.doubt(cluster));
       return call;
     },
   };

@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { encodeUtf8 } from "../../base/bytes.ts";
 import { encodeCacheTerms } from "../../etcd/cached.ts";
 import { encodeRangeRequest, encodeReadTxn, type RangeRequest } from "../../etcd/messages.ts";
-import { answerHeader, decodePage } from "../../etcd/ranges.ts";
-import { decodeTxn } from "../../etcd/txn.ts";
+import { answerHeader, decodePage, decodeRangeRequest } from "../../etcd/ranges.ts";
+import { decodeTxn, readsOf } from "../../etcd/txn.ts";
 import { Method, type OpenPayload } from "../../ipc/frame.ts";
 import { Clusters } from "../etcd/clusters.ts";
 import { Budget } from "../memory.ts";
@@ -11,6 +11,13 @@ import { TestEtcd } from "../testing_etcd.ts";
 import { errorFrom, put } from "../testing_requests.ts";
 import { REAL } from "../testing_runtime.ts";
 import { GrantedLeases } from "../fence.ts";
+import { EtcdFdwError } from "../../base/errors.ts";
+import { Header } from "../../etcd/api.ts";
+import { fieldSize, Out } from "../../etcd/wire.ts";
+import type { ClusterHandle } from "../handle.ts";
+import { Stats } from "../stats.ts";
+import { VirtualRuntime } from "../testing_runtime.ts";
+import { cached, Caches } from "./caches.ts";
 import { Written } from "./written.ts";
 
 const range = { key: encodeUtf8("/c/"), rangeEnd: encodeUtf8("/c0") };
@@ -88,9 +95,9 @@ Deno.test("caches: one for all sessions, in front of the reads that say so, and 
     assert.deepEqual([stat.cache_hits, stat.cache_misses], [mine.hits, mine.misses]);
     assert.ok(stat.cache_bytes > 0);
     assert.equal((await errorFrom(one.call(Method.PUT, new Uint8Array(0)))).sqlstate.length, 5);
-    assert.ok(written.isDoubtful(one.cluster), "what has failed may have been written");
+    assert.equal(written.floorOf(one.cluster), null, "what has failed may have been written");
     assert.ok(isCached(await one.call(Method.RANGE, read({ cache, serializable: true }))));
-    assert.ok(!written.isDoubtful(one.cluster), "etcd was asked");
+    assert.equal(written.floorOf(one.cluster), began.revision, "etcd was asked");
     one.close();
     two.close();
   }, 1024 * 1024));
@@ -105,3 +112,52 @@ Deno.test("caches: none where they may hold nothing", () =>
     }
     handle.close();
   }, 0));
+
+Deno.test("caches: what they leave to etcd is asked so that it is as new as the session was promised", async () => {
+  const never = () => new Promise<Uint8Array>(() => {});
+  const runtime = new VirtualRuntime();
+  const reply = (revision: string) => {
+    const header = Header.encode({ cluster_id: "7", revision });
+    const out = new Out(fieldSize(header.length));
+    out.field(1 << 3 | 2, header);
+    return out.bytes;
+  };
+  for (const bytes of [0, 1024 * 1024]) {
+    const written = new Written();
+    const caches = new Caches(runtime, new Budget(bytes), () => {}).of({ call: never }, { read: never });
+    const asked: Uint8Array[] = [];
+    let fails = false;
+    const call = (method: number, payload: Uint8Array) => {
+      if (fails) return Promise.reject(new EtcdFdwError("08006", "lost"));
+      if (method === Method.RANGE || method === Method.READ_TXN) asked.push(payload);
+      return Promise.resolve(reply("5"));
+    };
+    const label = { database: "d", server: "s", role: "r" };
+    const plain = { cluster: {}, label, call, requestTimeout: 1_000 } as unknown as ClusterHandle;
+    const handle = cached(plain, caches, new Stats(() => 0).of(label), written);
+    const stale: RangeRequest = { ...range, limit: 3, serializable: true };
+    const isSerializable = async (maxStaleness = 0) => {
+      const cache = terms(maxStaleness);
+      await handle.call(Method.RANGE, encodeRangeRequest({ ...stale, cache }));
+      await handle.call(Method.READ_TXN, encodeReadTxn([stale, { ...stale, countOnly: true }], cache));
+      const [one, txn] = asked.splice(0);
+      const seen = [decodeRangeRequest(one), ...readsOf(txn).map(decodeRangeRequest)];
+      assert.deepEqual(seen.map(({ limit, countOnly = false }) => [limit, countOnly]), [
+        ...[[3, false], [3, false], [3, true]],
+      ]);
+      return seen.map(({ serializable = false }) => serializable);
+    };
+    assert.deepEqual(await isSerializable(), [true, true, true], "nothing was promised");
+    assert.deepEqual(await isSerializable(1_000), [false, false, false], "a bound");
+    await handle.call(Method.PUT, put("/c/1", "x"));
+    assert.deepEqual(await isSerializable(), [false, false, false], "an own write");
+    fails = true;
+    const other = new Written();
+    const doubtful = cached(plain, caches, new Stats(() => 0).of(label), other);
+    await errorFrom(doubtful.call(Method.PUT, put("/c/1", "x")));
+    fails = false;
+    await doubtful.call(Method.RANGE, encodeRangeRequest({ ...stale, cache: terms() }));
+    assert.ok(!decodeRangeRequest(asked[0]).serializable, "a write in doubt");
+    caches.close();
+  }
+});

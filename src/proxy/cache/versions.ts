@@ -3,7 +3,8 @@
 //
 // A version is known to be the range's state from one revision up to another, and at single later ones for which that was
 // proven. Who has read a version may name its revision again: then the next event goes into a copy, which shares with it
-// what has not changed. Versions that nobody has read are changed in place.
+// what has not changed. Versions that nobody has read are changed in place, unless that takes long: then others have their
+// turn, and must not see a revision in part.
 //
 // An event that does not follow from what is held (a version that is not the next one, the deletion of a key that is not
 // there) says that another one was lost, which etcd's watch has been seen to do: then nothing here is believed any more.
@@ -25,6 +26,9 @@ const KEPT_MS = 10_000;
 /** What older versions may cost at least, and in parts of what is held. */
 const LEAST_CHURN_BYTES = 1024 * 1024;
 const CHURN_SHARE = 0.25;
+/** Events that are taken in without a pause, and their bytes. */
+const STRIDE = 256;
+const STRIDE_BYTES = 1024 * 1024;
 /** Bytes of pages that are worth loading anew when most of them are dead. */
 const WASTE_BYTES = 4 * 1024 * 1024;
 
@@ -101,15 +105,27 @@ export class Versions {
 
   /**
    * Events of the range, all of them up to this revision; those that are known already are passed over. Why they cannot
-   * follow what is held, or null.
+   * follow what is held, or null. In pieces, between which what is held is whole; nothing else may be told meanwhile.
    */
-  tell(events: readonly WatchedEvent[], revision: bigint): string | null {
+  *tell(
+    events: readonly WatchedEvent[],
+    revision: bigint,
+  ): Generator<undefined, string | null, unknown> {
     const known = this.#current.upto;
-    for (const event of events) {
-      if (event.revision <= known) continue;
-      if (event.revision > this.#current.upto) this.#advance(event.revision);
-      const wrong = this.#change(event);
+    let done = 0;
+    for (let at = 0, end = 0; at < events.length; at = end) {
+      const { revision } = events[at];
+      while (end < events.length && events[end].revision === revision) end++;
+      if (revision <= known) continue;
+      const wrong = end - at > STRIDE
+        ? yield* this.#reviseSlowly(events.slice(at, end))
+        : this.#revise(events.slice(at, end));
       if (wrong !== null) return wrong;
+      done += end - at;
+      if (done >= STRIDE) {
+        done = 0;
+        yield;
+      }
     }
     const current = this.#current;
     if (revision > current.upto) current.upto = revision;
@@ -120,17 +136,45 @@ export class Versions {
     return null;
   }
 
-  /** The range changes with this revision. */
-  #advance(revision: bigint): void {
-    const current = this.#current;
-    if (current.readAt === null) {
-      current.from = current.upto = current.newest = revision;
-      current.points.clear();
-      return;
+  /** The range changes with this revision, of which these are all events. */
+  #revise(events: readonly WatchedEvent[]): string | null {
+    const { rows, readAt } = this.#current;
+    const next = readAt === null ? rows : rows.clone();
+    const cost = this.#changeAll(next, events);
+    if (typeof cost === "string") return cost;
+    this.#advance(next, events[0].revision, cost);
+    return null;
+  }
+
+  /** The same in pieces: until all is there, the present version stays. */
+  *#reviseSlowly(events: readonly WatchedEvent[]): Generator<undefined, string | null, unknown> {
+    const next = this.#current.rows.clone();
+    let cost = 0;
+    for (let at = 0, end = 0; at < events.length; at = end) {
+      for (let bytes = 0; end < events.length && end - at < STRIDE && bytes < STRIDE_BYTES; end++) {
+        bytes += events[end].raw.length;
+      }
+      const more = this.#changeAll(next, events.slice(at, end));
+      if (typeof more === "string") return more;
+      cost += more;
+      yield;
     }
-    current.upto = revision - 1n;
-    this.#older.push(current);
-    this.#current = version(current.rows.clone(), revision, revision);
+    this.#advance(next, events[0].revision, cost);
+    return null;
+  }
+
+  /** These rows are the range's from this revision on. What was there before is kept if it may be named, and is worth that. */
+  #advance(rows: Rows, revision: bigint, cost: number): void {
+    const current = this.#current;
+    if (current.readAt !== null) {
+      current.upto = revision - 1n;
+      this.#older.push(current);
+    }
+    this.#current = version(rows, revision, revision);
+    const last = this.#older.at(-1);
+    if (last === undefined) return;
+    last.cost += cost;
+    this.#churn += cost;
     const bound = Math.max(LEAST_CHURN_BYTES, this.bytes * CHURN_SHARE);
     while (this.#older.length > MAX_KEPT || this.#older.length > 0 && this.#churn > bound) this.#dropOldest();
   }
@@ -139,12 +183,22 @@ export class Versions {
     this.#churn -= this.#older.shift()!.cost;
   }
 
-  #change(event: WatchedEvent): string | null {
+  /** What keeping the rows as they were before would cost, or why the events cannot follow them. */
+  #changeAll(rows: Rows, events: readonly WatchedEvent[]): number | string {
+    let cost = 0;
+    for (const event of events) {
+      const more = this.#change(rows, event);
+      if (typeof more === "string") return more;
+      cost += more;
+    }
+    return cost;
+  }
+
+  #change(rows: Rows, event: WatchedEvent): number | string {
     const { deleted, kv } = changeOf(event);
     // The event is a part of a longer message.
     const raw = new Uint8Array(kv);
     const { key, version, createRevision } = decodeKeyRow(raw);
-    const { rows } = this.#current;
     const old = rows.get(key);
     const held = old === undefined ? null : decodeKeyRow(old);
     const follows = deleted
@@ -158,24 +212,17 @@ export class Versions {
         printable(key)
       }" at revision ${event.revision} follows no event that was told`;
     }
-    if (old !== undefined) this.#forget(old);
+    if (old !== undefined) {
+      if (this.#own.has(old)) this.#live -= old.length;
+      else this.#dead += old.length;
+    }
     if (deleted) rows.delete(key);
     else {
       rows.set(keyOf(raw), raw, true);
       this.#own.add(raw);
       this.#live += raw.length;
     }
-    return null;
-  }
-
-  #forget(old: Uint8Array): void {
-    const last = this.#older.at(-1);
-    if (this.#own.has(old)) this.#live -= old.length;
-    else this.#dead += old.length;
-    if (last === undefined) return;
-    const cost = CHANGE_BYTES + old.length;
-    last.cost += cost;
-    this.#churn += cost;
+    return old === undefined ? 0 : CHANGE_BYTES + old.length;
   }
 
   /** The version that is the range's state at this revision; null when that is not known. */

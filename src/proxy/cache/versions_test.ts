@@ -3,6 +3,7 @@ import { decodeUtf8, encodeUtf8 } from "../../base/bytes.ts";
 import { makeKeyRow } from "../../etcd/ranges.ts";
 import type { WatchedEvent } from "../../etcd/watch.ts";
 import { fieldSize, Out } from "../../etcd/wire.ts";
+import { atOnce } from "../testing_runtime.ts";
 import { type Version, Versions } from "./versions.ts";
 
 /** A key as it was put with a revision for the nth time. */
@@ -31,6 +32,9 @@ function load(revision: number, ...rows: Uint8Array[]): Versions {
   return versions;
 }
 
+const tell = (versions: Versions, events: WatchedEvent[], revision: bigint) =>
+  atOnce(versions.tell(events, revision));
+
 const keys = (version: Version | null) => version && [...version.rows.keys()].map(decodeUtf8).join(" ");
 const at = (versions: Versions, revision: number) => keys(versions.at(BigInt(revision)));
 const read = (versions: Versions, now = 0) => versions.read(versions.current, now);
@@ -39,23 +43,23 @@ Deno.test("Versions: what was read can be named again, what nobody has read is n
   const versions = load(10, row("a", 3), row("b", 4));
   assert.equal(at(versions, 9), null);
   read(versions);
-  assert.equal(versions.tell([put("c", 12), deletion("a", 14)], 15n), null);
+  assert.equal(tell(versions, [put("c", 12), deletion("a", 14)], 15n), null);
   assert.deepEqual([10, 11, 12, 13, 14, 15, 16].map((n) => at(versions, n)), [
     ...["a b", "a b"],
     // Between the two nobody has read.
     ...[null, null, "b c", "b c", null],
   ]);
   assert.equal(versions.kept, 1);
-  assert.equal(versions.tell([put("a", 20)], 20n), null);
+  assert.equal(tell(versions, [put("a", 20)], 20n), null);
   assert.deepEqual([at(versions, 15), at(versions, 20)], [null, "a b c"]);
 });
 
 Deno.test("Versions: events of one revision come together, and what is known is passed over", () => {
   const versions = load(10);
   read(versions);
-  assert.equal(versions.tell([put("old", 9), put("a", 11), put("b", 11)], 11n), null);
+  assert.equal(tell(versions, [put("old", 9), put("a", 11), put("b", 11)], 11n), null);
   assert.deepEqual([at(versions, 10), at(versions, 11)], ["", "a b"]);
-  assert.equal(versions.tell([put("a", 11), put("b", 11), put("c", 12)], 13n), null);
+  assert.equal(tell(versions, [put("a", 11), put("b", 11), put("c", 12)], 13n), null);
   assert.equal(at(versions, 13), "a b c");
 });
 
@@ -66,10 +70,10 @@ Deno.test("Versions: a state that was proven for a later revision is that one's,
   versions.prove(current, 20n);
   assert.deepEqual([at(versions, 20), at(versions, 15), current.newest], ["a", null, 20n]);
   // A key that came and went: the watch tells it late.
-  assert.equal(versions.tell([put("x", 15)], 15n), null);
+  assert.equal(tell(versions, [put("x", 15)], 15n), null);
   assert.deepEqual([at(versions, 14), at(versions, 15), at(versions, 20)], ["a", "a x", "a"]);
-  assert.equal(versions.tell([deletion("x", 16)], 16n), null);
-  versions.tell([], 25n);
+  assert.equal(tell(versions, [deletion("x", 16)], 16n), null);
+  tell(versions, [], 25n);
   assert.deepEqual([at(versions, 16), at(versions, 20), versions.current.newest], ["a", "a", 25n]);
 });
 
@@ -83,23 +87,23 @@ Deno.test("Versions: an event that does not follow from what is held is told", (
   ];
   for (const [what, one] of cases) {
     const versions = load(10, row("a", 3));
-    assert.match(versions.tell([one], 20n) ?? "", /follows no event/, what);
+    assert.match(tell(versions, [one], 20n) ?? "", /follows no event/, what);
   }
   const versions = load(10, row("a", 3));
-  assert.equal(versions.tell([put("a", 20, 2, 3), deletion("a", 21), put("a", 22)], 22n), null);
+  assert.equal(tell(versions, [put("a", 20, 2, 3), deletion("a", 21), put("a", 22)], 22n), null);
 });
 
 Deno.test("Versions: what is kept is bounded, in time, in number and in bytes, and counted", () => {
   const versions = load(10, row("a", 3));
   const begun = versions.bytes;
   read(versions, 0);
-  versions.tell([put("a", 11, 2, 3)], 11n);
+  tell(versions, [put("a", 11, 2, 3)], 11n);
   assert.ok(versions.bytes > begun);
   read(versions, 20_000);
   assert.equal(versions.kept, 0);
   for (let i = 0; i < 200; i++) {
     read(versions, 20_000 + i);
-    versions.tell([put("a", 12 + i, 3 + i, 3)], BigInt(12 + i));
+    tell(versions, [put("a", 12 + i, 3 + i, 3)], BigInt(12 + i));
   }
   assert.equal(versions.kept, 64);
   read(versions, 60_000);
@@ -111,8 +115,41 @@ Deno.test("Versions: what is kept is bounded, in time, in number and in bytes, a
   );
   for (let i = 0; i < 30; i++) {
     read(large, 0);
-    large.tell([event(row(`k${i}`, 11 + i, 2, 3, "v".repeat(300_000)), 11 + i)], BigInt(11 + i));
+    tell(large, [event(row(`k${i}`, 11 + i, 2, 3, "v".repeat(300_000)), 11 + i)], BigInt(11 + i));
   }
   assert.ok(large.kept < 25, `${large.kept} are kept`);
   assert.ok(large.isWasteful);
+});
+
+Deno.test("Versions: a revision of very many events is taken in piece by piece, and seen when it is whole", () => {
+  const many = Array.from({ length: 20_000 }, (_, i) => `k${String(i).padStart(5, "0")}`);
+  const versions = load(10, ...many.map((key) => row(key, 3)));
+  const before = versions.bytes;
+  const telling = versions.tell([put("a", 11), ...many.map((key) => deletion(key, 12)), put("b", 13)], 13n);
+  let pauses = 0;
+  for (;;) {
+    const { done, value } = telling.next();
+    if (done) {
+      assert.equal(value, null);
+      break;
+    }
+    pauses++;
+    const { current } = versions;
+    assert.equal(current.rows.size, current.upto < 12n ? 20_001 : 1, `at ${current.upto}`);
+    // One of those who come meanwhile may name what he has read.
+    if (pauses === 20) read(versions);
+  }
+  assert.ok(pauses > 70, `${pauses} pauses`);
+  assert.equal(keys(versions.current), "a b");
+  // It would cost more than all that is held.
+  assert.equal(versions.at(11n), null);
+  assert.ok(versions.bytes < before, `${versions.bytes} bytes, ${before} before`);
+});
+
+Deno.test("Versions: what was there before a long revision is kept as long as that is cheap", () => {
+  const many = Array.from({ length: 300 }, (_, i) => `k${String(i).padStart(3, "0")}`);
+  const versions = load(10, ...many.map((key) => row(key, 3)));
+  read(versions);
+  assert.equal(tell(versions, many.map((key) => deletion(key, 12)), 12n), null);
+  assert.deepEqual([versions.at(11n)?.rows.size, versions.at(12n)?.rows.size], [300, 0]);
 });

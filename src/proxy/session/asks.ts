@@ -69,6 +69,8 @@ export interface Memory {
 interface By {
   signal: AbortSignal;
   deadline: Deadline;
+  /** As WatchRequest has it. */
+  turn?: (bytes: number) => Promise<void> | null;
 }
 
 export class Asks {
@@ -130,6 +132,7 @@ export class Asks {
             count: ask.count ?? Infinity,
             bytes: WATCHED_BYTES,
             known: ask.known ?? false,
+            turn: by.turn,
           },
           by,
         );

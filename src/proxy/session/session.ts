@@ -7,6 +7,10 @@
 // counts with the size that the session's latest replies had, for the session and for the whole proxy: how large its own
 // will be, nobody knows before it begins to arrive, and then it counts with that. Those for which there is no room wait.
 //
+// A call that waits for other clients of etcd (PARKED) counts with none of that, only in number: there may be thousands,
+// for hours. Once a watch has something to bring, its size is known, and it waits for its turn like all others; what the
+// rest of them bring is small.
+//
 // After CANCEL nothing is sent for the request any more. A lost connection cancels everything.
 
 import { decodeUtf8 } from "../../base/bytes.ts";
@@ -62,7 +66,7 @@ const FIRST_REPLY_BYTES = 1024 * 1024;
 const EXPECTATION_KEPT = 0.9;
 /** Bytes of requests that wait to be started and of replies that were not taken: room for one frame of any size either way. */
 const SESSION_BYTES = 2 * MAX_FRAME_BYTES;
-/** Requests that wait to be started. */
+/** Requests that wait to be started, or for other clients. */
 const MAX_QUEUED = 10_000;
 /** What one session's transactions may hold. */
 const SESSION_TRANSACTIONS_BYTES = 512 * 1024 * 1024;
@@ -88,11 +92,13 @@ export class Session implements ConnectionEvents {
   readonly #channels = new Map<number, SessionChannel>();
   /** For what is asked of the proxy alone. */
   readonly #serverless = new SessionChannel(null);
-  /** By id, in the order of arrival: QUEUED and RUNNING. */
+  /** By id, in the order of arrival: all that are not over. */
   readonly #requests = new Map<number, Request>();
+  /** QUEUED and READY. */
   readonly #queue = new Set<Request>();
-  /** Also of those that were cancelled since. */
-  #running = 0;
+  /** Also those that were cancelled since. */
+  readonly #running = new Set<Request>();
+  readonly #parked = new Set<Request>();
   #unsent = 0;
   #expectedBytes = FIRST_REPLY_BYTES;
   #state: SessionState = "UP";
@@ -204,8 +210,23 @@ export class Session implements ConnectionEvents {
     this.#requests.set(frame.id, request);
     channel.begin();
     if (frame.refusal !== undefined) return this.#answerError(request, frame.refusal);
-    if (this.#queue.size === 0 && this.#mayStart(request)) return this.#start(request);
-    if (this.#queue.size >= MAX_QUEUED) return this.#answerError(request, tooManyRequests());
+    const isPatient = waitsForOthers(frame);
+    if (!isPatient && this.#startAtOnce(request)) return;
+    if (this.#queue.size + this.#parked.size >= MAX_QUEUED) {
+      return this.#answerError(request, tooManyRequests());
+    }
+    if (isPatient) this.#park(request);
+    else this.#enqueue(request);
+  }
+
+  #startAtOnce(request: Request): boolean {
+    if (this.#queue.size > 0 || !this.#mayStart(request)) return false;
+    this.#start(request);
+    return true;
+  }
+
+  #enqueue(request: Request): void {
+    const { deadline } = request;
     this.#queue.add(request);
     request.timer = this.#runtime.after(
       deadline.left(),
@@ -213,20 +234,38 @@ export class Session implements ConnectionEvents {
     );
   }
 
+  #park(request: Request): void {
+    request.take("park");
+    this.#parked.add(request);
+    this.#work(request);
+  }
+
+  /** A parked request has so much to bring: null when that may come at once, or what resolves when it may. */
+  #turn(request: Request, bytes: number): Promise<void> | null {
+    if (!request.take("ready")) return null;
+    this.#parked.delete(request);
+    request.brings = bytes;
+    if (this.#startAtOnce(request)) return null;
+    this.#enqueue(request);
+    return request.turn();
+  }
+
   /** Whether it is the request's turn and there is room for its answer; then that is set aside. */
   #mayStart(request: Request): boolean {
-    if (!this.#hasTurn()) return false;
-    const bytes = bringsMuch(request.frame) ? Math.ceil(this.#expectedBytes) : 0;
+    if (!this.#hasTurn(request)) return false;
+    const bytes = request.brings ?? (bringsMuch(request.frame) ? Math.ceil(this.#expectedBytes) : 0);
     const taken = this.#options.expectations.take(bytes, this.#retry);
     if (taken !== null) request.expected = { bytes, taken };
     return taken !== null;
   }
 
-  #hasTurn(): boolean {
+  #hasTurn(request: Request): boolean {
     // One call at a time goes on whatever its size; drained() comes where this says no.
-    if (this.#running === 0) return !this.#connection.congested;
-    const toCome = (this.#running + 1) * this.#expectedBytes;
-    return this.#running < MAX_RUNNING && this.#unsent + toCome <= MAX_UNSENT_BYTES;
+    if (this.#running.size === 0) return !this.#connection.congested;
+    if (this.#running.size >= MAX_RUNNING) return false;
+    let toCome = 0;
+    for (const { brings } of [...this.#running, request]) toCome += brings ?? this.#expectedBytes;
+    return this.#unsent + toCome <= MAX_UNSENT_BYTES;
   }
 
   readonly #retry = () => {
@@ -242,24 +281,34 @@ export class Session implements ConnectionEvents {
   }
 
   #start(request: Request): void {
+    this.#running.add(request);
+    const isUnderWay = request.state === "READY";
     request.take("start");
-    this.#running++;
+    if (!isUnderWay) this.#work(request);
+  }
+
+  #work(request: Request): void {
+    const turn = (bytes: number) => this.#turn(request, bytes);
     const progress = () => {
       if (request.state !== "RUNNING") return;
       const { channel, id } = request.frame;
       this.#send({ type: FrameType.PROGRESS, code: 0, channel, id }, new Uint8Array(0));
     };
-    work(request, this.#asks, { runtime: this.#runtime, progress }).then(
+    work(request, this.#asks, { runtime: this.#runtime, progress, turn }).then(
       (reply) => this.#ran(request, reply.length, () => this.#answer(request, reply)),
       (thrown) => this.#ran(request, 0, () => this.#answerError(request, this.#reportable(thrown))),
     );
   }
 
   /** A call has ended, whether or not anybody wants its answer still. */
-  #ran({ expected }: Request, bytes: number, answer: () => void): void {
-    this.#running--;
-    this.#options.expectations.give(expected.bytes, expected.taken);
-    this.#expectedBytes = Math.max(bytes, this.#expectedBytes * EXPECTATION_KEPT);
+  #ran(request: Request, bytes: number, answer: () => void): void {
+    this.#parked.delete(request);
+    if (this.#running.delete(request)) {
+      const { expected, brings } = request;
+      this.#options.expectations.give(expected.bytes, expected.taken);
+      // From what was known before it came there is nothing to learn.
+      if (brings === null) this.#expectedBytes = Math.max(bytes, this.#expectedBytes * EXPECTATION_KEPT);
+    }
     answer();
     if (this.#state === "UP") this.#startQueued();
   }
@@ -273,7 +322,7 @@ export class Session implements ConnectionEvents {
 
   #answer(request: Request, reply: Uint8Array): void {
     if (reply.length > MAX_FRAME_BYTES) return this.#answerError(request, replyTooLarge(reply.length));
-    if (request.state !== "RUNNING") return;
+    if (request.isOver) return;
     try {
       this.#budget.take(reply.length);
     } catch (thrown) {
@@ -373,6 +422,13 @@ const READS: ReadonlySet<number> = new Set([
   Ask.SNAPSHOT,
 ]);
 
+/** The calls that are answered when another client of etcd does something. */
+const PATIENT: ReadonlySet<number> = new Set([Ask.WATCH, Ask.OBSERVE, Ask.LOCK, Ask.CAMPAIGN]);
+
+function waitsForOthers({ type, code }: FrameHeader): boolean {
+  return type === FrameType.UNARY && PATIENT.has(code);
+}
+
 function bringsMuch({ type, code }: FrameHeader): boolean {
   return type === FrameType.UNARY && READS.has(code);
 }
@@ -408,7 +464,7 @@ function lateInQueue({ ms }: Deadline): LateError {
 }
 
 function tooManyRequests(): EtcdFdwError {
-  return new EtcdFdwError("53200", `more than ${MAX_QUEUED} requests of a session wait for the etcd proxy`);
+  return new EtcdFdwError("53200", `more than ${MAX_QUEUED} requests of a session wait in the etcd proxy`);
 }
 
 function openTooLarge(length: number): EtcdFdwError {

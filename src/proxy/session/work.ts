@@ -14,6 +14,8 @@ export interface WorkContext {
   runtime: Runtime;
   /** The request has got further: the backend's patience begins anew. */
   progress: () => void;
+  /** As WatchRequest has it. */
+  turn: (bytes: number) => Promise<void> | null;
 }
 
 /** The answer's payload. Rejects with what went wrong, at the request's deadline at the latest. */
@@ -23,7 +25,7 @@ export async function work(request: Request, asks: Asks, context: WorkContext): 
   const flags = frame.flags ?? 0;
   if (error !== null) throw error;
   if (frame.type === FrameType.UNARY && frame.code >= Ask.ENDPOINTS) {
-    return await asks.answer(frame.code, frame.payload, handle, { signal, deadline });
+    return await asks.answer(frame.code, frame.payload, handle, { signal, deadline, turn: context.turn });
   }
   if (handle === null) throw new EtcdFdwError("08003", "channel 0 of the etcd proxy is not open");
   const link = linkOf(request, handle, context);

@@ -40,6 +40,11 @@ const MAX_SOURCES = 1_000;
 /** What the hub needs of a cluster. */
 export type WatchableCluster = Pick<Cluster, "call" | "stream">;
 
+/** There is something, and the reader is to come back for it when it is its turn. */
+interface Postponed {
+  turn: Promise<void>;
+}
+
 interface Reader {
   after: bigint;
   enough: number;
@@ -51,7 +56,8 @@ interface Reader {
   /** The store's revision when it came, if that was asked for: up to there it waits for all, however long it wanted to. */
   now: bigint | null;
   timer: Timer | null;
-  settle: (part: Part) => void;
+  turn: WatchRequest["turn"];
+  settle: (part: Part | Postponed) => void;
   fail: (error: EtcdFdwError) => void;
 }
 
@@ -146,16 +152,24 @@ export class Hub {
       source = this.#find(key, after) ?? this.#open(key, new Feed(watchedOf(request), after));
       source.rightsUntil = this.#runtime.now() + RIGHTS_MS;
     }
-    const { enough, count, bytes, upto } = request;
-    const { events, revision } = await this.#wait(source, terms, {
-      ...{ after: request.after ?? now!, now, enough, count, bytes, upto, until },
+    const { enough, count, bytes, upto, turn } = request;
+    const after = request.after ?? now!;
+    const part = await this.#wait(source, terms, {
+      ...{ after, now, enough, count, bytes, upto, until, turn },
     });
+    if ("turn" in part) {
+      // Meanwhile it holds nothing here: what the window lets go is told by a source of its own.
+      await part.turn;
+      return await this.read({ ...request, after, wait: until.left(), turn: undefined }, terms);
+    }
+    const { events, revision } = part;
     const isOver = until.over || upto !== null;
     const left = events.length >= count || isOver ? 0 : Math.ceil(Math.min(until.left(), MAX_TIMER_MS));
     const last = upto ?? (now !== null && now > source.feed.complete ? now : source.feed.complete);
     const rest = isOver && events.length < count && revision < last ? last : 0n;
     const behind = source.feed.available(revision).count;
-    return encodeWatchedPage({ revision, events, left, upto: rest, behind, cluster: source.feed.cluster });
+    const page = { revision, events, left, upto: rest, behind, cluster: source.feed.cluster };
+    return await inSlices(this.#runtime, encodeWatchedPage(page));
   }
 
   #find(key: string, after: bigint): Source | undefined {
@@ -197,11 +211,11 @@ export class Hub {
   #wait(
     source: Source,
     { deadline, signal }: Terms,
-    wanted: Pick<Reader, "after" | "now" | "enough" | "count" | "bytes" | "upto" | "until">,
-  ): Promise<Part> {
+    wanted: Pick<Reader, "after" | "now" | "enough" | "count" | "bytes" | "upto" | "until" | "turn">,
+  ): Promise<Part | Postponed> {
     source.idle?.cancel();
     source.idle = null;
-    return new Promise<Part>((resolve, reject) => {
+    return new Promise<Part | Postponed>((resolve, reject) => {
       const over = () => {
         reader.timer?.cancel();
         late.cancel();
@@ -271,6 +285,8 @@ export class Hub {
   /** Gives the reader what there is, though it may be less than it waits for: it comes back. */
   #give(source: Source, reader: Reader): void {
     const part = source.feed.part(reader.after, reader.count, reader.bytes, reader.upto);
+    const turn = reader.turn?.(part.events.reduce((sum, { raw }) => sum + raw.length, 0)) ?? null;
+    if (turn !== null) return reader.settle({ turn });
     if (part.revision > source.furthest) source.furthest = part.revision;
     reader.settle(part);
   }

@@ -35,6 +35,35 @@ Deno.test("Hub: past and new events follow each other, call by call, and one wat
     );
   }));
 
+Deno.test("Hub: who must wait for his turn holds nothing meanwhile, and then has all of it", () =>
+  world(async (w) => {
+    const { revision } = await w.read("/p/", null, { wait: 0 });
+    let bytes = 0;
+    let come = () => {};
+    const turn = (size: number) => {
+      bytes = size;
+      return new Promise<void>((resolve) => come = resolve);
+    };
+    const waits = w.read("/p/", revision, { count: 1e9, enough: 1, bytes: 64 * MB, wait: 20_000, turn });
+    await w.put("/p/0", "v".repeat(1_000));
+    while (bytes === 0) await new Promise((resolve) => setTimeout(resolve, 10));
+    assert.ok(bytes > 1_000 && bytes < 1_200, `${bytes} bytes`);
+    // More than is kept for one who is not there; another reader takes it.
+    let seen = revision;
+    for (let i = 1; i < 12; i++) {
+      await w.put(`/p/${i}`, "v".repeat(MB));
+      seen = (await w.read("/p/", seen, { count: 1, wait: 5_000, bytes: 64 * MB })).revision;
+    }
+    assert.ok(w.budget.used < WINDOW_BYTES + 2 * MB, `${w.budget.used} bytes`);
+    come();
+    const page = await waits;
+    assert.deepEqual(page.keys.slice(0, 1), ["/p/0"]);
+    const rest = page.keys.length < 12
+      ? (await w.read("/p/", page.revision, { wait: 0, bytes: 64 * MB })).keys
+      : [];
+    assert.deepEqual([...page.keys, ...rest], names(0, 12));
+  }));
+
 Deno.test("Hub: what was compacted is an error that says where it can begin", () =>
   world(async (w) => {
     for (const key of names(0, 9)) await w.put(key);

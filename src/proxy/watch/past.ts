@@ -131,9 +131,8 @@ export async function changedKeys(
     });
   }
   const events = await inSlices(runtime, newestEvents(past.events));
-  return {
-    reply: encodeWatchedPage({ revision: past.now, events, left: 0, upto: 0n, behind: 0, cluster: 0n }),
-  };
+  const page = { revision: past.now, events, left: 0, upto: 0n, behind: 0, cluster: 0n };
+  return { reply: await inSlices(runtime, encodeWatchedPage(page)) };
 }
 
 function tooManyEvents(): EtcdFdwError {

@@ -11,7 +11,7 @@ import { Cluster } from "../etcd/cluster.ts";
 import { Budget } from "../memory.ts";
 import { TestEtcd } from "../testing_etcd.ts";
 import { put } from "../testing_requests.ts";
-import { REAL } from "../testing_runtime.ts";
+import { atOnce, REAL } from "../testing_runtime.ts";
 import type { WatchRequest } from "../handle.ts";
 import { Hub } from "./hub.ts";
 
@@ -48,7 +48,9 @@ export class World {
       known: false,
       ...more,
     };
-    const page = decodeWatchedPage(await this.hub.read(request, this.terms(request.wait + 10_000, signal)));
+    const page = atOnce(
+      decodeWatchedPage(await this.hub.read(request, this.terms(request.wait + 10_000, signal))),
+    );
     const events = page.events.map(({ raw }) => Event.decode(raw));
     return { ...page, keys: events.map(({ kv }) => decodeUtf8(kv!.key)), decoded: events };
   }
