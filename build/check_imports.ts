@@ -36,7 +36,9 @@ const GRPC = ["@grpc/grpc-js", "etcd3"];
 const GRPC_FOLDER = "src/proxy/etcd/";
 
 /** Where the proxy may meet the world; all else in it has a Runtime. A simulator takes the place of these files. */
-const REAL_WORLD = ["src/proxy/runtime.ts", "src/proxy/etcd/channel.ts", "src/proxy/etcd/certificates.ts"];
+const REAL_WORLD = ["src/proxy/runtime.ts"].concat(
+  ["channel", "arrivals", "wire", "certificates"].map((name) => `src/proxy/etcd/${name}.ts`),
+);
 /** tls.ts takes checks of names from node:tls and node:net, and no socket. */
 const SOCKETS_CHECKED = [...REAL_WORLD, "src/proxy/etcd/tls.ts"];
 const WORLD =

@@ -18,11 +18,15 @@ const USAGE = `usage: scripts/test [SUITE...] [--engine embedded|plv8]
 
 Suites: ${SUITES.join(", ")}. Those that need PostgreSQL run on each engine that is there.`;
 
-/** Runs a program with its output shown and kept; killed when it takes too long. */
+/**
+ * Runs a program with its output kept, and shown: as it comes, or when all of it is there, beside another one's. Killed when it
+ * takes too long.
+ */
 async function shown(
   program: string,
   args: string[],
   env: Record<string, string>,
+  atOnce: boolean,
 ): Promise<{ code: number; output: string }> {
   const child = new Deno.Command(program, {
     args,
@@ -37,21 +41,20 @@ async function shown(
   const pump = async (stream: ReadableStream<Uint8Array>) => {
     const decoder = new TextDecoder();
     for await (const chunk of stream) {
-      Deno.stdout.writeSync(chunk);
+      if (atOnce) Deno.stdout.writeSync(chunk);
       output += decoder.decode(chunk, { stream: true });
     }
   };
   await Promise.all([pump(child.stdout), pump(child.stderr)]);
   const { code } = await child.status;
   clearTimeout(timer);
+  if (!atOnce) console.log(output);
   return { code, output };
 }
 
-async function denoTest(paths: string[], env: Record<string, string> = {}): Promise<Counts> {
-  const { code, output } = await shown(Deno.execPath(), ["test", "-A", "--quiet", ...paths], {
-    NO_COLOR: "1",
-    ...env,
-  });
+async function denoTest(paths: string[], env: Record<string, string> = {}, atOnce = true): Promise<Counts> {
+  const args = ["test", "-A", "--quiet", ...paths];
+  const { code, output } = await shown(Deno.execPath(), args, { NO_COLOR: "1", ...env }, atOnce);
   // A run that ended without its closing line, or badly with no failure counted, is a failure itself.
   const counts = denoCounts(output) ?? { passed: 0, failed: 1 };
   return code !== 0 && counts.failed === 0 ? add(counts, { passed: 0, failed: 1 }) : counts;
@@ -113,6 +116,7 @@ async function regressIn(results: string, engine: Engine, tests: string[]): Prom
         ...tests.sort(),
       ],
       sandbox.env(),
+      false,
     );
     if (code !== 0) console.log(await Deno.readTextFile(`${results}/regression.diffs`).catch(() => ""));
     const counts = regressCounts(output);
@@ -154,7 +158,7 @@ async function runSuite(suite: Suite, engine: Engine | null): Promise<Counts> {
     case "regress":
       return await regress(engine!);
     default:
-      return await denoTest([`tests/${suite}`], env);
+      return await denoTest([`tests/${suite}`], env, false);
   }
 }
 
@@ -172,19 +176,21 @@ await main(async () => {
   const ran = await engines(only);
   let total: Counts = { passed: 0, failed: 0 };
   const summary: string[] = [];
+  const one = async (suite: Suite, engine: Engine | null) => {
+    const title = engine === null ? suite : `${suite} on ${engine}`;
+    console.log(`\n== ${title}`);
+    const started = performance.now();
+    const counts = await runSuite(suite, engine).catch((error) => {
+      console.error(error instanceof StepError ? error.message : error);
+      return { passed: 0, failed: 1 };
+    });
+    total = add(total, counts);
+    const seconds = Math.round((performance.now() - started) / 1000);
+    summary.push(`${title}: ${counts.passed} passed, ${counts.failed} failed, ${seconds} s`);
+  };
   for (const suite of chosen) {
-    for (const engine of isPerEngine(suite) ? ran : [null]) {
-      const title = engine === null ? suite : `${suite} on ${engine}`;
-      console.log(`\n== ${title}`);
-      const started = performance.now();
-      const counts = await runSuite(suite, engine).catch((error) => {
-        console.error(error instanceof StepError ? error.message : error);
-        return { passed: 0, failed: 1 };
-      });
-      total = add(total, counts);
-      const seconds = Math.round((performance.now() - started) / 1000);
-      summary.push(`${title}: ${counts.passed} passed, ${counts.failed} failed, ${seconds} s`);
-    }
+    // The engines side by side: their tests wait more than they work, and share nothing.
+    await Promise.all((isPerEngine(suite) ? ran : [null]).map((engine) => one(suite, engine)));
   }
   // What a suite that was killed left behind; other runs may be under way.
   await Sandbox.removeAbandoned();

@@ -3,6 +3,8 @@
 
 import assert from "node:assert/strict";
 import { findPostgres } from "../../build/postgres.ts";
+import { TestAuthority } from "../../src/proxy/testing_certificates.ts";
+import { TestEtcd } from "../../src/proxy/testing_etcd.ts";
 import { freePort, runAs, serverUser, startPostgres, stopPostgres } from "../../scripts/lib/servers.ts";
 import { run } from "../../build/run.ts";
 import { Database } from "../helpers/database.ts";
@@ -243,6 +245,54 @@ test("a user of etcd with rights to one prefix, whose token expires", async () =
   await heard.end();
   await db.sql("SELECT etcd_unsubscribe('fenced'), etcd_unmirror('ours')");
   await root.end();
+});
+
+test("by TLS, with a client's certificate: they go on after proxy and etcd have ended", async () => {
+  const authority = await TestAuthority.create();
+  const client = await authority.issue("client", "DNS:client");
+  const secure = await TestEtcd.start({
+    ...await authority.issue("server", "DNS:localhost,IP:127.0.0.1"),
+    clientCa: authority.ca,
+  });
+  try {
+    await db.sql(`CREATE SERVER secure FOREIGN DATA WRAPPER etcd_fdw OPTIONS (connstr '${secure.secure.name}',
+      cafile '${authority.ca}', certfile '${client.cert}', keyfile '${client.key}');
+      CREATE FOREIGN TABLE sealed (key text, value text) SERVER secure OPTIONS (prefix '/sealed/');
+      CREATE FOREIGN TABLE sealed_cached (key text, value text) SERVER secure OPTIONS (prefix '/sealed/', cache 'true');
+      CREATE TABLE sealed_copy (key text PRIMARY KEY, value text);
+      SELECT etcd_mirror('sealing', 'sealed_copy', 'sealed')`);
+    const heard = await Listener.on(db, "sealed");
+    await db.sql("SELECT etcd_subscribe('sealed', '/sealed/', 'sealed', server => 'secure')");
+    for (let i = 0; i < 4; i++) {
+      await waitFor(
+        "a put",
+        () => db.sql(`SELECT etcd_put('secure', '/sealed/${i}', 'x')`).catch(() => null),
+        {
+          timeoutMs: 30_000,
+        },
+      );
+      await heard.count(i + 1, 30_000);
+      await same("sealed_copy", "sealed");
+      await same("sealed_cached", "sealed");
+      if (i === 1) { for (const pid of await proxyPids(dataDirectory)) Deno.kill(pid, "SIGKILL"); }
+      if (i === 2) {
+        await secure.kill();
+        await secure.restart();
+      }
+    }
+    const inCache = async () =>
+      (await db.sql("SELECT state, keys::int FROM etcd_fdw_cache WHERE server = 'secure'"))[0];
+    await waitFor(
+      "the cache",
+      async () => (await db.sql("TABLE sealed_cached"), (await inCache())?.state === "LIVE"),
+    );
+    assert.equal((await inCache()).keys, 4);
+    await heard.end();
+    await db.sql("SELECT etcd_unsubscribe('sealed'), etcd_unmirror('sealing')");
+  } finally {
+    await secure.stop();
+    await authority.remove();
+  }
 });
 
 test("dumped and restored into another database, they go on there from where they were", async () => {

@@ -1,37 +1,46 @@
-// Large replies while they arrive. The gRPC library hands a reply over when all of it is here, and how large it will be nobody
-// knows before its first bytes have come; so these are looked at where the library makes its streams. Where there is no
-// room, the stream is paused, and etcd sends no more than HTTP/2's window.
-
+// Connections where the gRPC library makes them, and large replies on its streams while they arrive. The library hands a reply
+// over when all of it is here, and how large it will be nobody knows before its first bytes have come; so these are looked at
+// where the library makes its streams. Where there is no room, the stream is paused, and etcd sends no more than HTTP/2's
+// window.
 //
 // A compressed reply is refused: how much room it takes nobody knows before it is unpacked, and etcd compresses nothing that
 // it was not asked to.
 
 import type { EventEmitter } from "node:events";
+import type { ClientHttp2Session, ClientHttp2Stream } from "node:http2";
 import type { Flow, Room } from "../memory.ts";
+import { LARGE_BYTES, PREFIX_BYTES } from "./reply.ts";
+import type { Connection } from "./wire.ts";
 
 type Stream = EventEmitter & Flow;
 
-interface Session {
-  request(...args: never[]): Stream;
-}
-
 /** What of node:http2 is used here. */
 export interface Connects {
-  connect: (...args: never[]) => Session;
+  connect: (authority: string, options: { maxSessionMemory?: number }) => ClientHttp2Session;
 }
 
-/** In front of each message: whether it is compressed, and its length in four bytes. */
-const PREFIX_BYTES = 5;
-/** Smaller replies are here with their first bytes. */
-const LARGE_BYTES = 256 * 1024;
+export interface Watcher {
+  room(): Room | null;
+  /**
+   * A connection is made, with the library's number for the memory of a session, which it hands through. What is returned
+   * hears of each stream that the library makes on it.
+   */
+  made(connection: Connection, memory: number | undefined): ((stream: ClientHttp2Stream) => void) | undefined;
+}
 
 /** Has all large replies on connections that are made from now on ask for room, and compressed ones fail. */
-export function meterReplies(http2: Connects, room: () => Room | null): void {
+export function watchConnections(http2: Connects, watcher: Watcher): void {
   const connect = http2.connect;
-  http2.connect = (...args) => {
-    const session = connect(...args);
-    const request = session.request;
-    session.request = (...args) => plain(metered(request.apply(session, args), room()));
+  http2.connect = (authority, options) => {
+    const session = connect(authority, options);
+    const request = session.request.bind(session);
+    const heard = watcher.made({ session, request }, options.maxSessionMemory);
+    session.request = (...args) => {
+      const stream = request(...args);
+      heard?.(stream);
+      plain(metered(stream, watcher.room()));
+      return stream;
+    };
     return session;
   };
 }

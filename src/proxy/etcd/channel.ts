@@ -1,4 +1,5 @@
-// One gRPC channel to one endpoint, and raw unary calls through it.
+// One gRPC channel to one endpoint, and raw unary calls through it: on its connection directly, as wire.ts does, and by the
+// library where there is none.
 //
 // Requests and replies are protobuf bytes that the other parts write and read, so a call is bytes in, bytes out,
 // with no codec. How a call ended is a value here, not an exception: what a failure means depends on what was
@@ -14,7 +15,7 @@ import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import type { Deadline } from "../deadline.ts";
 import type { Room } from "../memory.ts";
 import { longTimer } from "../runtime.ts";
-import { type Connects, meterReplies } from "./arrivals.ts";
+import { type Connects, watchConnections } from "./arrivals.ts";
 import { certificatesShownBy } from "./certificates.ts";
 import { GRACE_MS, Lingering } from "./linger.ts";
 import { hostOf, portOf, securityOf } from "./tls.ts";
@@ -29,15 +30,13 @@ import type {
   State,
   Transport,
 } from "./transport.ts";
-
-// etcd refuses pings that come more often than every 5 s. grpc-js pings only while a call is under way.
-const KEEPALIVE_TIME_MS = 6_000;
-const KEEPALIVE_TIMEOUT_MS = 3_000;
+import { type Connection, KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, Wire } from "./wire.ts";
 
 const CHANNEL_OPTIONS: grpc.ChannelOptions = {
   // What no frame can carry to a backend need not come here.
   "grpc.max_receive_message_length": MAX_FRAME_BYTES,
   "grpc.max_send_message_length": -1,
+  // grpc-js pings only while one of its own streams is open.
   "grpc.keepalive_time_ms": KEEPALIVE_TIME_MS,
   "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_MS,
   // A page is megabytes: the 64 kB window of HTTP/2's default costs a third of a scan's time.
@@ -50,6 +49,8 @@ const CHANNEL_OPTIONS: grpc.ChannelOptions = {
   "grpc.service_config_disable_resolution": 1,
   "grpc.enable_http_proxy": 0,
   "grpc.enable_channelz": 0,
+  // It does not see the calls that pass it by.
+  "grpc.client_idle_timeout_ms": 2 ** 31 - 1,
 };
 
 // The library wants Buffers; this one shares the memory.
@@ -60,26 +61,40 @@ const asIs = (bytes: Uint8Array) => bytes;
 const NO_CONNECTION = /^No connection established\. Last error: (?:Error: )?/;
 const TRAILER = /\s*\(\d{4}-\d\d-\d\dT[^)]*\)|\.? Resolution note:.*$/gs;
 
-/** Metadata by login: made once for all its calls. */
+/** What goes with a call, for the library and for a wire. */
+interface Heads {
+  metadata: grpc.Metadata;
+  headers: Readonly<Record<string, string>>;
+}
+
+/** Headers by login: made once for all its calls. */
 class Headers {
-  readonly #made = new WeakMap<Login, grpc.Metadata>();
+  readonly #made = new WeakMap<Login, Heads>();
   readonly #leader: boolean;
 
   constructor(leader: boolean) {
     this.#leader = leader;
   }
 
-  of(login: Login): grpc.Metadata {
-    let metadata = this.#made.get(login);
-    if (metadata === undefined) {
-      metadata = new grpc.Metadata();
+  of(login: Login): Heads {
+    let heads = this.#made.get(login);
+    if (heads === undefined) {
+      const metadata = new grpc.Metadata();
       if (login.token !== null) metadata.set("token", login.token);
       if (this.#leader) metadata.set(HAS_LEADER, "true");
-      this.#made.set(login, metadata);
+      heads = { metadata, headers: { ...GRPC_HEADERS, ...metadata.getMap() as Record<string, string> } };
+      this.#made.set(login, heads);
     }
-    return metadata;
+    return heads;
   }
 }
+
+const GRPC_HEADERS = {
+  ":method": "POST",
+  "content-type": "application/grpc",
+  te: "trailers",
+  "user-agent": "etcd_fdw",
+};
 
 /** A member that has no leader refuses a call with this at once, instead of letting it wait. */
 const HAS_LEADER = "hasleader";
@@ -87,6 +102,8 @@ const HEADERS = { leader: new Headers(true), any: new Headers(false) };
 
 /** What the library takes for a call. Its deadlines are of the wall clock. */
 const timesOf = (deadline: Deadline, graceMs = 0) => ({ deadline: Date.now() + deadline.left() + graceMs });
+const timeoutOf = (deadline: Deadline) =>
+  deadline.left() === Infinity ? {} : { "grpc-timeout": timeoutHeader(deadline.left() + GRACE_MS) };
 const headersOf = ({ login, leaderless }: CallOptions) => HEADERS[leaderless ? "any" : "leader"].of(login);
 
 const CLOCK = {
@@ -99,20 +116,54 @@ function armed(ms: number, act: () => void): () => void {
   return () => clearTimeout(timer);
 }
 
+/** The most that gRPC's header for it can say: eight digits. */
+const MOST_TIMEOUT = 99_999_999;
+
+/** How long etcd may take, as its header says it. */
+function timeoutHeader(ms: number): string {
+  if (ms <= MOST_TIMEOUT) return `${Math.ceil(ms)}m`;
+  return `${Math.min(Math.ceil(ms / 1_000), MOST_TIMEOUT)}S`;
+}
+
 /** How long each address of a host may take to say why it cannot be used, in milliseconds. */
 const PROBE_MS = 1_000;
 
+/** How unary calls go. */
+export type Way = "wire" | "library";
+
+/** Channels by the number that tells their connections; see GrpcChannel.number. */
+const channels = new Map<number, GrpcChannel>();
+let numbered = 0;
+
 class GrpcChannel implements Channel {
   readonly endpoint: string;
+  /**
+   * The library hands this on to the making of its connections as the most memory that each may take: so it tells whose they
+   * are. Any such number is no bound at all.
+   */
+  readonly #number = Number.MAX_SAFE_INTEGER - ++numbered;
   readonly #client: grpc.Client;
   readonly #tls: TlsPayload | undefined;
   readonly #lingering = new Lingering(CLOCK);
+  readonly #way: Way;
+  /** The latest connection, once it is ready. */
+  #wire: Wire | null = null;
 
-  constructor(endpoint: string, tls?: TlsPayload) {
+  constructor(endpoint: string, tls: TlsPayload | undefined, way: Way) {
     this.endpoint = endpoint;
     this.#tls = tls;
+    this.#way = way;
     const { credentials, options } = securityOf(endpoint, tls);
-    this.#client = new grpc.Client(endpoint, credentials, { ...CHANNEL_OPTIONS, ...options });
+    const own = { ...options, "grpc-node.max_session_memory": this.#number };
+    this.#client = new grpc.Client(endpoint, credentials, { ...CHANNEL_OPTIONS, ...own });
+    channels.set(this.#number, this);
+  }
+
+  /** The library has made a connection. */
+  connected(connection: Connection): Wire {
+    const wire = new Wire(CLOCK, connection, () => room);
+    if (this.#way === "wire") connection.session.once("remoteSettings", () => this.#wire = wire);
+    return wire;
   }
 
   connect(): State {
@@ -165,18 +216,24 @@ class GrpcChannel implements Channel {
         signal?.removeEventListener("abort", cancel);
         resolve(outcome);
       };
-      const done = (error: grpc.ServiceError | null, reply?: Uint8Array) => {
+      const done = (outcome: Outcome) => {
         if (ended !== null) ended();
-        else settle(error ? failed(error.code, error.details) : { reply: reply! });
+        else settle(outcome);
       };
       const abandon = (code: number, text: string) => {
-        ended = this.#lingering.add(payload.length, () => call.cancel());
+        ended = this.#lingering.add(payload.length, () => reset());
         settle(failed(code, text));
       };
       const cancel = () => abandon(grpc.status.CANCELLED, "cancelled");
-      const headers = headersOf(options);
-      const times = timesOf(deadline, GRACE_MS);
-      const call = this.#client.makeUnaryRequest(path, toBuffer, asIs, payload, headers, times, done);
+      const byLibrary = () => this.#callByLibrary(path, payload, options, done);
+      // What etcd has certainly not seen goes the other way, unless nobody waits for it any more.
+      const elsewhere = () => {
+        if (ended !== null) ended();
+        else reset = byLibrary();
+      };
+      let reset = this.#send(path, payload, options, (outcome) =>
+        outcome === null ? elsewhere() : done(outcome)) ??
+        byLibrary();
       const timer = CLOCK.after(
         Math.ceil(deadline.left()),
         () => abandon(grpc.status.DEADLINE_EXCEEDED, "Deadline exceeded"),
@@ -185,12 +242,38 @@ class GrpcChannel implements Channel {
     });
   }
 
+  /** What resets the call; null where there is no connection to send it on. */
+  #send(
+    path: string,
+    payload: Uint8Array,
+    options: CallOptions,
+    done: (outcome: Outcome | null) => void,
+  ): (() => void) | null {
+    if (this.#wire === null || !this.#wire.isUsable) return null;
+    const headers = { ...headersOf(options).headers, ":path": path, ...timeoutOf(options.deadline) };
+    return this.#wire.send(headers, payload, done);
+  }
+
+  #callByLibrary(
+    path: string,
+    payload: Uint8Array,
+    options: CallOptions,
+    done: (outcome: Outcome) => void,
+  ): () => void {
+    const { metadata } = headersOf(options);
+    const times = timesOf(options.deadline, GRACE_MS);
+    const told = (error: grpc.ServiceError | null, reply?: Uint8Array) =>
+      done(error ? failed(error.code, error.details) : { reply: reply! });
+    const call = this.#client.makeUnaryRequest(path, toBuffer, asIs, payload, metadata, times, told);
+    return () => call.cancel();
+  }
+
   converse(path: string, payloads: Uint8Array[], options: CallOptions, heard: Hear): Promise<Outcome> {
     const { deadline, signal } = options;
     return new Promise((resolve, reject) => {
       if (signal?.aborted) return resolve(failed(grpc.status.CANCELLED, "cancelled"));
-      const headers = headersOf(options);
-      const stream = this.#client.makeBidiStreamRequest(path, toBuffer, asIs, headers, timesOf(deadline));
+      const { metadata } = headersOf(options);
+      const stream = this.#client.makeBidiStreamRequest(path, toBuffer, asIs, metadata, timesOf(deadline));
       const cancel = () => stream.cancel();
       const end = (outcome: Outcome) => {
         signal?.removeEventListener("abort", cancel);
@@ -224,13 +307,13 @@ class GrpcChannel implements Channel {
 
   receive(path: string, payload: Uint8Array, options: CallOptions): Incoming {
     const { deadline, signal } = options;
-    const headers = headersOf(options);
+    const { metadata } = headersOf(options);
     const stream = this.#client.makeServerStreamRequest(
       path,
       toBuffer,
       asIs,
       payload,
-      headers,
+      metadata,
       timesOf(deadline),
     );
     signal?.addEventListener("abort", () => stream.cancel(), { once: true });
@@ -279,6 +362,7 @@ class GrpcChannel implements Channel {
   }
 
   close(): void {
+    channels.delete(this.#number);
     this.#client.close();
   }
 }
@@ -289,7 +373,7 @@ const reasonOf = (text: string) => text.replace(NO_CONNECTION, "").replace(TRAIL
 export async function reasonsOf(addresses: string[], port: number, tls?: TlsPayload): Promise<string> {
   const reasons = addresses.map(async (address) => {
     const name = isIP(address) === 6 ? `[${address}]` : address;
-    return `${name}: ${await probe(new GrpcChannel(`${name}:${port}`, tls))}`;
+    return `${name}: ${await probe(new GrpcChannel(`${name}:${port}`, tls, "library"))}`;
   });
   return (await Promise.all(reasons)).join("; ");
 }
@@ -322,11 +406,19 @@ function failed(code: number, text: string): Outcome<never> {
 
 /** For the replies on all connections of this process. */
 let room: Room | null = null;
-meterReplies(http2 as Connects, () => room);
+watchConnections(http2 as Connects, {
+  room: () => room,
+  made(connection, memory) {
+    const wire = channels.get(memory ?? 0)?.connected(connection);
+    return wire && ((stream) => wire.streams(stream));
+  },
+});
 
 /** Connections by gRPC. */
-export const grpcTransport: Transport = {
-  dial: (endpoint, tls) => new GrpcChannel(endpoint, tls),
+export const transportBy = (way: Way): Transport => ({
+  dial: (endpoint, tls) => new GrpcChannel(endpoint, tls, way),
   certificates: certificatesShownBy,
   meter: (given) => void (room = given),
-};
+});
+
+export const grpcTransport = transportBy("wire");

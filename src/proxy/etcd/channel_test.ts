@@ -6,13 +6,20 @@ import { Deadline } from "../deadline.ts";
 import { freePort, silentServer, TestEtcd } from "../testing_etcd.ts";
 import { getPrefix, put } from "../testing_requests.ts";
 import { REAL } from "../testing_runtime.ts";
-import { reasonsOf } from "./channel.ts";
-import { type Hear, State } from "./transport.ts";
+import { reasonsOf, transportBy, type Way } from "./channel.ts";
+import { type Channel, type Hear, State } from "./transport.ts";
 
 const dial = (endpoint: string) => REAL.etcd.dial(endpoint);
 const within = (ms: number) => ({ login: { token: null }, deadline: Deadline.after(REAL, ms) });
 
-Deno.test("Channel: a call's end is a value, also when there is no connection", async () => {
+/** A test of calls on a wire, and of the same by the library. */
+function bothWays(name: string, test: (dial: (endpoint: string) => Channel) => Promise<void>): void {
+  for (const way of ["wire", "library"] as const satisfies Way[]) {
+    Deno.test(`Channel by ${way}: ${name}`, () => test((endpoint) => transportBy(way).dial(endpoint)));
+  }
+}
+
+bothWays("a call's end is a value, also when there is no connection", async (dial) => {
   const channel = dial(`127.0.0.1:${freePort()}`);
   const { failure } = await channel.call("/x/y", new Uint8Array(0), within(5_000));
   assert.equal(failure?.code, GrpcStatus.UNAVAILABLE);
@@ -20,7 +27,7 @@ Deno.test("Channel: a call's end is a value, also when there is no connection", 
   channel.close();
 });
 
-Deno.test("Channel: an abort ends the call, before and after it has begun, and so does the deadline", async () => {
+bothWays("an abort ends the call, before and after it has begun, and so does the deadline", async (dial) => {
   const silent = silentServer();
   const channel = dial(silent.endpoint);
   const controller = new AbortController();
@@ -48,7 +55,7 @@ Deno.test("Channel: an abort ends the call, before and after it has begun, and s
   silent.stop();
 });
 
-Deno.test("Channel: large answers that nobody waits for any more leave the connection to the others", async () => {
+bothWays("large answers that nobody waits for any more leave the connection to the others", async (dial) => {
   const etcd = await TestEtcd.start();
   const channel = dial(etcd.endpoint);
   try {
