@@ -1,5 +1,10 @@
 -- Subscriptions and mirrors: what follows etcd by itself.
 
+CREATE FUNCTION @extschema@.etcd_fdw_home() RETURNS text
+  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'etcd_fdw_home';
+COMMENT ON FUNCTION @extschema@.etcd_fdw_home() IS
+  'Tells this database from its copies in other clusters, or in this one; internal to etcd_fdw.';
+
 CREATE TABLE @extschema@.etcd_fdw_follower (
   name text PRIMARY KEY,
   kind text NOT NULL,
@@ -19,7 +24,8 @@ CREATE TABLE @extschema@.etcd_fdw_follower (
   key_columns text[],
   skips bigint[] NOT NULL DEFAULT '{}',
   verify interval,
-  shape bigint NOT NULL DEFAULT 0
+  shape bigint NOT NULL DEFAULT 0,
+  home text NOT NULL DEFAULT @extschema@.etcd_fdw_home()
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE UNIQUE INDEX etcd_fdw_follower_target ON @extschema@.etcd_fdw_follower (target);
 COMMENT ON TABLE @extschema@.etcd_fdw_follower IS
@@ -54,15 +60,16 @@ COMMENT ON TABLE @extschema@.etcd_fdw_follower_status IS 'How subscriptions and 
 
 CREATE FUNCTION @extschema@.etcd_fdw_followers_changed() RETURNS trigger
   LANGUAGE c AS 'MODULE_PATHNAME', 'etcd_fdw_followers_changed';
+REVOKE EXECUTE ON FUNCTION @extschema@.etcd_fdw_followers_changed() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.etcd_fdw_followers_changed() IS 'has the worker look at the table; internal to etcd_fdw';
 CREATE TRIGGER changed AFTER INSERT OR DELETE OR UPDATE OF name, kind, owner, server, key, range_end, prev, state, channel, batch,
-    source, target, filter, key_columns, skips, verify ON @extschema@.etcd_fdw_follower
+    source, target, filter, key_columns, skips, verify, home ON @extschema@.etcd_fdw_follower
   FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.etcd_fdw_followers_changed();
 
 CREATE FUNCTION @extschema@.etcd_follow() RETURNS void
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'etcd_fdw_follow';
 COMMENT ON FUNCTION @extschema@.etcd_follow() IS
-  'Starts the worker of this database''s subscriptions and mirrors, if it does not run: after a restart of the server without etcd_fdw in shared_preload_libraries.';
+  'Starts the worker of this database''s subscriptions and mirrors, if it does not run: after a restart of the server without etcd_fdw in shared_preload_libraries. Those of roles that the user is a member of which were restored from a dump, or copied with their database, go on here from then on.';
 
 CREATE FUNCTION @extschema@.etcd_subscribe(
     name text, prefix text, channel text, server text DEFAULT NULL, key text DEFAULT NULL, range_end text DEFAULT NULL,
@@ -83,7 +90,7 @@ COMMENT ON FUNCTION @extschema@.etcd_pause(text) IS
 CREATE FUNCTION @extschema@.etcd_resume(name text, skip bigint DEFAULT NULL) RETURNS void
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'etcd_fdw_resume';
 COMMENT ON FUNCTION @extschema@.etcd_resume(text, bigint) IS
-  'Lets a subscription or a mirror go on where it was. skip is a revision of which the target of a mirror refuses rows: these are left out, each until its key changes again.';
+  'Lets a subscription or a mirror go on where it was, also one that was restored. skip is a revision of which the target of a mirror refuses rows: these are left out, each until its key changes again.';
 
 CREATE FUNCTION @extschema@.etcd_fdw_follows(kind text, name text) RETURNS boolean
   LANGUAGE sql STABLE PARALLEL RESTRICTED
@@ -104,6 +111,7 @@ CREATE VIEW @extschema@.etcd_fdw_followers WITH (security_barrier) AS
   SELECT f.name, f.kind, f.owner, f.server, pg_catalog.encode(f.key, 'escape') AS key,
     pg_catalog.encode(f.range_end, 'escape') AS range_end, f.channel, f.source, f.target, f.filter,
     CASE WHEN f.state OPERATOR(pg_catalog.<>) 'running'::pg_catalog.text THEN f.state
+      WHEN f.home OPERATOR(pg_catalog.<>) @extschema@.etcd_fdw_home() THEN 'restored'
       WHEN NOT w.works THEN 'stopped'
       WHEN s.error IS NOT NULL THEN 'retrying'
       ELSE 'running' END AS state,
@@ -116,7 +124,8 @@ CREATE VIEW @extschema@.etcd_fdw_followers WITH (security_barrier) AS
     coalesce(s.repaired, 0::pg_catalog.int8) AS repaired, s.verified_at,
     (SELECT pg_catalog.count(l.name) FROM @extschema@.etcd_fdw_left_out l WHERE l.name OPERATOR(pg_catalog.=) f.name) AS left_out
   FROM @extschema@.etcd_fdw_follower f
-    CROSS JOIN LATERAL (SELECT @extschema@.etcd_fdw_follows(f.kind, f.name) AS works) w
+    CROSS JOIN LATERAL (SELECT f.home OPERATOR(pg_catalog.=) @extschema@.etcd_fdw_home()
+      AND @extschema@.etcd_fdw_follows(f.kind, f.name) AS works) w
     LEFT JOIN @extschema@.etcd_fdw_follower_status s ON s.name OPERATOR(pg_catalog.=) f.name
   WHERE pg_catalog.pg_has_role(f.owner::pg_catalog.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW @extschema@.etcd_fdw_followers IS 'What views etcd_fdw_subscriptions and etcd_fdw_mirrors show; internal to etcd_fdw.';
@@ -127,7 +136,7 @@ CREATE VIEW @extschema@.etcd_fdw_subscriptions AS
   FROM @extschema@.etcd_fdw_followers r
   WHERE r.kind OPERATOR(pg_catalog.=) 'subscription'::pg_catalog.text;
 COMMENT ON VIEW @extschema@.etcd_fdw_subscriptions IS
-  'The subscriptions of roles that the user is a member of, or all for members of pg_monitor. state: running; retrying, with the error; paused; stopped, when no worker runs (see etcd_follow()). All events up to revision have been told; lag_events are known that have not, and lag is how long ago that was none.';
+  'The subscriptions of roles that the user is a member of, or all for members of pg_monitor. state: running; retrying, with the error; paused; restored from a dump, or copied with its database (see etcd_follow()); stopped, when no worker runs (the same). All events up to revision have been told; lag_events are known that have not, and lag is how long ago that was none.';
 GRANT SELECT ON @extschema@.etcd_fdw_subscriptions TO PUBLIC;
 
 CREATE FUNCTION @extschema@.etcd_mirror(
@@ -149,5 +158,5 @@ CREATE VIEW @extschema@.etcd_fdw_mirrors AS
   FROM @extschema@.etcd_fdw_followers r
   WHERE r.kind OPERATOR(pg_catalog.=) 'mirror'::pg_catalog.text;
 COMMENT ON VIEW @extschema@.etcd_fdw_mirrors IS
-  'The mirrors of roles that the user is a member of, or all for members of pg_monitor. state: snapshot; running; retrying, with the error; failed, when the target refuses a row (error_key, error_revision; see etcd_resume()); paused; stopped, when no worker runs. The target shows etcd as it was at revision, without left_out keys (see etcd_resume()). repaired rows differed when verified.';
+  'The mirrors of roles that the user is a member of, or all for members of pg_monitor. state: snapshot; running; retrying, with the error; failed, when the target refuses a row (error_key, error_revision; see etcd_resume()); paused; restored from a dump, or copied with its database (see etcd_follow()); stopped, when no worker runs (the same). The target shows etcd as it was at revision, without left_out keys (see etcd_resume()). repaired rows differed when verified.';
 GRANT SELECT ON @extschema@.etcd_fdw_mirrors TO PUBLIC;

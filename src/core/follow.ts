@@ -23,14 +23,11 @@ export function followKeys({ key, end, prefix }: FollowedInput): Outcome {
   if (prefix) return followed(prefixRange(start), [], []);
   if (end !== null) {
     const last = fromHex(end);
-    if (last.length > 1 && compareBytes(last, start) <= 0) {
+    const unbounded = last.length === 0 || last.length === 1 && last[0] === 0;
+    if (!unbounded && compareBytes(last, start) <= 0) {
       throw new EtcdFdwError("22023", `argument "range_end" of etcd_subscribe() is not behind the key`);
     }
-    return followed(
-      { start, end: last.length === 0 || last.length === 1 && last[0] === 0 ? null : last },
-      [],
-      [],
-    );
+    return followed({ start, end: unbounded ? null : last }, [], []);
   }
   return { answer: { do: "followed", key, end: "", single: 1, columns: [], ttl: [] } };
 }

@@ -27,6 +27,7 @@ Deno.test("followKeys: a prefix, a range, a key, and everything", () => {
   assert.deepEqual(keys("/a", "/c", false), { ...found, key: hex("/a"), end: hex("/c"), single: 0 });
   assert.deepEqual(keys("/a", "\0", false), { ...found, key: hex("/a"), end: "00", single: 0 });
   assert.deepEqual(keys("/a", null, false), { ...found, key: hex("/a"), end: "", single: 1 });
+  for (const end of ["/a", "/", "a"]) assert.throws(() => keys("b", end, false), /not behind the key/);
 });
 
 Deno.test("followTable: the table's keys, and what tells them apart", () => {

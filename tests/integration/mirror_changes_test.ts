@@ -135,6 +135,19 @@ test("tables that cannot be targets: with rules, parts of others' targets, with 
   );
   const code = async (target: string) => (await db.failure(`SELECT etcd_mirror('x', '${target}', 't')`)).code;
   assert.equal(await code("t_rules"), "42809");
+  await db.sql(`CREATE TABLE t_parts (key text PRIMARY KEY, value text) PARTITION BY RANGE (key);
+    CREATE UNLOGGED TABLE t_part PARTITION OF t_parts DEFAULT;
+    CREATE TABLE t_hides (key text PRIMARY KEY, value text); ALTER TABLE t_hides ENABLE ROW LEVEL SECURITY;
+    CREATE ROLE carol LOGIN; GRANT CREATE ON SCHEMA public TO carol; GRANT USAGE ON FOREIGN SERVER etcd TO carol;
+    GRANT ALL ON t_hides TO carol; CREATE POLICY p ON t_hides USING (true)`);
+  assert.equal(await code("t_parts"), "42809");
+  await db.sql(
+    `SET ROLE carol; CREATE FOREIGN TABLE hers (key text, value text) SERVER etcd OPTIONS (prefix '/t/')`,
+  );
+  const hides = await db.failure("SELECT etcd_mirror('x', 't_hides', 'hers')");
+  await db.sql("RESET ROLE");
+  assert.equal(hides.code, "0A000");
+  assert.match(hides.hint!, /BYPASSRLS/);
   assert.equal(await code("t_ttl"), "0A000");
   await db.sql("SELECT etcd_mirror('low', 't_low', 't', filter => $$key < '/t/2'$$)");
   assert.equal(await code("t_all"), "55006");
@@ -146,5 +159,69 @@ test("tables that cannot be targets: with rules, parts of others' targets, with 
   await etcd.put("/t/6", "6");
   await rowsOf("SELECT key FROM t_all ORDER BY 1", [["/t/1"], ["/t/6"]]);
   await rowsOf("SELECT key, lease::int FROM t_lease ORDER BY 1", [["/t/1", 0], ["/t/6", 0]]);
+  await endAll();
+});
+
+test("what a target may not be is found out later, too: row security, a table or partition that is unlogged", async () => {
+  await db.sql(
+    `CREATE ROLE dave LOGIN; GRANT CREATE ON SCHEMA public TO dave; GRANT USAGE ON FOREIGN SERVER etcd TO dave;
+    SET ROLE dave;
+    CREATE FOREIGN TABLE l (key text, value text) SERVER etcd OPTIONS (prefix '/l/');
+    CREATE TABLE l_copy (key text PRIMARY KEY, value text);
+    CREATE TABLE l_parts (key text PRIMARY KEY, value text) PARTITION BY RANGE (key);
+    CREATE TABLE l_part PARTITION OF l_parts DEFAULT;
+    SELECT etcd_mirror('l', 'l_copy', 'l', verify => '1 s'), etcd_mirror('parts', 'l_parts', 'l'); RESET ROLE`,
+  );
+  await etcd.put("/l/1", "x");
+  await same("TABLE l_copy", "TABLE l");
+  await same("TABLE l_parts", "TABLE l");
+  const fails = async (name: string, change: string, back: string, error: RegExp) => {
+    await db.sql(change);
+    await look(name);
+    await etcd.put("/l/1", String(performance.now()));
+    assert.match((await inState(name, "failed")).error as string, error);
+    await db.sql(`${back}; SELECT etcd_resume('${name}')`);
+    await same("TABLE l_copy", "TABLE l");
+    await same("TABLE l_parts", "TABLE l");
+  };
+  await fails(
+    "l",
+    `ALTER TABLE l_copy ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+    CREATE POLICY p ON l_copy USING (value <> 'x') WITH CHECK (true)`,
+    "ALTER TABLE l_copy NO FORCE ROW LEVEL SECURITY",
+    /^0A000: table "l_copy" hides rows from role "dave"/,
+  );
+  await fails("l", "ALTER TABLE l_copy SET UNLOGGED", "ALTER TABLE l_copy SET LOGGED", /^42809: "l_copy"/);
+  await fails(
+    "parts",
+    "ALTER TABLE l_part SET UNLOGGED",
+    "ALTER TABLE l_part SET LOGGED",
+    /^42809: .*"l_part"/,
+  );
+  await endAll();
+});
+
+test("rows of tables that inherit from the target are not its own, whenever these are made", async () => {
+  await db.sql(`CREATE FOREIGN TABLE i (key text, value text) SERVER etcd OPTIONS (prefix '/i/');
+    CREATE TABLE i_copy (key text PRIMARY KEY, value text); CREATE TABLE i_early () INHERITS (i_copy);
+    INSERT INTO i_early VALUES ('/i/1', 'mine'), ('mine', 'early')`);
+  await etcd.put("/i/1", "x");
+  await etcd.put("/i/2", "x");
+  await db.sql("SELECT etcd_mirror('i', 'i_copy', 'i', filter => $$value <> 'out'$$, verify => '1 s')");
+  await same("TABLE ONLY i_copy", "TABLE i");
+  await db.sql(`CREATE TABLE i_child (extra text) INHERITS (i_copy);
+    INSERT INTO i_child VALUES ('/i/1', 'mine', 'x'), ('/i/2', 'mine', 'x'), ('mine', 'precious', 'x')`);
+  await etcd.delete("/i/1");
+  await etcd.put("/i/2", "out");
+  await etcd.put("/i/3", "x");
+  await rowsOf("SELECT key FROM ONLY i_copy", [["/i/3"]]);
+  const before = (await seen("i")).verified_at;
+  await waitFor("a verification", async () => {
+    await etcd.put("/tick", "x");
+    return String((await seen("i")).verified_at) !== String(before);
+  }, { timeoutMs: 15_000 });
+  assert.equal((await seen("i")).repaired, "0");
+  await rowsOf("SELECT key FROM i_child ORDER BY 1", [["/i/1"], ["/i/2"], ["mine"]]);
+  await rowsOf("SELECT key FROM i_early ORDER BY 1", [["/i/1"], ["mine"]]);
   await endAll();
 });

@@ -212,3 +212,60 @@ test("what a trigger refuses when all is compared is no compaction, whatever it 
   await failsAt("v", "/v/1", put, /^22023: not this one/);
   await endAll();
 });
+
+test("what a trigger does to its own mirror is refused at that call, and the view says why", async () => {
+  await db.sql(`CREATE FOREIGN TABLE o (key text, value text) SERVER etcd OPTIONS (prefix '/o/');
+    CREATE TABLE o_copy (key text PRIMARY KEY, value text);
+    CREATE FUNCTION o_call() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      EXECUTE pg_catalog.format('SELECT public.%s', NEW.value); RETURN NEW; END $$;
+    CREATE TRIGGER call BEFORE INSERT OR UPDATE ON o_copy FOR EACH ROW EXECUTE FUNCTION o_call();
+    SELECT etcd_subscribe('other', '/other/', 'other'), etcd_mirror('o', 'o_copy', 'o')`);
+  await inState("o", "running");
+  for (const call of ["etcd_pause('o')", "etcd_unmirror('o')", "etcd_resume('o')"]) {
+    const put = await etcd.put("/o/1", call);
+    await failsAt("o", "/o/1", put, /^55000: mirror "o" cannot be changed by what its own worker runs/);
+    await etcd.put("/o/1", "etcd_pause('other')");
+    await db.sql("SELECT etcd_resume('o')");
+    await inState("o", "running");
+    await same("TABLE o_copy", "TABLE o");
+  }
+  await waitFor(
+    "the other to pause",
+    async () => (await db.sql("SELECT state FROM etcd_fdw_subscriptions"))[0].state === "paused",
+  );
+  await db.sql("SELECT etcd_unsubscribe('other')");
+  await endAll();
+});
+
+test("while somebody holds the mirror's row, the view says why nothing happens", async () => {
+  await db.sql(`CREATE FOREIGN TABLE h (key text, value text) SERVER etcd OPTIONS (prefix '/h/');
+    CREATE TABLE h_copy (key text PRIMARY KEY, value text); SELECT etcd_mirror('h', 'h_copy', 'h')`);
+  await inState("h", "running");
+  const holder = await db.connect();
+  await holder.query("BEGIN; SELECT etcd_pause('h')");
+  await etcd.put("/h/1", "x");
+  assert.match((await inState("h", "retrying")).error as string, /^40001: mirror "h" is being changed/);
+  await holder.query("ROLLBACK");
+  await same("TABLE h_copy", "TABLE h");
+  assert.equal((await inState("h", "running")).error, null);
+  await holder.end();
+  await endAll();
+});
+
+test("a unique value that moves along is taken after a compaction, too", async () => {
+  await db.sql(`CREATE FOREIGN TABLE u (key text, value text) SERVER etcd OPTIONS (prefix '/u/');
+    CREATE TABLE u_copy (key text PRIMARY KEY, value text UNIQUE)`);
+  await etcd.put("/u/a", "1");
+  await etcd.put("/u/b", "2");
+  await db.sql("SELECT etcd_mirror('u', 'u_copy', 'u')");
+  await same("TABLE u_copy", "TABLE u");
+  await db.sql("SELECT etcd_pause('u')");
+  await etcd.put("/u/b", "3");
+  await etcd.put("/u/a", "2");
+  await etcd.compact(Number(await etcd.revision()));
+  for (const pid of await proxyPids(dataDirectory)) Deno.kill(pid, "SIGKILL");
+  await db.sql("SELECT etcd_resume('u')");
+  await same("TABLE u_copy", "TABLE u");
+  assert.equal((await inState("u", "running")).error, null);
+  await endAll();
+});

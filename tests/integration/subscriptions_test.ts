@@ -274,6 +274,13 @@ test("what cannot be is an error at the call", async () => {
   assert.equal(await code("'n', '/', 'c', key => '/k'"), "22023");
   assert.equal(await code("'n', '/', 'c', range_end => '/k'"), "22023");
   assert.equal(await code("'n', NULL, 'c', key => ''"), "22023");
+  assert.equal(await code("'n', NULL, 'c', key => 'b', range_end => 'a'"), "22023");
+  assert.equal(await code("'n', repeat('x', 2000000), 'c'"), "22023");
+  await db.sql(`${etcd.createServerSql("second")}; SET etcd_fdw.default_server = ''`);
+  const unclear = await db.failure("SELECT etcd_subscribe('n', '/', 'c')");
+  assert.equal(unclear.code, "42P08");
+  assert.match(unclear.hint!, /server => /);
+  await db.sql("DROP SERVER second; SET etcd_fdw.default_server = 'etcd'");
   assert.equal(await code("'n', '/', 'c', server => 'nowhere'"), "42704");
   assert.equal(await code("'n', '/', 'c', after_revision => -1"), "22023");
   assert.equal(await code(`'n', '/', 'c', after_revision => ${now - 2}`), "22023");
@@ -524,6 +531,38 @@ test("subscriptions that come and go all the time do not disturb the worker", as
   await Promise.all(clients.map((client) => client.end()));
   await db.sql("SELECT etcd_unsubscribe('churn')");
   await heard.end();
+});
+
+test("without anything to follow no worker runs, and nobody can have one started in vain", async () => {
+  await db.sql("SELECT etcd_subscribe('idle', '/idle/', 'idle')");
+  await waitFor("a worker", async () => (await workers()).length === 1);
+  await db.sql("SELECT etcd_pause('idle')");
+  await waitFor("it to end", async () => (await workers()).length === 0);
+  const before = (await log()).length;
+  const counted = async () =>
+    (await db.sql(
+      "SELECT count(*)::int AS n FROM pg_stat_activity WHERE backend_type LIKE 'etcd_fdw follower%'",
+    ))[0].n;
+  const ask = await db.connect("bob");
+  for (let i = 0; i < 50; i++) {
+    await ask.query("SELECT etcd_follow()");
+    if (i % 10 === 0) assert.equal(await counted(), 0);
+  }
+  const trigger =
+    `CREATE TRIGGER t AFTER INSERT ON mine FOR EACH STATEMENT EXECUTE FUNCTION etcd_fdw_followers_changed()`;
+  const refused = await ask.query(`CREATE TEMP TABLE mine (i int); ${trigger}`).then(
+    () => "",
+    (error: SqlError) => error.code,
+  );
+  assert.equal(refused, "42501");
+  await ask.end();
+  await db.sql(`CREATE TEMP TABLE mine (i int); ${trigger}`);
+  assert.equal((await db.failure("INSERT INTO mine VALUES (1)")).code, "39P01");
+  await db.sql("DROP TABLE mine");
+  assert.doesNotMatch((await log()).slice(before), /no background worker slot/);
+  await db.sql("SELECT etcd_resume('idle')");
+  await inState("idle", "running");
+  await db.sql("SELECT etcd_unsubscribe('idle')");
 });
 
 test("a database in another encoding: text where it can be written, bytes where not", async () => {

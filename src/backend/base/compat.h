@@ -308,6 +308,16 @@ compat_server_aclcheck(Oid serverid, Oid userid, AclMode mode)
 }
 
 static inline AclResult
+compat_database_aclcheck(Oid database, Oid userid, AclMode mode)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(DatabaseRelationId, database, userid, mode);
+#else
+	return pg_database_aclcheck(database, userid, mode);
+#endif
+}
+
+static inline AclResult
 compat_language_aclcheck(Oid language, Oid userid, AclMode mode)
 {
 #if PG_VERSION_NUM >= 160000

@@ -135,13 +135,13 @@ etcd_default_server(const char *function)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("there is no server of etcd_fdw for %s()", function),
 				 etcd_acts_for_another()
-				 ? errhint("Name the server as the first argument: SECURITY DEFINER functions use servers of superusers and of their owner only.")
+				 ? errhint("Name the server (server => 'its_name'): SECURITY DEFINER functions use servers of superusers and of their owner only.")
 				 : errhint("CREATE SERVER ... FOREIGN DATA WRAPPER etcd_fdw first, or have USAGE on one granted.")));
 	if (list_length(servers) > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_AMBIGUOUS_PARAMETER),
 				 errmsg("%s() could mean any of %d servers of etcd_fdw", function, list_length(servers)),
-				 errhint("Name the server as the first argument, or set etcd_fdw.default_server.")));
+				 errhint("Name the server (server => 'its_name'), or set etcd_fdw.default_server.")));
 	return linitial_oid(servers);
 }
 

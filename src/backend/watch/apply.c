@@ -177,6 +177,7 @@ etcd_mirror_reach(EtcdMirrorWork *work)
 	}
 	target = etcd_target_statements(work->row);
 	work->stage = ETCD_STAGE_PUTTING;
+	etcd_check_kind(work->row);
 	return target;
 }
 

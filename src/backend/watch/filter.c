@@ -27,10 +27,30 @@ has_subquery(Node *node, void *context)
 	return IsA(node, SubLink) || expression_tree_walker(node, has_subquery, context);
 }
 
+static void
+refuse(const char *filter)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SYNTAX_ERROR),
+			 errmsg("filter \"%s\" is no condition", filter),
+			 errhint("Give what would stand behind WHERE.")));
+}
+
+/*
+ * All columns: the parser takes that for what a query shows, and nobody who
+ * looks for an expression expects it.
+ */
+static bool
+is_star(Node *node)
+{
+	return IsA(node, ColumnRef) && IsA(llast(((ColumnRef *) node)->fields), A_Star);
+}
+
 static Node *
 parse_filter(const char *filter)
 {
 	List	   *parsed = raw_parser(filter, RAW_PARSE_PLPGSQL_EXPR);
+	ResTarget  *target;
 	SelectStmt *select = (SelectStmt *) linitial_node(RawStmt, parsed)->stmt;
 
 	if (list_length(parsed) != 1 || !IsA(select, SelectStmt) || list_length(select->targetList) != 1 ||
@@ -38,11 +58,11 @@ parse_filter(const char *filter)
 		select->havingClause != NULL || select->sortClause != NIL || select->distinctClause != NIL ||
 		select->windowClause != NIL || select->limitCount != NULL || select->limitOffset != NULL ||
 		select->lockingClause != NIL || select->op != SETOP_NONE)
-		ereport(ERROR,
-				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("filter \"%s\" is no condition", filter),
-				 errhint("Give what would stand behind WHERE.")));
-	return linitial_node(ResTarget, select->targetList)->val;
+		refuse(filter);
+	target = linitial_node(ResTarget, select->targetList);
+	if (target->name != NULL || is_star(target->val))
+		refuse(filter);
+	return target->val;
 }
 
 /*

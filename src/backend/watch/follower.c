@@ -36,7 +36,8 @@
 #define COLUMNS \
 	"f.name, f.kind, f.owner::pg_catalog.oid, f.server, f.key, f.range_end, f.prev, f.state, f.revision, " \
 	"f.channel, f.batch, f.source::pg_catalog.oid, f.target::pg_catalog.oid, f.filter, f.key_columns, f.skips, " \
-	"(EXTRACT(epoch FROM f.verify) OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8, f.cluster, f.shape"
+	"(EXTRACT(epoch FROM f.verify) OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8, f.cluster, f.shape, " \
+	"f.home OPERATOR(pg_catalog.=) %s.etcd_fdw_home()"
 
 /*
  * The schema of etcd_fdw; InvalidOid where the database does not have it.
@@ -217,7 +218,8 @@ read_follower(HeapTuple tuple, TupleDesc desc)
 	follower->key = bytes_at(tuple, desc, 5);
 	follower->range_end = bytes_at(tuple, desc, 6);
 	follower->prev = DatumGetBool(datum_at(tuple, desc, 7));
-	follower->running = strcmp(text_at(tuple, desc, 8), "running") == 0;
+	follower->restored = !DatumGetBool(datum_at(tuple, desc, 20));
+	follower->running = strcmp(text_at(tuple, desc, 8), "running") == 0 && !follower->restored;
 	follower->revision = DatumGetInt64(datum_at(tuple, desc, 9));
 	follower->channel = text_at(tuple, desc, 10);
 	follower->batch = DatumGetBool(datum_at(tuple, desc, 11));

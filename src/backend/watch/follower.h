@@ -15,6 +15,9 @@
 /* Names are shorter than this, so that a worker can be told one. */
 #define ETCD_FOLLOWER_NAMELEN	NAMEDATALEN
 
+/* Longer keys cannot be told etcd as it is by default. */
+#define ETCD_FOLLOW_KEY_BYTES	(1024 * 1024)
+
 /* How long a request waits for news, in ms. */
 #define ETCD_FOLLOW_WAIT_MS		30000
 /* Events that are taken at a time. */
@@ -36,7 +39,8 @@ typedef struct EtcdFollower
 	bytea	   *key;
 	bytea	   *range_end;		/* NULL: the key alone */
 	bool		prev;
-	bool		running;
+	bool		running;		/* here */
+	bool		restored;		/* or copied: it is at home in another database, and nothing works for it here */
 	int64		revision;		/* all up to there was handed on */
 	uint64		cluster;		/* whose revision it is; 0 when that is not known */
 	/* Of a subscription. */
@@ -85,6 +89,7 @@ extern void etcd_follower_change(const char *statement, const EtcdFollower *foll
 extern EtcdRequest *etcd_follower_ask(const EtcdFollower *follower, int wait_ms, MemoryContext context);
 extern bool etcd_follower_strays(const EtcdFollower *follower, const EtcdPage *page);
 extern bool etcd_owner_may_work(Oid owner);
+extern bool etcd_is_mirrors_worker(const char *name);
 extern int64 etcd_present_revision(const char *server);
 
 #endif							/* ETCD_FDW_FOLLOWER_H */

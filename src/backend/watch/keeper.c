@@ -159,7 +159,8 @@ check_owner(void *arg)
 	if (launching->may || etcd_follower_table() != launching->table)
 		return;
 	error.sqlerrcode = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
-	error.message = psprintf("the owner of mirror \"%s\" does not exist any more, or may not log in", row->name);
+	error.message = psprintf("the owner of mirror \"%s\" does not exist any more, or may not log in to this database", row->name);
+	error.hint = "It needs CONNECT, and LOGIN before PostgreSQL 17.";
 	etcd_follower_note_error(row->name, &error, 0, NULL, 0);
 }
 

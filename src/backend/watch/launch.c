@@ -27,11 +27,14 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "commands/trigger.h"
 #include "common/relpath.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -43,12 +46,16 @@
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "tcop/tcopprot.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 PG_FUNCTION_INFO_V1(etcd_fdw_followers_changed);
 PG_FUNCTION_INFO_V1(etcd_fdw_follow);
+PG_FUNCTION_INFO_V1(etcd_fdw_home);
 PGDLLEXPORT void etcd_fdw_follow_main(Datum arg);
 PGDLLEXPORT void etcd_fdw_launch_main(Datum arg);
 
@@ -346,23 +353,75 @@ etcd_fdw_followers_changed(PG_FUNCTION_ARGS)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		elog(ERROR, "etcd_fdw_followers_changed() is a trigger");
+	if (RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation) != etcd_follower_table())
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("etcd_fdw_followers_changed() is for the table of etcd_fdw's subscriptions and mirrors alone")));
 	wish = WISH_WORKER;
-	wish_table = RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation);
+	wish_table = etcd_follower_table();
 	return PointerGetDatum(NULL);
+}
+
+/*
+ * etcd_fdw_home() returns text
+ *
+ * A dump, a copy of the database, and pg_upgrade take the followers elsewhere; a
+ * standby that is promoted is at home.
+ */
+Datum
+etcd_fdw_home(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf(UINT64_FORMAT "/%u", GetSystemIdentifier(), MyDatabaseId)));
+}
+
+/*
+ * Followers that were restored, or copied, go on here: those of roles that the
+ * present one is a member of.
+ */
+static void
+settle_here(void)
+{
+	Oid			types[] = {OIDOID};
+	Datum		values[] = {ObjectIdGetDatum(GetUserId())};
+
+	SPI_connect();
+	(void) etcd_follower_run("UPDATE %s.etcd_fdw_follower f SET home = %s.etcd_fdw_home()"
+							 " WHERE f.home OPERATOR(pg_catalog.<>) %s.etcd_fdw_home()"
+							 " AND pg_catalog.pg_has_role($1, f.owner::pg_catalog.oid, 'USAGE')", 1, types, values, NULL,
+							 SPI_OK_UPDATE);
+	SPI_finish();
 }
 
 /*
  * etcd_follow() returns void
  *
- * Has the worker of this database started, when the transaction commits.
+ * Has the worker of this database started, when the transaction commits and
+ * there is something to follow.
  */
 Datum
 etcd_fdw_follow(PG_FUNCTION_ARGS)
 {
+	List	   *followers;
+	ListCell   *lc;
+	bool		foreign = false;
+
 	(void) fcinfo;
 	PreventCommandDuringRecovery("etcd_follow()");
-	wish = WISH_WORKER;
-	wish_table = etcd_follower_table();
+	followers = etcd_followers_load(NULL);
+	foreach(lc, followers)
+	{
+		EtcdFollower *one = lfirst(lc);
+
+		foreign = foreign || (one->restored && has_privs_of_role(GetUserId(), one->owner));
+		if (!one->running)
+			continue;
+		wish = WISH_WORKER;
+		wish_table = etcd_follower_table();
+	}
+	/* What this changes is a wish, too. */
+	if (foreign)
+		settle_here();
 	PG_RETURN_VOID();
 }
 

@@ -44,6 +44,8 @@ PGDLLEXPORT void etcd_fdw_mirror_main(Datum arg);
 
 /* Somebody changes the mirror's row: soon again, in ms. */
 #define BUSY_PAUSE_MS	100
+/* So often in vain, and the view says why nothing happens. */
+#define BUSY_TRIES		10
 /* Between two attempts, in ms: twice as long each time. */
 #define FIRST_PAUSE_MS	500
 #define LONGEST_PAUSE_MS 30000
@@ -56,6 +58,20 @@ static MemoryContext row_context;
 static uint64 told_cluster = 0;
 /* The row may have changed. */
 static bool is_stale = false;
+/* How often somebody has changed the row meanwhile, one time after the other. */
+static int	busy_tries = 0;
+/* The mirror that this worker is for; "" in other processes. */
+static char own_name[ETCD_FOLLOWER_NAMELEN] = "";
+
+/*
+ * Whether this is the worker of that mirror: what changes its row here would
+ * make all that is done with it be in vain, again and again.
+ */
+bool
+etcd_is_mirrors_worker(const char *name)
+{
+	return own_name[0] != '\0' && strcmp(own_name, name) == 0;
+}
 
 /* ---- the loop ---- */
 
@@ -126,7 +142,10 @@ try_work(EtcdMirrorWork *work, int isolation, void (*attempt) (void *), const ch
 		etcd_feed(NULL);
 	}
 	else
+	{
+		busy_tries = 0;
 		is_stale = is_stale || work->row_changed;
+	}
 	return error;
 }
 
@@ -140,6 +159,11 @@ after_failure(EtcdMirrorWork *work, ErrorData *error, int isolation, void (*atte
 	is_stale = true;
 	if (work->stage == ETCD_STAGE_BUSY)
 	{
+		if (++busy_tries == BUSY_TRIES)
+		{
+			work->error = error;
+			etcd_attempt_or_log(note_refusal, work, "noting an error");
+		}
 		sleep_ms(BUSY_PAUSE_MS);
 		return;
 	}
@@ -353,6 +377,7 @@ etcd_fdw_mirror_main(Datum arg)
 	int			wait;
 
 	memcpy(&start, MyBgworkerEntry->bgw_extra, sizeof(start));
+	strlcpy(own_name, start.name, sizeof(own_name));
 	if (!etcd_follow_connect(arg, start.owner))
 		proc_exit(0);
 	/* In another schema, somebody could put what suits the statements' names better; triggers have paths of their own. */

@@ -24,6 +24,9 @@
 
 PG_FUNCTION_INFO_V1(etcd_fdw_mirror);
 
+/* Timers are reckoned with this, and what is infinite is far beyond. */
+#define LONGEST_VERIFY_YEARS 10
+
 /* Arguments of etcd_mirror(). */
 enum
 {
@@ -84,7 +87,8 @@ etcd_owner_may_work(Oid owner)
 
 	if (!HeapTupleIsValid(tuple))
 		return false;
-	may = COMPAT_BYPASS_LOGIN != 0 || ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+	may = (COMPAT_BYPASS_LOGIN != 0 || ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin) &&
+		compat_database_aclcheck(MyDatabaseId, owner, ACL_CONNECT) == ACLCHECK_OK;
 	ReleaseSysCache(tuple);
 	return may;
 }
@@ -95,8 +99,9 @@ check_owner(Oid owner)
 	if (!etcd_owner_may_work(owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
-				 errmsg("role \"%s\" may not log in, as the worker of its mirror would", GetUserNameFromId(owner, false)),
-				 errhint("Make the mirror as a role with LOGIN; from PostgreSQL 17 on, any role will do.")));
+				 errmsg("role \"%s\" may not log in to this database, as the worker of its mirror would",
+						GetUserNameFromId(owner, false)),
+				 errhint("Make the mirror as a role with LOGIN and CONNECT; from PostgreSQL 17 on, CONNECT will do.")));
 }
 
 static int64
@@ -178,10 +183,12 @@ etcd_fdw_mirror(PG_FUNCTION_ARGS)
 				 errmsg("etcd_mirror() takes either a foreign table or a prefix")));
 	if (!PG_ARGISNULL(MIRROR_VERIFY))
 		mirror.verify_ms = milliseconds(PG_GETARG_INTERVAL_P(MIRROR_VERIFY));
-	if (mirror.verify_ms < 0)
+	if (mirror.verify_ms < 0 || mirror.verify_ms > LONGEST_VERIFY_YEARS * INT64CONST(366) * (USECS_PER_DAY / 1000))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"verify\" of etcd_mirror() must not be negative")));
+				 errmsg("argument \"verify\" of etcd_mirror() must be between 0 and %d years", LONGEST_VERIFY_YEARS),
+				 errhint("NULL is for never.")));
+	etcd_check_key_arg(prefix, "prefix", "etcd_mirror");
 	mirror.source = prefix == NULL ? PG_GETARG_OID(MIRROR_SOURCE)
 		: make_source(&mirror, prefix, etcd_server_arg(server, "etcd_mirror"));
 	if (get_rel_name(mirror.source) == NULL)

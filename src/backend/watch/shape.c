@@ -174,6 +174,7 @@ etcd_mirror_check_shape(void *arg)
 	if (get_rel_name(now.source) == NULL || get_rel_name(now.target) == NULL)
 		return;
 	work->stage = ETCD_STAGE_PUTTING;
+	etcd_check_kind(&now);
 	keys = etcd_read_shape(&now);
 	same = now.shape == work->row->shape;
 	if (same && strcmp(now.server, work->row->server) == 0)

@@ -79,6 +79,19 @@ etcd_server_arg(const char *name, const char *function)
 	return GetForeignServer(serverid)->servername;
 }
 
+/*
+ * What is too long for a request would fail somewhere on its way, each time.
+ */
+void
+etcd_check_key_arg(const char *value, const char *argument, const char *function)
+{
+	if (value != NULL && strlen(value) > ETCD_FOLLOW_KEY_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" of %s() is too long", argument, function),
+				 errhint("%d bytes are possible.", ETCD_FOLLOW_KEY_BYTES)));
+}
+
 static bytea *
 bytes_of_hex(const char *hex)
 {
@@ -133,6 +146,9 @@ read_keys(EtcdFollower *follower, const char *prefix, const char *key, const cha
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"key\" of etcd_subscribe() must not be empty")));
+	etcd_check_key_arg(prefix, "prefix", "etcd_subscribe");
+	etcd_check_key_arg(key, "key", "etcd_subscribe");
+	etcd_check_key_arg(range_end, "range_end", "etcd_subscribe");
 	initStringInfo(&input);
 	appendStringInfoString(&input, "{\"key\":");
 	append_key(&input, prefix != NULL ? prefix : key);
@@ -218,6 +234,12 @@ etcd_own_follower(const char *name, EtcdFollowerKind kind, bool any_kind)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("%s \"%s\" does not exist", what, name)));
+	if (etcd_is_mirrors_worker(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("mirror \"%s\" cannot be changed by what its own worker runs", name),
+				 errdetail("What a trigger of the target does is done together with the mirror's rows, or not at all."),
+				 errhint("Raise an error in the trigger: the mirror stops, and the view says why.")));
 	if (!has_privs_of_role(GetUserId(), follower->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -274,7 +296,7 @@ etcd_fdw_resume(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"skip\" of etcd_resume() is the revision of a row that the target of a mirror refuses"),
 				 errhint("View etcd_fdw_mirrors shows it as error_revision.")));
-	etcd_follower_change("UPDATE %s.etcd_fdw_follower f SET state = 'running',"
+	etcd_follower_change("UPDATE %s.etcd_fdw_follower f SET state = 'running', home = %s.etcd_fdw_home(),"
 						 " skips = CASE WHEN $3 OPERATOR(pg_catalog.=) 0::pg_catalog.int8"
 						 " OR $3 OPERATOR(pg_catalog.=) ANY (f.skips) THEN f.skips"
 						 " ELSE pg_catalog.array_append(f.skips, $3) END"

@@ -15,6 +15,7 @@
 
 extern char *etcd_text_arg(FunctionCallInfo fcinfo, int number);
 extern char *etcd_name_arg(FunctionCallInfo fcinfo, const char *function);
+extern void etcd_check_key_arg(const char *value, const char *argument, const char *function);
 extern char *etcd_server_arg(const char *name, const char *function);
 extern List *etcd_read_followed(EtcdFollower *follower, EtcdAnswer *answer);
 extern void etcd_try_follower(const EtcdFollower *follower);

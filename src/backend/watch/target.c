@@ -30,6 +30,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
 #include "utils/syscache.h"
 
 /* ---- columns ---- */
@@ -243,6 +244,62 @@ check_rights(const EtcdFollower *mirror)
 	check_right(mirror->target, ACL_DELETE);
 }
 
+/*
+ * The target itself and its partitions, where the rows are.
+ */
+static void
+check_permanence(Relation target)
+{
+	List	   *parts = target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE
+		? find_all_inheritors(RelationGetRelid(target), AccessShareLock, NULL)
+		: list_make1_oid(RelationGetRelid(target));
+	ListCell   *lc;
+
+	foreach(lc, parts)
+	{
+		if (get_rel_persistence(lfirst_oid(lc)) != RELPERSISTENCE_PERMANENT)
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 lfirst_oid(lc) == RelationGetRelid(target)
+					 ? errmsg("\"%s\" cannot be the target of a mirror", RelationGetRelationName(target))
+					 : errmsg("\"%s\", with its partition \"%s\", cannot be the target of a mirror",
+							  RelationGetRelationName(target), get_rel_name(lfirst_oid(lc))),
+					 errhint("Take a table, partitioned or not, that is neither temporary nor unlogged: a crash must not empty it.")));
+	}
+	list_free(parts);
+}
+
+/*
+ * Raises an error unless the target is such that it can be kept equal by the
+ * present role.  That may change at any time.
+ */
+void
+etcd_check_kind(const EtcdFollower *mirror)
+{
+	Relation	target = table_open(mirror->target, AccessShareLock);
+
+	if (target->rd_rel->relkind != RELKIND_RELATION && target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" cannot be the target of a mirror", RelationGetRelationName(target)),
+				 errhint("Take a table, partitioned or not.")));
+	check_permanence(target);
+	if (target->rd_rules != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("table \"%s\", which has rules, cannot be the target of a mirror", RelationGetRelationName(target)),
+				 errhint("Triggers can do what rules do, and work in a mirror.")));
+	if (check_enable_rls(mirror->target, InvalidOid, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" hides rows from role \"%s\", and cannot be the target of its mirror",
+						RelationGetRelationName(target), GetUserNameFromId(GetUserId(), false)),
+				 errdetail("Rows that row security hides would neither be deleted nor changed."),
+				 errhint("Make the mirror as the table's owner, without FORCE ROW LEVEL SECURITY, or as a role with BYPASSRLS:"
+						 " other roles see what their policies say.")));
+	table_close(target, AccessShareLock);
+}
+
 static void
 check_columns(Relation target, Oid source)
 {
@@ -276,23 +333,8 @@ etcd_check_target(const EtcdFollower *mirror, List *key_attnums)
 	int			keys = 0;
 
 	check_rights(mirror);
+	etcd_check_kind(mirror);
 	target = table_open(mirror->target, AccessShareLock);
-	if ((target->rd_rel->relkind != RELKIND_RELATION && target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE) ||
-		target->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" cannot be the target of a mirror", RelationGetRelationName(target)),
-				 errhint("Take a table, partitioned or not, that is neither temporary nor unlogged: a crash must not empty it.")));
-	if (target->rd_rel->relkind == RELKIND_RELATION && find_inheritance_children(mirror->target, NoLock) != NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("table \"%s\", which others inherit from, cannot be the target of a mirror", RelationGetRelationName(target)),
-				 errdetail("Their rows would be taken for its own, and deleted.")));
-	if (target->rd_rules != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("table \"%s\", which has rules, cannot be the target of a mirror", RelationGetRelationName(target)),
-				 errhint("Triggers can do what rules do, and work in a mirror.")));
 	foreach(lc, key_attnums)
 		names = lappend(names, get_attname(mirror->source, lfirst_int(lc), false));
 	mapped = map_columns(target, mirror->source, names);
@@ -479,6 +521,7 @@ etcd_target_statements(const EtcdFollower *mirror)
 	List	   *mapped;
 	char	   *equal;
 	char	   *rows;
+	char	   *own;			/* the target without tables that inherit from it: their rows are not its own */
 	StringInfoData keys;
 
 	if (get_rel_name(mirror->source) == NULL || get_rel_name(mirror->target) == NULL)
@@ -497,26 +540,27 @@ etcd_target_statements(const EtcdFollower *mirror)
 						mirror->name),
 				 errhint("It needs a unique index on just the columns that tell etcd's keys apart.")));
 	result->name = qualified_name(mirror->target);
+	own = target->rd_rel->relkind == RELKIND_RELATION ? psprintf("ONLY %s", result->name) : result->name;
 	equal = same_key(mapped);
-	result->delete_gone = psprintf("DELETE FROM %s t USING (%s) s WHERE %s", result->name,
+	result->delete_gone = psprintf("DELETE FROM %s t USING (%s) s WHERE %s", own,
 								   source_rows(mirror, mapped, true, NULL), equal);
 	if (mirror->filter != NULL)
 		result->delete_filtered =
-			psprintf("DELETE FROM %s t USING (%s) s WHERE %s", result->name,
+			psprintf("DELETE FROM %s t USING (%s) s WHERE %s", own,
 					 source_rows(mirror, mapped, true, psprintf("(%s) IS NOT TRUE", mirror->filter)), equal);
-	result->delete_others = psprintf("DELETE FROM %s t WHERE NOT EXISTS (SELECT FROM (%s) s WHERE %s)", result->name,
+	result->delete_others = psprintf("DELETE FROM %s t WHERE NOT EXISTS (SELECT FROM (%s) s WHERE %s)", own,
 									 source_rows(mirror, mapped, true, mirror->filter), equal);
 	rows = source_rows(mirror, mapped, false, mirror->filter);
 	result->upsert = insert_into(result->name, mapped, rows);
-	result->repair = insert_into(result->name, mapped, new_rows(result->name, rows, mapped, equal));
+	result->repair = insert_into(result->name, mapped, new_rows(own, rows, mapped, equal));
 	result->all = psprintf("SELECT f.* FROM %s f", qualified_name(mirror->source));
 	initStringInfo(&keys);
 	append_names(&keys, "t.", mapped, true, false);
 	result->others = psprintf("SELECT t.tableoid, t.ctid, pg_catalog.concat_ws(', ', %s) FROM %s t"
-							  " WHERE NOT EXISTS (SELECT FROM (%s) s WHERE %s)", keys.data, result->name,
+							  " WHERE NOT EXISTS (SELECT FROM (%s) s WHERE %s)", keys.data, own,
 							  source_rows(mirror, mapped, true, mirror->filter), equal);
-	result->delete_row = psprintf("DELETE FROM %s t WHERE %s", result->name, THIS_ROW);
-	result->is_row = psprintf("SELECT FROM %s t, (%s) s WHERE %s AND %s", result->name,
+	result->delete_row = psprintf("DELETE FROM %s t WHERE %s", own, THIS_ROW);
+	result->is_row = psprintf("SELECT FROM %s t, (%s) s WHERE %s AND %s", own,
 							  source_rows(mirror, mapped, true, NULL), THIS_ROW, equal);
 	table_close(target, AccessShareLock);
 	return result;

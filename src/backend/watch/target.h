@@ -28,6 +28,7 @@ typedef struct EtcdTarget
 } EtcdTarget;
 
 extern char *etcd_qualify_filter(Oid source, const char *filter);
+extern void etcd_check_kind(const EtcdFollower *mirror);
 extern List *etcd_check_target(const EtcdFollower *mirror, List *key_attnums);
 extern void etcd_describe_mapping(StringInfo buf, const EtcdFollower *mirror);
 extern void etcd_check_statements(const EtcdFollower *mirror);

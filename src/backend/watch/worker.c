@@ -169,7 +169,8 @@ keeps_subscription(const EtcdFollower *row)
 
 /*
  * Reads the table, as it is now, into what is followed.  `arg` is set when
- * there is nothing at all.
+ * there is nothing to do: then the worker does not hold up who would rename the
+ * database, or copy it.
  */
 static void
 read_table(void *arg)
@@ -179,7 +180,7 @@ read_table(void *arg)
 	List	   *rows = etcd_follower_table() == followed_table ? etcd_followers_load(NULL) : NIL;
 	ListCell   *lc;
 
-	*nothing = rows == NIL;
+	*nothing = true;
 	dlist_foreach_modify(iter, &subscriptions)
 		dlist_container(Subscription, node, iter.cur)->seen = false;
 	etcd_keeper_look();
@@ -190,6 +191,7 @@ read_table(void *arg)
 		MemoryContext old;
 		List	   *copy;
 
+		*nothing = *nothing && !row->running;
 		if (!row->running || (row->kind == ETCD_MIRROR ? etcd_keeper_keeps(row, told_to_look) : keeps_subscription(row)))
 			continue;
 		context = AllocSetContextCreate(TopMemoryContext, "etcd_fdw follower", ALLOCSET_SMALL_SIZES);
