@@ -306,6 +306,9 @@ test("dumped and restored, or copied with the database, they wait; then they go 
     SELECT etcd_mirror('dumped', 'dumped_copy', 'dumped'), etcd_subscribe('told', '/dumped/', 'told')`);
   await same("dumped_copy", "dumped");
   const from = await revision();
+  const position = async () =>
+    Number((await db.sql("SELECT revision FROM etcd_fdw_subscriptions WHERE name = 'told'"))[0].revision);
+  await waitFor("all to be told", async () => await position() >= from, { timeoutMs: 40_000 });
   const states = async (by: Database) =>
     (await by.sql("SELECT state FROM etcd_fdw_followers ORDER BY name")).map(({ state }) => state);
   const dump = await run(`${bindir}/pg_dump`, ["-d", "etcd_fdw"], { env: db.sandbox.env() });
