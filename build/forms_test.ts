@@ -52,3 +52,18 @@ Deno.test("the scripts look nothing up on the search path", () => {
     }
   }
 });
+
+/** Anybody may put a trigger that he may execute on a table of his own. */
+Deno.test("no function of a trigger is everybody's", () => {
+  const scripts = [...Deno.readDirSync(`${ROOT}/sql`)].filter(({ name }) => name.endsWith(".sql"))
+    .map(({ name }) => Deno.readTextFileSync(`${ROOT}/sql/${name}`)).join("\n");
+  const functions = [...scripts.matchAll(/CREATE FUNCTION (\S+\(\)) RETURNS (?:event_)?trigger/g)];
+  assert.ok(functions.length > 0);
+  for (const [, name] of functions) {
+    assert.match(
+      scripts,
+      new RegExp(`REVOKE (?:ALL|EXECUTE) ON FUNCTION ${RegExp.escape(name)} FROM PUBLIC`),
+      name,
+    );
+  }
+});
