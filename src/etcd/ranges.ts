@@ -315,3 +315,18 @@ export function encodeRangeResponse(response: RangeResponse): Uint8Array {
     if (done) return value;
   }
 }
+
+const KEY_TAG = 1 << 3 | 2;
+const RANGE_END_TAG = 2 << 3 | 2;
+
+/** Whether the RangeRequest surely asks for a single key: it begins with the key, and no range_end follows. */
+export function isSingleKeyRange(payload: Uint8Array): boolean {
+  if (payload[0] !== KEY_TAG) return false;
+  let length = 0;
+  let at = 1;
+  for (let shift = 0;; shift += 7) {
+    length |= (payload[at] & 0x7f) << shift;
+    if ((payload[at++] & 0x80) === 0) break;
+  }
+  return payload[at + length] !== RANGE_END_TAG;
+}

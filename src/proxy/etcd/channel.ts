@@ -10,6 +10,7 @@ import { lookup } from "node:dns/promises";
 import http2 from "node:http2";
 import { isIP } from "node:net";
 import * as grpc from "@grpc/grpc-js";
+import { isSingleKeyRange } from "../../etcd/ranges.ts";
 import type { TlsPayload } from "../../ipc/frame.ts";
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import type { Deadline } from "../deadline.ts";
@@ -127,6 +128,10 @@ function timeoutHeader(ms: number): string {
 
 /** How long each address of a host may take to say why it cannot be used, in milliseconds. */
 const PROBE_MS = 1_000;
+
+/** The library puts a reply of megabytes together in half the time. */
+const bringsMuch = (path: string, payload: Uint8Array) =>
+  path === "/etcdserverpb.KV/Range" && !isSingleKeyRange(payload);
 
 /** How unary calls go. */
 export type Way = "wire" | "library";
@@ -249,7 +254,7 @@ class GrpcChannel implements Channel {
     options: CallOptions,
     done: (outcome: Outcome | null) => void,
   ): (() => void) | null {
-    if (this.#wire === null || !this.#wire.isUsable) return null;
+    if (this.#wire === null || !this.#wire.isUsable || bringsMuch(path, payload)) return null;
     const headers = { ...headersOf(options).headers, ":path": path, ...timeoutOf(options.deadline) };
     return this.#wire.send(headers, payload, done);
   }

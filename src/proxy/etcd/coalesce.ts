@@ -3,6 +3,7 @@
 
 import { batchEnd, type Limits } from "../../etcd/batches.ts";
 import { decodeTxn, encodeRawReads, withHeader } from "../../etcd/txn.ts";
+import { isSingleKeyRange } from "../../etcd/ranges.ts";
 import { Method } from "../../ipc/frame.ts";
 import { cancelled } from "../deadline.ts";
 import type { Runtime, Timer } from "../runtime.ts";
@@ -24,21 +25,6 @@ interface Waiting {
   reject: (error: unknown) => void;
 }
 
-const KEY = 1 << 3 | 2;
-const RANGE_END = 2 << 3 | 2;
-
-/** Whether the RangeRequest surely asks for a single key: it begins with the key, and no range_end follows. */
-function isSingleKey(payload: Uint8Array): boolean {
-  if (payload[0] !== KEY) return false;
-  let length = 0;
-  let at = 1;
-  for (let shift = 0;; shift += 7) {
-    length |= (payload[at] & 0x7f) << shift;
-    if ((payload[at++] & 0x80) === 0) break;
-  }
-  return payload[at + length] !== RANGE_END;
-}
-
 export class Coalescer {
   readonly #runtime: Runtime;
   readonly #call: Call;
@@ -54,7 +40,7 @@ export class Coalescer {
 
   /** As Cluster.call. `limits` are what its server says that etcd takes. */
   call(method: number, payload: Uint8Array, terms: Terms, limits: Limits): Promise<Uint8Array> {
-    if (method !== Method.RANGE || !isSingleKey(payload)) return this.#call(method, payload, terms);
+    if (method !== Method.RANGE || !isSingleKeyRange(payload)) return this.#call(method, payload, terms);
     if (this.#underWay < SINGLE_READS) return this.#tracked(this.#call(method, payload, terms));
     return new Promise((resolve, reject) => {
       const one: Waiting = { payload, terms, limits, resolve, reject };

@@ -14,6 +14,7 @@
 //
 // gRPC: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 
+import { Buffer } from "node:buffer";
 import { GrpcStatus } from "../../base/errors.ts";
 import { MAX_FRAME_BYTES } from "../../ipc/limits.ts";
 import type { Outcome } from "./transport.ts";
@@ -178,15 +179,8 @@ export const REFUSED: Outcome = {
   failure: { code: GrpcStatus.UNAVAILABLE, text: "Stream refused by server" },
 };
 
-function joined(parts: Uint8Array[]): Uint8Array {
-  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
-}
+/** Quicker than by hand: how the runtime makes room and copies. */
+const joined = (parts: Uint8Array[]): Uint8Array => Buffer.concat(parts);
 
 /** Texts are percent-encoded; one that is not is taken as it is. */
 function decoded(text: string): string {

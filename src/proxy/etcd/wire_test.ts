@@ -315,3 +315,34 @@ Deno.test("nobody pings for calls that have ended, for a connection that speaks,
   await shared.runtime.pass(6_000);
   assert.equal(shared.session.pings.length, 1);
 });
+
+Deno.test("a large reply asks for room with its first bytes, and gives it back when it is here or given up", () => {
+  const { session } = silence();
+  const room = { taken: 0, given: 0 };
+  const connection = {
+    session: session as unknown as ClientHttp2Session,
+    request: () => session.request() as http2.ClientHttp2Stream,
+  };
+  const arrive = (bytes: number) => {
+    room.taken += bytes;
+    return () => void (room.given += bytes);
+  };
+  const wire = new Wire(new VirtualRuntime(), connection, () => ({ arrive }));
+  const size = 300_000;
+  const call = (ended: unknown[]) => {
+    wire.send({}, new Uint8Array(0), (outcome) => ended.push(outcome));
+    const stream = session.streams.at(-1)!;
+    stream.emit("response", { ":status": 200 }, 0);
+    stream.emit("data", frame(size).subarray(0, 5));
+    return stream;
+  };
+  const whole: { reply?: Uint8Array }[] = [];
+  const stream = call(whole);
+  assert.deepEqual(room, { taken: size, given: 0 });
+  stream.emit("data", frame(size).subarray(5));
+  stream.emit("trailers", { "grpc-status": "0" });
+  assert.equal(whole[0].reply?.length, size);
+  assert.equal(room.given, size);
+  call([]).emit("close");
+  assert.equal(room.given, 2 * size);
+});
