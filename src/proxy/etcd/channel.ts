@@ -1,5 +1,5 @@
 // One gRPC channel to one endpoint, and raw unary calls through it: on its connection directly, as wire.ts does, and by the
-// library where there is none.
+// library where there is none, or a page of keys is read.
 //
 // Requests and replies are protobuf bytes that the other parts write and read, so a call is bytes in, bytes out,
 // with no codec. How a call ended is a value here, not an exception: what a failure means depends on what was
